@@ -1,0 +1,43 @@
+"""The exceptions and the warning that this package raises, and when checks may read values."""
+
+import difflib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class AdversarialDropoutError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Each concrete class also derives from the built-in that fits, so that ``except ValueError`` keeps working.
+    """
+
+
+class InvalidValueError(AdversarialDropoutError, ValueError):
+    """An argument has the right type and a value, shape or range that cannot be used."""
+
+
+class InvalidTypeError(AdversarialDropoutError, TypeError):
+    """An argument has a type or a dtype that cannot be used."""
+
+
+class AdversarialDropoutWarning(UserWarning):
+    """What was asked for can be computed, but probably does not mean what its user thinks."""
+
+
+def values_readable(tensor: Tensor) -> bool:
+    """Whether a check may look at the values of ``tensor``.
+
+    Always on CPU. On CUDA not while a stream is being captured, nowhere while ``torch.compile`` or ``torch.export``
+    traces, and never for a tensor without data: there, looking would break the graph or fail.
+    """
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def did_you_mean(word: object, choices: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the nearest valid one, or nothing if none is near."""
+    nearest = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.4)
+    return f'; did you mean "{nearest[0]}"?' if nearest else ""

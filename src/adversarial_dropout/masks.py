@@ -1,0 +1,167 @@
+"""Dropout masks as pure functions: draw one, count the flips a budget allows, make the worst one.
+
+Source: Park, Park, Shin, Moon, "Adversarial Dropout for Supervised and Semi-supervised Learning", AAAI 2018.
+"""
+
+import math
+import numbers
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adversarial_dropout.errors import (
+    AdversarialDropoutWarning,
+    InvalidTypeError,
+    InvalidValueError,
+    values_readable,
+)
+
+# δ·H counts as a whole number when it misses one by no more than this share: 0.29 · 100 is 29, not 28.999999999999996.
+_FLOAT_NOISE = 1e-12
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise unless ``value`` is a real number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidTypeError(f"expected {name} to be a number in [0, 1], got {value!r} ({type(value).__name__})")
+    if not 0 <= value <= 1:
+        raise InvalidValueError(f"expected {name} to be in [0, 1], got {value}; {name} is a fraction, not a percentage")
+
+
+def sample_mask(
+    shape: Sequence[int],
+    p: float,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw a dropout mask: each entry is dropped with probability ``p``, independently.
+
+    With the same seed the kept entries are those of ``torch.nn.functional.dropout``, which draws nothing at
+    ``p = 0`` and ``p = 1`` either.
+
+    Args:
+        shape: Shape of the mask.
+        p: Probability of *dropping* an entry, in [0, 1].
+        generator: Source of the randomness; PyTorch's default one if ``None``.
+        device: Where the mask is made; the generator's device if ``None``, the default device without a generator.
+
+    Returns:
+        Bool tensor of the shape asked for, ``True`` = kept.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: ``p`` is not a number in [0, 1].
+    """
+    check_fraction("p", p)
+    if device is None and generator is not None:
+        device = generator.device
+    if p in (0, 1):
+        return torch.full(tuple(shape), p == 0, dtype=torch.bool, device=device)
+    return torch.empty(tuple(shape), dtype=torch.bool, device=device).bernoulli_(1 - p, generator=generator)
+
+
+def flip_budget(delta: float, units: int) -> int:
+    """Count the flips that a budget allows: ``k = floor(δ · H)``.
+
+    Flips are counted (Hamming distance). The paper writes an L2 norm, but its text and figures count: 10 of 2048 at
+    δ = 0.005, 6 of 128 at δ = 0.05. Rounding noise does not count: δ = 0.29 of 100 units is 29.
+
+    Args:
+        delta: Share of the units that may be flipped, in [0, 1].
+        units: Number of units per example, H.
+
+    Returns:
+        k, between 0 and H.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: ``delta`` is not in [0, 1], or ``units`` is not a whole number ≥ 0.
+
+    Warns:
+        AdversarialDropoutWarning: ``delta`` > 0 allows no flip at all.
+    """
+    check_fraction("delta", delta)
+    if isinstance(units, bool) or not isinstance(units, numbers.Integral):
+        raise InvalidTypeError(f"expected units to be a whole number, got {units!r} ({type(units).__name__})")
+    if units < 0:
+        raise InvalidValueError(f"expected units to be 0 or more, got {units}")
+    exact = float(delta) * int(units)
+    nearest = round(exact)
+    flips = nearest if math.isclose(exact, nearest, rel_tol=_FLOAT_NOISE) else math.floor(exact)
+    if flips == 0 and delta > 0 and units > 0:
+        warnings.warn(
+            f"delta={delta} of {units} units allows no flip, so adversarial dropout does nothing; "
+            f"delta={1 / units:.3g} or more gives one flip",
+            AdversarialDropoutWarning,
+            stacklevel=2,
+        )
+    return flips
+
+
+def adversarial_mask(mask: Tensor, jacobian: Tensor, *, max_flips: int) -> Tensor:
+    r"""Flip the units of ``mask`` that raise a linearised divergence the most (Algorithm 1, eq. 10).
+
+    Flipping unit i of the base mask εˢ changes :math:`\sum_i J_i\,\varepsilon_i` by its gain
+    :math:`(1 - 2\varepsilon^s_i)\,J_i`. The ``max_flips`` units with the largest *positive* gain are flipped: the exact
+    optimum of the linearised problem. Ties go to the lower index, on every device.
+
+    Two slips of the printed algorithm are mended. It sorts |J| in *ascending* order, which would flip the least
+    influential units; the paper's text and the authors' code take the largest. It tests the budget *before* a flip,
+    which lets one flip too many through.
+
+    Args:
+        mask: Base mask εˢ, shape (N, H), bool (``True`` = kept) or floating with entries 0 and 1.
+        jacobian: J = ∂D/∂ε, shape (N, H), floating. Ranked in float32 if its precision is lower, else in its own.
+        max_flips: Largest number of flips per example, k ≥ 0; more than H means H.
+
+    Returns:
+        New mask of the same shape, dtype and device as ``mask``; no argument is changed.
+
+    Raises:
+        InvalidValueError: shapes or devices differ, ``max_flips`` < 0, J has NaN or infinite entries, or ``mask`` has
+            entries other than 0 and 1.
+        InvalidTypeError: a dtype other than those above.
+    """
+    _check_search(mask, jacobian, max_flips)
+    k = min(max_flips, mask.shape[1])
+    with torch.no_grad():
+        if k == 0:
+            return mask.clone()
+        kept = mask.bool()
+        gradient = jacobian.float() if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian
+        gain = torch.where(kept, -gradient, gradient).clamp(min=0)
+        threshold = gain.topk(k).values[:, -1:]
+        above = gain > threshold
+        tied = (gain == threshold) & (gain > 0)
+        room = k - above.sum(dim=1, keepdim=True)
+        flip = above | (tied & (tied.cumsum(dim=1) <= room))
+        return (kept ^ flip).to(mask.dtype)
+
+
+def _check_search(mask: Tensor, jacobian: Tensor, max_flips: int) -> None:
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise InvalidTypeError(f"expected mask to be bool or floating, got {mask.dtype}; use mask.bool()")
+    if not jacobian.is_floating_point():
+        raise InvalidTypeError(f"expected jacobian to be floating, got {jacobian.dtype}")
+    if isinstance(max_flips, bool) or not isinstance(max_flips, numbers.Integral):
+        raise InvalidTypeError(
+            f"expected max_flips to be a whole number, got {max_flips!r}; flip_budget(delta, units) gives one"
+        )
+    if max_flips < 0:
+        raise InvalidValueError(f"expected max_flips to be 0 or more, got {max_flips}")
+    if mask.dim() != 2:
+        raise InvalidValueError(f"expected mask to have shape (N, H), got {tuple(mask.shape)}; use mask.flatten(1)")
+    if jacobian.shape != mask.shape:
+        raise InvalidValueError(
+            f"expected jacobian to have the mask's shape {tuple(mask.shape)}, got {tuple(jacobian.shape)}"
+        )
+    if jacobian.device != mask.device:
+        raise InvalidValueError(f"expected mask and jacobian on one device, got {mask.device} and {jacobian.device}")
+    if values_readable(jacobian) and not jacobian.isfinite().all():
+        row, unit = (~jacobian.isfinite()).nonzero()[0].tolist()
+        raise InvalidValueError(
+            f"expected a finite jacobian, got {jacobian[row, unit].item()} at example {row}, unit {unit}"
+        )
+    if mask.is_floating_point() and values_readable(mask) and not ((mask == 0) | (mask == 1)).all():
+        raise InvalidValueError("expected mask entries 0 and 1, got others; pass the mask before any rescaling")

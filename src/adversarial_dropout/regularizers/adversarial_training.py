@@ -1,0 +1,52 @@
+"""AT: the network must be right on the input moved along the sign of its gradient."""
+
+from torch import Tensor, nn
+
+from adversarial_dropout.divergences import cross_entropy
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_positive
+from adversarial_dropout.regularizers.passes import Noise, check_perturbable, input_gradient, isolated
+
+
+class AdversarialTraining(Regularizer):
+    r"""Adversarial training by the fast gradient sign method (Goodfellow, Shlens, Szegedy, ICLR 2015), eq. 2:
+
+    .. math:: D[g(y),\; f(x + r)], \qquad r = \epsilon \cdot \mathrm{sign}\, \nabla_x D[g(y), f(x)]
+
+    with D the cross-entropy. Both passes see the same noise.
+
+    Args:
+        eps: Length ε of the perturbation in the L∞ norm, in units of x, above 0.
+        reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
+
+    Call:
+        ``reg(model, x, y)``: floating x (N, ...); labels y of shape (N,), -1 = unlabelled (gives 0, left out of the
+        mean). Returns a scalar, or shape (N,). The perturbed input is not clipped to the range of the data.
+
+    Training and evaluation:
+        Both passes normalise as the model's mode says and leave every buffer as it was.
+
+    Raises:
+        InvalidTypeError: x is not floating (pass embeddings).
+        InvalidValueError: y missing or out of range, or a gradient that is not finite.
+
+    Example:
+        >>> loss = F.cross_entropy(model(x), y) + AdversarialTraining(eps=0.1)(model, x, y)
+    """
+
+    supervised = True
+
+    def __init__(self, *, eps: float = 0.1, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+        check_positive("eps", eps)
+        self.eps = eps
+
+    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+        assert y is not None
+        check_perturbable(x)
+        with Noise(model).unchanged():
+            gradient = input_gradient(model, x, lambda prediction: cross_entropy(y, prediction))
+        perturbed = x + (self.eps * gradient.sign()).to(x.dtype)
+        return cross_entropy(y, isolated(model, perturbed, frozen=False))
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}, {super().extra_repr()}"

@@ -1,0 +1,167 @@
+"""Runs a model, or a part of it, without side effects: where to cut, replayed noise, copied buffers."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, values_readable
+from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
+
+
+class Part(nn.Module):
+    """The part of a model that one of its methods computes."""
+
+    def __init__(self, model: nn.Module, method: str) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, x: Tensor) -> Tensor:
+        part: Tensor = getattr(self.model, self.method)(x)
+        return part
+
+
+def cut(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Split ``model`` in front of its first AdversarialDropout layer into ``under`` and ``upper``.
+
+    A model that offers methods ``under`` and ``upper`` is split there, an ``nn.Sequential`` in front of the first
+    child that contains a layer, which is opened in its turn. Anything else, and a module whose call does more than its
+    ``forward`` (hooks, a ``forward`` patched into the instance), stays whole: ``under`` is empty.
+    """
+    if not _does_more_than_forward(model):
+        if callable(getattr(model, "under", None)) and callable(getattr(model, "upper", None)):
+            return Part(model, "under"), Part(model, "upper")
+        if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
+            children = list(model)
+            first = next((i for i, child in enumerate(children) if adversarial_layers(child)), None)
+            if first is not None:
+                below, above = children[:first], children[first + 1 :]
+                if isinstance(children[first], AdversarialDropout):
+                    return nn.Sequential(*below), nn.Sequential(*children[first:])
+                inner_under, inner_upper = cut(children[first])
+                return nn.Sequential(*below, inner_under), nn.Sequential(inner_upper, *above)
+    return whole(model)
+
+
+def whole(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """``model`` with nothing cut off: an empty under part, everything in the upper one."""
+    return nn.Sequential(), model
+
+
+def _does_more_than_forward(model: nn.Module) -> bool:
+    return bool(model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model))
+
+
+def output(model: nn.Module, x: Tensor) -> Tensor:
+    """``model(x)``, checked to be a tensor with a batch dimension."""
+    return _check_output(model(x))
+
+
+def isolated(model: nn.Module, x: Tensor, *, frozen: bool, precise: bool = False) -> Tensor:
+    """``model(x)`` on copies of the buffers: it normalises as its mode says and leaves every buffer as it was.
+
+    Args:
+        model: Module or part of one.
+        x: Its input.
+        frozen: Take the parameters as constants, so that no graph is built for them and below ``x``.
+        precise: Compute in float32 where the parameters, ``x`` or autocast say half precision.
+    """
+    state = {name: parameter.detach() if frozen else parameter for name, parameter in model.named_parameters()}
+    state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if not precise:
+        return _check_output(functional_call(model, state, (x,)))
+    state = {name: _at_least_float32(tensor) for name, tensor in state.items()}
+    with torch.autocast(x.device.type, enabled=False):
+        return _check_output(functional_call(model, state, (_at_least_float32(x),)))
+
+
+def input_gradient(model: nn.Module, x: Tensor, values: Callable[[Tensor], Tensor]) -> Tensor:
+    """Gradient of ``values(model(x)).sum()`` in x, in float32 or better, by a pass that changes no buffer.
+
+    Args:
+        model: Module whose parameters are taken as constants.
+        x: Floating input, shape (N, ...).
+        values: From the model's output to one value per example.
+
+    Raises:
+        InvalidValueError: the gradient has NaN or infinite entries.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = _at_least_float32(constant(x)).requires_grad_()
+        total = values(isolated(model, leaf, frozen=True, precise=True)).sum()
+        (gradient,) = torch.autograd.grad(total, leaf, materialize_grads=True)
+    if values_readable(gradient) and not gradient.isfinite().all():
+        what = "x is finite, so look at the model's output" if bool(x.isfinite().all()) else "x is not finite"
+        raise InvalidValueError(f"expected a finite gradient in x, got NaN or infinite entries: {what}")
+    return gradient
+
+
+def check_perturbable(x: Tensor) -> None:
+    """Raise unless ``x`` can be moved by a small step."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        what = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InvalidTypeError(
+            f"expected floating x, got {what}; an input that cannot be moved by a small step, such as token ids, has "
+            f"no gradient: pass embeddings, with a model that starts from them"
+        )
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """``tensor`` without its graph, and fit for a new one also when it was made in inference mode."""
+    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _check_output(result: object) -> Tensor:
+    if not isinstance(result, Tensor) or result.dim() == 0:
+        what = "a tensor without dimensions" if isinstance(result, Tensor) else type(result).__name__
+        raise InvalidTypeError(
+            f"expected the model to return a tensor of shape (N, ...), got {what}; wrap the model so that its forward "
+            f"returns the logits alone"
+        )
+    return result
+
+
+class Noise:
+    """The random streams that a model can draw from, so that passes can see the same noise again.
+
+    These are PyTorch's default generators on the CPU and on the current accelerator, and any ``torch.Generator`` that
+    a module of the model holds as an attribute.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._get: list[Callable[[], Tensor]] = [torch.get_rng_state]
+        self._set: list[Callable[[Tensor], object]] = [torch.set_rng_state]
+        untouched_cuda = torch.cuda.is_available() and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if torch.accelerator.is_available() and not untouched_cuda:
+            accelerator = torch.get_device_module(torch.accelerator.current_accelerator())
+            self._get.append(accelerator.get_rng_state)
+            self._set.append(accelerator.set_rng_state)
+        held = (value for module in model.modules() for value in vars(module).values())
+        for generator in {value for value in held if isinstance(value, torch.Generator)}:
+            self._get.append(generator.get_state)
+            self._set.append(generator.set_state)
+
+    def mark(self) -> list[Tensor]:
+        """Where the streams stand now."""
+        return [get() for get in self._get]
+
+    def rewind(self, mark: list[Tensor]) -> None:
+        """Put the streams back to ``mark``."""
+        for set_state, state in zip(self._set, mark, strict=True):
+            set_state(state)
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Run passes whose draws are taken back afterwards."""
+        mark = self.mark()
+        try:
+            yield
+        finally:
+            self.rewind(mark)

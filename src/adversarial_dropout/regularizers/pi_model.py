@@ -1,0 +1,53 @@
+"""Π-model: two passes with their own noise must agree."""
+
+from torch import Tensor, nn
+
+from adversarial_dropout.divergences import Divergence, resolve_divergence
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values
+from adversarial_dropout.regularizers.passes import output
+
+
+class PiModel(Regularizer):
+    r"""Π-model (Laine & Aila, ICLR 2017), eq. 6 of Park et al. (AAAI 2018):
+
+    .. math:: D[f(x, \xi_1),\; f(x, \xi_2)]
+
+    where ξ is all noise of a pass, dropout masks included.
+
+    Args:
+        divergence: ``"qe"``, ``"kl"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
+        detach_target: Stop the gradient at the target. The paper's flows through both sides.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Call:
+        ``reg(model, x, *, target=None)``: ``target`` is ``model(x)`` (or of another view) where that has been computed.
+        Returns a scalar, or shape (N,).
+
+    Training and evaluation:
+        Both passes run in the model's own mode and update BatchNorm as usual. A model without noise gives 0.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: the model or the divergence returns something of another form.
+
+    Example:
+        >>> loss = F.cross_entropy(model(x), y) + lam * PiModel()(model, x_unlabelled)
+    """
+
+    def __init__(
+        self, *, divergence: str | Divergence = "qe", detach_target: bool = False, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self._divergence = resolve_divergence(divergence)
+        self.divergence = divergence
+        self.detach_target = detach_target
+
+    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+        if target is None:
+            target = output(model, x)
+        if self.detach_target:
+            target = target.detach()
+        prediction = output(model, x)
+        return check_values(self._divergence(target, prediction), prediction.shape[0])
+
+    def extra_repr(self) -> str:
+        return f"divergence={self.divergence}, detach_target={self.detach_target}, {super().extra_repr()}"

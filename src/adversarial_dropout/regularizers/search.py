@@ -1,0 +1,111 @@
+"""Search for adversarial masks in a model: one gradient, one mask per layer (Algorithm 1)."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_dropout.divergences import Divergence
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.layers import AdversarialDropout, Steering
+from adversarial_dropout.masks import adversarial_mask, flip_budget
+from adversarial_dropout.regularizers.base import check_values
+from adversarial_dropout.regularizers.passes import Noise, constant, isolated, output
+
+# Logits that agree to this, absolutely and relative to their size, come from passes that do not differ.
+_AGREE = 1e-6
+
+
+class Search:
+    """One step's passes through a model whose AdversarialDropout layers are steered.
+
+    The stages follow the data: ``h = under(x)``; the target pass under the base masks εˢ; ``find``, one gradient at
+    ε⁰ = 1 and one ranking per layer; the adversarial pass under the masks found.
+
+    Args:
+        noise: The model's random streams.
+        layers: The model's layers, from :func:`~adversarial_dropout.layers.steered`.
+    """
+
+    def __init__(self, noise: Noise, layers: list[tuple[AdversarialDropout, Steering]]) -> None:
+        self._noise = noise
+        self._layers = layers
+
+    def under_pass(self, under: nn.Module, x: Tensor) -> Tensor:
+        """Run ``under(x)``, which must not reach a layer."""
+        self._enter("under")
+        activations: Tensor = under(x)
+        return activations
+
+    def base_pass(self, upper: nn.Module, h: Tensor) -> Tensor:
+        """Run ``upper(h)`` under the base masks εˢ."""
+        self._enter("base")
+        return output(upper, h)
+
+    def adversarial_pass(self, upper: nn.Module, h: Tensor) -> Tensor:
+        """Run ``upper(h)`` under the masks found."""
+        self._enter("found")
+        return output(upper, h)
+
+    def find(self, upper: nn.Module, h: Tensor, target: Tensor, divergence: Divergence) -> Tensor:
+        r"""Take :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ = 1 in all
+        layers at once, then make each layer's mask with its own budget.
+
+        No graph is built for parameters or below ``h``; every buffer and every random stream is left as it was.
+
+        Returns:
+            Shape (N,), bool: the rows that flip nothing, because there the search pass repeats the target pass and J
+            would be rounding noise.
+        """
+        target = constant(target)
+        with torch.inference_mode(False), torch.enable_grad(), self._noise.unchanged():
+            self._enter("ones")
+            prediction = isolated(upper, constant(h), frozen=True)
+            reached = [(layer, steering) for layer, steering in self._layers if steering.ones is not None]
+            if not reached:
+                raise InvalidValueError(
+                    "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use the "
+                    "layer in forward (or upper)"
+                )
+            values = check_values(divergence(target, prediction), prediction.shape[0])
+            ones = [steering.ones for _, steering in reached if steering.ones is not None]
+            jacobians = torch.autograd.grad(values.sum(), ones, materialize_grads=True)
+        repeated = _repeated_rows(target, prediction.detach())
+        for (layer, steering), jacobian in zip(reached, jacobians, strict=True):
+            steering.found = _found_mask(layer, steering, jacobian, repeated)
+        return repeated
+
+    def entered_by(self, x: Tensor) -> bool:
+        """Whether a layer that the search reached was given ``x`` itself, so that nothing is computed below it."""
+        inputs = [steering.seen for _, steering in self._layers if steering.seen is not None]
+        return any(seen.data_ptr() == x.data_ptr() and seen.numel() == x.numel() for seen in inputs)
+
+    def _enter(self, stage: Literal["under", "base", "ones", "found"]) -> None:
+        for _, steering in self._layers:
+            steering.stage = stage
+
+
+def _found_mask(layer: AdversarialDropout, steering: Steering, jacobian: Tensor, repeated: Tensor) -> Tensor:
+    base = layer.base_mask(steering, tuple(jacobian.shape), jacobian.device)
+    examples, *unit_shape = jacobian.shape
+    units = math.prod(unit_shape)
+    flat = (examples, units)
+    try:
+        mask = adversarial_mask(
+            base.reshape(flat), jacobian.reshape(flat), max_flips=flip_budget(layer.delta, units)
+        ).reshape(base.shape)
+    except InvalidValueError as error:
+        finite = steering.seen is not None and bool(steering.seen.isfinite().all())
+        cause = "its activations are finite, so look at the divergence" if finite else "its activations are not finite"
+        raise InvalidValueError(f"{error}, in {layer}: {cause}") from error
+    if repeated.shape[0] != examples:
+        repeated = repeated.all().expand(examples)
+    return base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
+
+
+def _repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:
+    if target.shape != prediction.shape or not target.is_floating_point():
+        return prediction.new_zeros(prediction.shape[0], dtype=torch.bool)
+    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=_AGREE, atol=_AGREE)
+    return close.reshape(close.shape[0], math.prod(close.shape[1:])).all(dim=1)

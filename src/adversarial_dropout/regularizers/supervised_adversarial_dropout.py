@@ -1,0 +1,59 @@
+"""SAdD: the network must be right under its worst dropout mask."""
+
+from torch import Tensor, nn
+
+from adversarial_dropout.divergences import Divergence, resolve_divergence
+from adversarial_dropout.layers import steered
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values
+from adversarial_dropout.regularizers.passes import Noise, cut
+from adversarial_dropout.regularizers.search import Search
+
+
+class SupervisedAdversarialDropout(Regularizer):
+    r"""Supervised adversarial dropout, eq. 4 of Park et al. (AAAI 2018):
+
+    .. math:: D[g(y),\; f(x, \varepsilon^{adv})]
+
+    with the mask that raises the linearised divergence to the labels the most, at most ``floor(δ·H)`` flips away from
+    a random one. What lies below the layer runs once.
+
+    Args:
+        divergence: ``"ce"``, ``"kl"`` (with labels the same), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
+        reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
+
+    Call:
+        ``reg(model, x, y)``: labels y of shape (N,), -1 = unlabelled (gives 0, left out of the mean). Returns a scalar,
+        or shape (N,).
+
+    Training and evaluation:
+        Both passes run in the model's own mode; the adversarial one updates BatchNorm as usual, the search changes no
+        buffer.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: y missing or out of range, no layer in the model, activations or J not
+            finite.
+
+    Example:
+        >>> sadd = SupervisedAdversarialDropout()
+        >>> loss = F.cross_entropy(model(x), y) + lam * sadd(model, x, y)
+    """
+
+    supervised = True
+
+    def __init__(self, *, divergence: str | Divergence = "ce", reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self._divergence = resolve_divergence(divergence)
+        self.divergence = divergence
+
+    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+        assert y is not None
+        with steered(model, reuse_kept=False) as layers:
+            search = Search(Noise(model), layers)
+            under, upper = cut(model)
+            h = search.under_pass(under, x)
+            search.find(upper, h, y, self._divergence)
+            prediction = search.adversarial_pass(upper, h)
+        return check_values(self._divergence(y, prediction), prediction.shape[0])
+
+    def extra_repr(self) -> str:
+        return f"divergence={self.divergence}, {super().extra_repr()}"

@@ -1,0 +1,118 @@
+"""VAdD: agreement with the network under its worst dropout mask, without labels."""
+
+import warnings
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from adversarial_dropout.divergences import Divergence, resolve_divergence
+from adversarial_dropout.errors import AdversarialDropoutWarning, InvalidValueError, values_readable
+from adversarial_dropout.layers import check_choice, steered
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values
+from adversarial_dropout.regularizers.passes import Noise, cut, whole
+from adversarial_dropout.regularizers.search import Search
+
+NoiseMode = Literal["independent", "shared"]
+
+
+class VirtualAdversarialDropout(Regularizer):
+    r"""Virtual adversarial dropout, eq. 5 of Park et al. (AAAI 2018):
+
+    .. math:: D[f(x, \varepsilon^s),\; f(x, \varepsilon^{adv})], \qquad \varepsilon^{adv} =
+        \arg\max_{\|\varepsilon^s - \varepsilon\| \le \delta H} D[f(x, \varepsilon^s), f(x, \varepsilon)]
+
+    solved for the divergence linearised at ε⁰ = 1 (Algorithm 1). εˢ is one mask a step: that of the target pass, and
+    the one that the search starts from.
+
+    Args:
+        divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
+        noise: What *other* random things (dropout, Gaussian noise) do. ``"independent"``: target and adversarial pass
+            draw their own. ``"shared"``: all passes see the same; what lies below the layer runs once.
+        detach_target: Stop the gradient at the target. The paper's flows through both sides.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Call:
+        ``reg(model, x, *, target=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C) (or to what the divergence
+        takes) and contains at least one :class:`~adversarial_dropout.AdversarialDropout`. ``target`` is ``model(x)``
+        where that has been computed: the search then starts from the masks of that pass. With ``noise="shared"`` it
+        needs ``h`` as well: ``h = under(x); out = head(h); reg(head, h, target=out)``. Returns a scalar, or shape (N,).
+
+    Training and evaluation:
+        Every pass runs in the model's own mode. Target and adversarial pass update BatchNorm as usual (two batches
+        above the layer), the search changes no buffer. In evaluation εˢ is all ones.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: no layer in the model, activations or J not finite, or ``"shared"`` with
+            ``target=`` on a model that still has an under part.
+
+    Warns:
+        AdversarialDropoutWarning: (once) the passes do not differ, so nothing is flipped; a budget of no flip.
+
+    Example:
+        >>> vadd = VirtualAdversarialDropout(divergence="kl")
+        >>> loss = F.cross_entropy(model(x), y) + lam * vadd(model, x_unlabelled)
+    """
+
+    def __init__(
+        self,
+        *,
+        divergence: str | Divergence = "kl",
+        noise: NoiseMode = "independent",
+        detach_target: bool = False,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        check_choice("noise", noise, get_args(NoiseMode))
+        self._divergence = resolve_divergence(divergence)
+        self.divergence = divergence
+        self.noise = noise
+        self.detach_target = detach_target
+        self._warned = False
+
+    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+        given, shared = target is not None, self.noise == "shared"
+        noise = Noise(model)
+        with steered(model, reuse_kept=given) as layers:
+            search = Search(noise, layers)
+            under, upper = whole(model) if given and shared else cut(model)
+            h = search.under_pass(under, x)
+            if target is None:
+                above = noise.mark()
+                target = search.base_pass(upper, h)
+                if shared:
+                    noise.rewind(above)
+                else:
+                    h = search.under_pass(under, x)
+            repeated = search.find(upper, h, target, self._divergence)
+            if given and shared and not search.entered_by(x):
+                raise InvalidValueError(_SHARED_WITH_TARGET)
+            self._warn_of_repetition(repeated)
+            prediction = search.adversarial_pass(upper, h)
+        if self.detach_target:
+            target = target.detach()
+        return check_values(self._divergence(target, prediction), prediction.shape[0])
+
+    def extra_repr(self) -> str:
+        return (
+            f"divergence={self.divergence}, noise={self.noise}, detach_target={self.detach_target}, "
+            f"{super().extra_repr()}"
+        )
+
+    def _warn_of_repetition(self, repeated: Tensor) -> None:
+        if self._warned or not repeated.numel() or not values_readable(repeated) or not repeated.all():
+            return
+        self._warned = True
+        warnings.warn(
+            "the search pass repeats the target pass, so there is no divergence to raise and no unit is flipped; give "
+            'the passes something to differ in: p > 0, noise in the model with noise="independent", or two views, '
+            "reg(model, view_2, target=model(view_1))",
+            AdversarialDropoutWarning,
+            stacklevel=2,
+        )
+
+
+_SHARED_WITH_TARGET = (
+    'noise="shared" with target= needs the activations that the target was computed from, but the model still has an '
+    "under part; call h = under(x), then out = head(h), then reg(head, h, target=out), where head starts at the "
+    "AdversarialDropout layer"
+)
