@@ -74,7 +74,8 @@ class VirtualAdversarialTraining(Regularizer):
         noise = Noise(model)
         start = noise.mark()
         if target is None:
-            target = output(model, x)
+            with torch.no_grad():
+                target = output(model, x)
             noise.rewind(start)
         reference = target.detach()
         xi = self.xi if self.xi is not None else (1e-4 if x.dtype == torch.float64 else 0.1)

@@ -1,0 +1,87 @@
+"""Choose the hyper-parameters of digits-100 on a validation split, and record every candidate that was tried.
+
+    python benchmarks/tune_digits.py [--out runs/tuning] [--record results/digits-100-tuning.json]
+
+300 examples of the training part are held out; the test part is not looked at. The seeds (100 to 104) are not those of
+the reported runs (0 to 4). Each candidate is one method with other values; the errors of all seeds are recorded.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from adversarial_dropout.experiments.config import ExperimentConfig, TermConfig
+from adversarial_dropout.experiments.presets import digits_100
+from adversarial_dropout.experiments.training.grid import run_grid
+
+SEEDS = range(100, 105)
+FLIPS = {1: 0.004, 3: 0.012, 6: 0.0235, 12: 0.05}
+
+
+def candidates() -> dict[str, tuple[float, float, tuple[TermConfig, ...]]]:
+    """Learning rate, δ and terms by name."""
+    tried: dict[str, tuple[float, float, tuple[TermConfig, ...]]] = {}
+    for rate in (1e-3, 3e-3, 6e-3):
+        tried[f"plain lr={rate}"] = (rate, 0.012, ())
+    rate = 3e-3
+    for weight in (10.0, 30.0, 100.0):
+        tried[f"pi qe weight={weight}"] = (rate, 0.012, (TermConfig(kind="pi", divergence="qe", weight=weight),))
+    for eps in (0.5, 1.0, 2.0):
+        for weight in (1.0, 3.0):
+            term = TermConfig(kind="vat", eps=eps, weight=weight)
+            tried[f"vat eps={eps} weight={weight}"] = (rate, 0.012, (term,))
+    for flips, delta in FLIPS.items():
+        for weight in (0.3, 1.0, 3.0):
+            term = TermConfig(kind="sadd", divergence="ce", weight=weight)
+            tried[f"sadd flips={flips} weight={weight}"] = (rate, delta, (term,))
+            term = TermConfig(kind="vadd", divergence="kl", weight=weight)
+            tried[f"vadd kl flips={flips} weight={weight}"] = (rate, delta, (term,))
+        for weight in (10.0, 30.0, 100.0):
+            term = TermConfig(kind="vadd", divergence="qe", weight=weight)
+            tried[f"vadd qe flips={flips} weight={weight}"] = (rate, delta, (term,))
+    for flips in (1, 3):
+        for weight in (10.0, 30.0):
+            for eps in (0.5, 1.0, 2.0):
+                vadd = TermConfig(kind="vadd", divergence="qe", weight=weight)
+                vat = TermConfig(kind="vat", eps=eps)
+                tried[f"vadd qe flips={flips} weight={weight} + vat eps={eps}"] = (rate, FLIPS[flips], (vadd, vat))
+    return tried
+
+
+def config(name: str, rate: float, delta: float, terms: tuple[TermConfig, ...], seed: int) -> ExperimentConfig:
+    base = digits_100("plain", "quick", seed)
+    return dataclasses.replace(
+        base,
+        preset="digits-100-tuning",
+        method=name.replace(" ", "_"),
+        data=dataclasses.replace(base.data, validation=300),
+        model=dataclasses.replace(base.model, delta=delta),
+        training=dataclasses.replace(base.training, learning_rate=rate),
+        terms=terms,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
+    parser.add_argument("--record", type=Path, default=Path("results/digits-100-tuning.json"))
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    tried = candidates()
+    cells = [config(name, *settings, seed) for name, settings in tried.items() for seed in SEEDS]
+    finished = run_grid(cells, arguments.out, jobs=arguments.jobs)
+    errors = {name: [run.error for run in finished if run.config.method == name.replace(" ", "_")] for name in tried}
+    content = {
+        "what": "validation error in percent at the last epoch, one value per seed",
+        "seeds": list(SEEDS),
+        "base": config("base", 3e-3, 0.012, (), 100).to_dict(),
+        "errors": errors,
+        "environment": finished[0].final["environment"],
+    }
+    arguments.record.parent.mkdir(parents=True, exist_ok=True)
+    arguments.record.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Experiments with adversarial dropout: preset → config → data, model, objective → loop → record → report."""

@@ -1,0 +1,126 @@
+"""What the search finds in a trained model, against random flips of the same size."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_dropout.divergences import kl_divergence
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.layers import adversarial_layers, steered
+from adversarial_dropout.regularizers.passes import Noise, cut
+from adversarial_dropout.regularizers.search import Search
+
+RANDOM_MASKS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class MasksAtWork:
+    """One search on N images.
+
+    Attributes:
+        base: Base masks εˢ, bool, shape (N, H).
+        found: Masks that the search found, same form.
+        random: Masks with as many random flips per image, shape (RANDOM_MASKS, N, H).
+        before: Class probabilities under εˢ, shape (N, C).
+        after: Under the masks found, shape (N, C).
+        after_random: Under the random masks, shape (RANDOM_MASKS, N, C).
+        divergence: KL(before ‖ after) per image, shape (N,).
+        divergence_random: The same under the random masks, shape (RANDOM_MASKS, N).
+    """
+
+    base: Tensor
+    found: Tensor
+    random: Tensor
+    before: Tensor
+    after: Tensor
+    after_random: Tensor
+    divergence: Tensor
+    divergence_random: Tensor
+
+    def select(self, images: Tensor) -> "MasksAtWork":
+        """The same for some of the images, by index."""
+        along = {"random": 1, "after_random": 1, "divergence_random": 1}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return MasksAtWork(**{name: value.index_select(along.get(name, 0), images) for name, value in values.items()})
+
+    @property
+    def flips(self) -> float:
+        """Mean number of flips per image."""
+        return float((self.base != self.found).sum(dim=1).double().mean())
+
+    @property
+    def mean(self) -> float:
+        """Mean divergence under the masks found, in nats."""
+        return float(self.divergence.mean())
+
+    @property
+    def mean_of_largest(self) -> float:
+        """Mean over images of the largest divergence among the random masks."""
+        return float(self.divergence_random.amax(dim=0).mean())
+
+    @property
+    def mean_random(self) -> float:
+        """Mean divergence under random masks."""
+        return float(self.divergence_random.mean())
+
+
+def observe(model: nn.Module, images: Tensor, seed: int = 0) -> MasksAtWork:
+    """Search on ``images`` as VAdD does in training, with everything but the dropout layer in evaluation.
+
+    The base mask is drawn as in training, because without any noise J is zero for VAdD.
+
+    Args:
+        model: Trained model with exactly one AdversarialDropout layer, with p > 0.
+        images: Shape (N, C, H, W).
+        seed: Of the base masks and random flips.
+
+    Raises:
+        InvalidValueError: the model has another number of such layers, or its p is 0.
+    """
+    layers = adversarial_layers(model)
+    if len(layers) != 1 or layers[0].p == 0:
+        raise InvalidValueError(
+            f"expected a model with one AdversarialDropout layer with p > 0, got {layers if layers else 'none'}"
+        )
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        layers[0].train()
+        with torch.random.fork_rng(), torch.no_grad(), steered(model, reuse_kept=False) as steerings:
+            torch.manual_seed(seed)
+            search = Search(Noise(model), steerings)
+            under, upper = cut(model)
+            h = search.under_pass(under, images)
+            target = search.base_pass(upper, h)
+            search.find(upper, h, target, kl_divergence)
+            after = search.adversarial_pass(upper, h)
+            steering = steerings[0][1]
+            base, found = cast(Tensor, steering.base).flatten(1), cast(Tensor, steering.found)
+            flips = (base != found.flatten(1)).sum(dim=1)
+            masks, outputs = [], []
+            for _ in range(RANDOM_MASKS):
+                masks.append(base ^ _random_flips(flips, base.shape[1]))
+                steering.found = masks[-1].view(found.shape)
+                outputs.append(search.adversarial_pass(upper, h))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return MasksAtWork(
+        base=base,
+        found=found.flatten(1),
+        random=torch.stack(masks),
+        before=target.softmax(dim=1),
+        after=after.softmax(dim=1),
+        after_random=torch.stack([output.softmax(dim=1) for output in outputs]),
+        divergence=kl_divergence(target, after),
+        divergence_random=torch.stack([kl_divergence(target, output) for output in outputs]),
+    )
+
+
+def _random_flips(flips: Tensor, units: int) -> Tensor:
+    """For each example, that many of ``units`` chosen at random; bool, shape (N, units)."""
+    ranks = torch.rand(len(flips), units, device=flips.device).argsort(dim=1).argsort(dim=1)
+    return ranks < flips.unsqueeze(1)

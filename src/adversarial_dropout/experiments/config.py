@@ -1,0 +1,171 @@
+"""What one run is: a complete, frozen description, from which the run can be repeated."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.layers import Granularity, Rescale
+from adversarial_dropout.masks import check_fraction
+from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode
+
+Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
+DivergenceName = Literal["ce", "kl", "qe"]
+Scale = Literal["tiny", "quick", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which examples are seen, and how many of them with their label."""
+
+    name: str = "digits"
+    """Source: "digits" is scikit-learn's bundled set of 1,797 images."""
+    labelled: int = 100
+    """Labelled examples, the same number of each class."""
+    validation: int = 0
+    """Examples held out of the training part. Above 0, errors are measured on them and the test part stays unseen."""
+
+    def __post_init__(self) -> None:
+        _at_least("data.labelled", self.labelled, 1)
+        _at_least("data.validation", self.validation, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network, and its adversarial dropout layer."""
+
+    name: str = "small-cnn"
+    """Network: "small-cnn"."""
+    p: float = 0.5
+    """Probability of dropping a unit."""
+    delta: float = 0.05
+    """Budget δ: share of the units that the search may flip."""
+    granularity: Granularity = "element"
+    """What a unit is."""
+    rescale: Rescale = "inverted"
+    """What follows the mask."""
+
+    def __post_init__(self) -> None:
+        check_fraction("model.p", self.p)
+        check_fraction("model.delta", self.delta)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TermConfig:
+    """One regularisation term of the loss."""
+
+    kind: Kind
+    """Regulariser: AT, VAT, Π-model, SAdD, VAdD or entropy minimisation."""
+    weight: float = 1.0
+    """Its weight λ."""
+    divergence: DivergenceName = "kl"
+    """Its divergence D (AT and SAdD with "ce"; entropy minimisation has none)."""
+    eps: float = 1.0
+    """Length of the perturbation in units of x: L∞ for AT, L2 for VAT."""
+    noise: NoiseMode = "independent"
+    """Noise of VAdD's passes."""
+    ramp: bool = True
+    """Whether the weight follows the ramp-up."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < float("inf"):
+            raise InvalidValueError(f"expected a finite weight of {self.kind}, 0 or more, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """The schedule. An epoch is one pass over the unlabelled examples."""
+
+    epochs: int = 50
+    """Number of epochs."""
+    steps_per_epoch: int | None = None
+    """Steps of an epoch, if fewer than one pass over the unlabelled examples."""
+    batch_labelled: int = 32
+    """Labelled examples a step."""
+    batch_unlabelled: int = 128
+    """Unlabelled examples a step."""
+    learning_rate: float = 3e-3
+    """Adam's learning rate at its height."""
+    ramp_up: int = 20
+    """Epochs over which the weights of the terms rise as exp(-5 (1 - T)²)."""
+    ramp_down: int = 15
+    """Last epochs, over which the learning rate falls as exp(-12.5 T²)."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_labelled", "batch_unlabelled"):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+        for name in ("ramp_up", "ramp_down"):
+            _at_least(f"training.{name}", getattr(self, name), 0)
+        if self.steps_per_epoch is not None:
+            _at_least("training.steps_per_epoch", self.steps_per_epoch, 1)
+        if not 0 < self.learning_rate < float("inf"):
+            raise InvalidValueError(f"expected training.learning_rate to be above 0, got {self.learning_rate}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentConfig:
+    """One run."""
+
+    preset: str
+    """Name of the preset that the run comes from."""
+    method: str
+    """Name of the method."""
+    scale: Scale
+    """How much is run. "paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps."""
+    seed: int = 0
+    """Seed of initialisation, labelled split, order and noise."""
+    threads: int = 1
+    """CPU threads. Another number gives other rounding, and so other results."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    terms: tuple[TermConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        _at_least("threads", self.threads, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain containers, as JSON keeps it."""
+        plain = dataclasses.asdict(self)
+        plain["terms"] = list(plain["terms"])
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "ExperimentConfig":
+        """The config that :meth:`to_dict` has written.
+
+        Raises:
+            InvalidValueError: a field is unknown or missing, as in a record of another version.
+        """
+        try:
+            return cls(
+                **{
+                    **plain,
+                    "data": DataConfig(**plain["data"]),
+                    "model": ModelConfig(**plain["model"]),
+                    "training": TrainingConfig(**plain["training"]),
+                    "terms": tuple(TermConfig(**term) for term in plain["terms"]),
+                }
+            )
+        except (TypeError, KeyError) as error:
+            raise InvalidValueError(
+                f"expected a config of this version of the program, got one with other fields ({error}); repeat the run"
+            ) from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Where two plain configs differ, one line ``name: old → new`` each."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} → {after}")
+    return lines
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidValueError(f"expected {name} to be a whole number, {least} or more, got {value!r}")

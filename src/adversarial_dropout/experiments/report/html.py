@@ -1,0 +1,115 @@
+"""The report: tables, figures and adversarial dropout at work, in one file without links to others."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import torch
+
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.analysis import figures
+from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe
+from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.records import Record
+
+_SHOWN_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class _Picture:
+    svg: str
+    alt: str
+
+    @property
+    def source(self) -> str:
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
+
+
+@dataclass(frozen=True)
+class _AtWork:
+    run: str
+    work: MasksAtWork
+    picture: _Picture
+
+
+@dataclass(frozen=True)
+class _Section:
+    group: Group
+    errors: _Picture
+    curves: _Picture
+    at_work: _AtWork | None
+
+
+def write_report(found: Sequence[Record], path: Path, methods: Sequence[str] = ()) -> None:
+    """Write the report of ``found`` to ``path``.
+
+    Args:
+        found: Finished runs.
+        path: The HTML file.
+        methods: Order of the methods in tables and figures.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("report.html.j2").render(
+        header=HEADER,
+        sections=[_section(group) for group in summarise(found, methods)],
+        environment=found[0].final["environment"],
+        random_masks=RANDOM_MASKS,
+    )
+    records.write_bytes(path, page.encode())
+
+
+def _section(group: Group) -> _Section:
+    best = min(group.rows, key=lambda row: row.mean)
+    listed = ", ".join(f"{row.method} {row.mean:.2f}" for row in group.rows)
+    return _Section(
+        group=group,
+        errors=_Picture(figures.errors(group), f"Errors in percent by method: {listed}. Lowest: {best.method}."),
+        curves=_Picture(
+            figures.learning_curves(group),
+            f"Learning curves: error against epoch, mean over seeds; at the end {listed}.",
+        ),
+        at_work=_at_work(group),
+    )
+
+
+def _at_work(group: Group) -> _AtWork | None:
+    """Look at a run of the best method with virtual adversarial dropout whose weights are kept, if there is one."""
+    for row in sorted(group.rows, key=lambda row: row.mean):
+        for record in group.records:
+            vadd = any(term.kind == "vadd" for term in record.config.terms) and record.config.model.p > 0
+            if vadd and record.config.method == row.method and (record.folder / records.WEIGHTS).exists():
+                return _observe(record)
+    return None
+
+
+def _observe(record: Record) -> _AtWork:
+    data = sources.load(record.config.data.name)
+    model = models.load(record.config.model, len(data.classes), record.folder / records.WEIGHTS)
+    rows = torch.tensor(records.read_json(record.folder / records.SPLIT)["evaluation"])
+    work = observe(model, data.pixels(rows))
+    shown = work.divergence.argsort(descending=True)[:_SHOWN_IMAGES]
+    few = work.select(shown)
+    moved = "; ".join(
+        f"image of {data.classes[int(data.labels[row])]}: probability of its class {before:.2f} under the base mask, "
+        f"{random:.2f} after random flips, {after:.2f} after the flips of the search"
+        for row, before, random, after in (
+            (
+                row,
+                few.before[place, data.labels[row]],
+                few.after_random[:, place, data.labels[row]].mean(),
+                few.after[place, data.labels[row]],
+            )
+            for place, row in enumerate(rows[shown])
+        )
+    )
+    picture = _Picture(figures.masks_at_work(few, data, rows[shown]), f"Adversarial dropout at work; {moved}.")
+    run = f"{record.config.preset} {record.config.method}, seed {record.config.seed}"
+    return _AtWork(run, work, picture)

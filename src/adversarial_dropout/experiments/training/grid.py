@@ -1,0 +1,99 @@
+"""Many runs at once, in local processes: each cell resumable, none run twice."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import joblib
+
+from adversarial_dropout.errors import AdversarialDropoutError
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.training import loop
+
+_POLL_SECONDS = 0.5
+
+# Forward passes of an example, a backward counted as two, that a step of each method costs; they weigh the progress.
+_COST = {"pi": 6, "vat": 6, "at": 5, "sadd": 4, "vadd": 7, "entmin": 3}
+_COST_PLAIN = 1  # The labelled batch is a quarter of the unlabelled one.
+
+
+class GridError(AdversarialDropoutError, RuntimeError):
+    """Some cells of a grid failed; the others are finished and kept."""
+
+
+def run_grid(
+    configs: Sequence[ExperimentConfig],
+    root: Path,
+    *,
+    jobs: int,
+    progress: Callable[[float, int], None] | None = None,
+) -> list[Record]:
+    """Run every config in a folder of its own below ``root``, ``jobs`` at a time.
+
+    Finished cells are read, interrupted ones go on from their last checkpoint. A cell that fails does not stop the
+    others.
+
+    Args:
+        configs: The cells.
+        root: Where their folders are.
+        jobs: Number of processes.
+        progress: Called about twice a second with the share of the work that is done and the number of finished cells.
+
+    Returns:
+        The records, in the order of ``configs``.
+
+    Raises:
+        GridError: at least one cell failed; the message names each with its cause.
+    """
+    folders = [records.run_folder(root, config) for config in configs]
+    finished = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(configs, folders, progress, finished), daemon=True)
+    watcher.start()
+    try:
+        failures = joblib.Parallel(n_jobs=min(jobs, len(configs)))(
+            joblib.delayed(_cell)(config, folder) for config, folder in zip(configs, folders, strict=True)
+        )
+    finally:
+        finished.set()
+        watcher.join()
+    failed = [f"{folder}: {why}" for folder, why in zip(folders, failures, strict=True) if why is not None]
+    if failed:
+        raise GridError(
+            f"{len(failed)} of {len(configs)} runs failed; the others are kept, and the same command goes on with "
+            f"these:\n" + "\n".join(failed)
+        )
+    return [records.read_record(folder) for folder in folders]
+
+
+def _cell(config: ExperimentConfig, folder: Path) -> str | None:
+    """Run one cell; return why it failed, or ``None``."""
+    try:
+        loop.run(config, folder)
+    except AdversarialDropoutError as error:
+        return str(error)
+    return None
+
+
+def _cost(config: ExperimentConfig) -> float:
+    return config.training.epochs * (_COST_PLAIN + sum(_COST[term.kind] for term in config.terms))
+
+
+def _watch(
+    configs: Sequence[ExperimentConfig],
+    folders: Sequence[Path],
+    progress: Callable[[float, int], None] | None,
+    finished: threading.Event,
+) -> None:
+    if progress is None:
+        return
+    total = sum(_cost(config) for config in configs)
+    last = False
+    while not last:
+        last = finished.wait(_POLL_SECONDS)
+        done = sum(
+            _cost(config) * min(1.0, records.epochs_done(folder) / config.training.epochs)
+            for config, folder in zip(configs, folders, strict=True)
+        )
+        progress(done / total, sum(records.is_finished(folder) for folder in folders))

@@ -1,0 +1,194 @@
+"""One run, from its config to its record: resumable at every epoch, bit-identical on CPU."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.config import ExperimentConfig, differences
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.data.splits import Split, make_split
+from adversarial_dropout.experiments.records import Record, Row
+from adversarial_dropout.experiments.training import checkpoint
+from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
+
+Progress = Callable[[int, Row], None]
+"""Called after each epoch with the number of epochs done and the epoch's metrics."""
+
+
+class DivergedError(InvalidValueError):
+    """The loss of a run became NaN or infinite."""
+
+
+def run(config: ExperimentConfig, folder: Path, progress: Progress | None = None) -> Record:
+    """Train as ``config`` says and leave the record in ``folder``; go on where an earlier call stopped.
+
+    A finished run is not repeated. A run that was killed continues from its last checkpoint, and on CPU ends with the
+    same bits as one that was not.
+
+    Args:
+        config: What to run.
+        folder: Where its record is, or will be. One process at a time works on it; a second one waits.
+        progress: Called after each epoch.
+
+    Raises:
+        RecordError: a file cannot be written or read.
+        InvalidValueError: ``folder`` holds a run of another config; the difference is shown.
+        DivergedError: the loss is no longer finite; the checkpoint of the epoch before stays.
+    """
+    plain = config.to_dict()
+    with records.locked(folder):
+        if (folder / records.CONFIG).exists():
+            changed = differences(records.read_json(folder / records.CONFIG), plain)
+            if changed:
+                raise InvalidValueError(
+                    f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose "
+                    f"another folder with --out, or delete this one"
+                )
+        if records.is_finished(folder):
+            return records.read_record(folder)
+        with _threads(config.threads), torch.random.fork_rng():
+            _train(config, folder, progress)
+        return records.read_record(folder)
+
+
+def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) -> None:
+    from accelerate import Accelerator  # Here, because importing it takes long and only training needs it.
+
+    started = time.monotonic()
+    torch.manual_seed(config.seed)
+    data = sources.load(config.data.name)
+    split = make_split(data, config.data, config.seed)
+    records.write_json(folder / records.CONFIG, config.to_dict())
+    records.write_json(folder / records.SPLIT, split.to_dict())
+
+    accelerator = Accelerator()
+    data = data.to(accelerator.device)
+    model = models.build(config.model, len(data.classes))
+    objective = Objective(model, config.terms)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+    order = torch.Generator().manual_seed(config.seed)
+    rows: list[Row] = []
+    seconds_before = 0.0
+
+    state = checkpoint.load(folder)
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        order.set_state(state["order"])
+        _set_random_state(state["random"])
+        rows = state["rows"]
+        seconds_before = state["seconds"]
+
+    for epoch in range(len(rows), config.training.epochs):
+        optimizer.param_groups[0]["lr"] = config.training.learning_rate * ramp_down(
+            epoch, config.training.ramp_down, config.training.epochs
+        )
+        weight = ramp_up(epoch, config.training.ramp_up)
+        objective.train()
+        totals: dict[str, Tensor] = {}
+        steps = 0
+        for batch in _batches(data, split, config, order):
+            loss, values = objective(batch, weight)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+            steps += 1
+            for name, value in {"loss": loss.detach(), **values}.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value
+        means = {name: float(total) / steps for name, total in totals.items()}
+        if not all(math.isfinite(value) for value in means.values()):
+            raise DivergedError(
+                f"expected a finite loss, got {means} in epoch {epoch + 1} of {folder}; lower "
+                f"--training.learning-rate or the weight of a term"
+            )
+        row: Row = {"epoch": float(epoch + 1), **means, "error": error(model, data, split.evaluation)}
+        rows.append(row)
+        seconds = seconds_before + time.monotonic() - started
+        checkpoint.save(
+            folder,
+            {
+                "epoch": epoch + 1,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "order": order.get_state(),
+                "random": _random_state(),
+                "rows": rows,
+                "seconds": seconds,
+            },
+        )
+        records.write_metrics(folder, rows)
+        if progress is not None:
+            progress(epoch + 1, row)
+
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    records.write_bytes(folder / records.WEIGHTS, safetensors.torch.save(weights))
+    records.write_metrics(folder, rows)
+    final = {
+        "metrics": rows[-1],
+        "evaluated_on": "validation" if config.data.validation else "test",
+        "seconds": seconds_before + time.monotonic() - started,
+        "environment": records.environment(),
+    }
+    records.write_json(folder / records.FINAL, final)
+
+
+def error(model: nn.Module, data: ImageData, rows: Tensor) -> float:
+    """Share of ``rows`` that ``model`` classifies wrongly, in percent."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        predictions = model(data.pixels(rows)).argmax(dim=1)
+    model.train(was_training)
+    return 100 * float((predictions != data.labels[rows]).double().mean())
+
+
+def _batches(data: ImageData, split: Split, config: ExperimentConfig, order: torch.Generator) -> Iterator[Batch]:
+    """The steps of one epoch, drawn from ``order`` at its start."""
+    training = config.training
+    steps = training.steps_per_epoch or max(1, len(split.unlabelled) // training.batch_unlabelled)
+    labelled = _shuffled(split.labelled, steps, training.batch_labelled, order)
+    unlabelled = _shuffled(split.unlabelled, steps, training.batch_unlabelled, order)
+    for with_labels, without in zip(labelled, unlabelled, strict=True):
+        yield Batch(data.pixels(with_labels), data.labels[with_labels], data.pixels(without))
+
+
+def _shuffled(rows: Tensor, steps: int, batch: int, order: torch.Generator) -> Tensor:
+    """Indices of shape (steps, batch): one random permutation of ``rows`` after the other."""
+    passes = -(-steps * batch // len(rows))
+    stream = torch.cat([rows[torch.randperm(len(rows), generator=order)] for _ in range(passes)])
+    return stream[: steps * batch].view(steps, batch)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _random_state() -> dict[str, Any]:
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
