@@ -16,7 +16,8 @@ from adversarial_dropout.experiments.presets import digits_100
 from adversarial_dropout.experiments.training.grid import run_grid
 
 SEEDS = range(100, 105)
-FLIPS = {1: 0.004, 3: 0.012, 6: 0.0235, 12: 0.05}
+FLIPS = {3: 0.012, 6: 0.0235, 12: 0.05}
+"""δ by number of flips, of 256 units."""
 
 
 def candidates() -> dict[str, tuple[float, float, tuple[TermConfig, ...]]]:
@@ -27,7 +28,7 @@ def candidates() -> dict[str, tuple[float, float, tuple[TermConfig, ...]]]:
     rate = 3e-3
     for weight in (10.0, 30.0, 100.0):
         tried[f"pi qe weight={weight}"] = (rate, 0.012, (TermConfig(kind="pi", divergence="qe", weight=weight),))
-    for eps in (0.5, 1.0, 2.0):
+    for eps in (0.25, 0.5, 1.0):
         for weight in (1.0, 3.0):
             term = TermConfig(kind="vat", eps=eps, weight=weight)
             tried[f"vat eps={eps} weight={weight}"] = (rate, 0.012, (term,))
@@ -40,9 +41,9 @@ def candidates() -> dict[str, tuple[float, float, tuple[TermConfig, ...]]]:
         for weight in (10.0, 30.0, 100.0):
             term = TermConfig(kind="vadd", divergence="qe", weight=weight)
             tried[f"vadd qe flips={flips} weight={weight}"] = (rate, delta, (term,))
-    for flips in (1, 3):
+    for flips in (3, 12):
         for weight in (10.0, 30.0):
-            for eps in (0.5, 1.0, 2.0):
+            for eps in (0.25, 0.5, 1.0):
                 vadd = TermConfig(kind="vadd", divergence="qe", weight=weight)
                 vat = TermConfig(kind="vat", eps=eps)
                 tried[f"vadd qe flips={flips} weight={weight} + vat eps={eps}"] = (rate, FLIPS[flips], (vadd, vat))

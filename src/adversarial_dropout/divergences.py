@@ -112,6 +112,7 @@ def resolve_divergence(divergence: str | Divergence) -> Divergence:
 
 def _is_labels(target: Tensor, prediction: Tensor) -> bool:
     """Check the pair; tell labels (``True``) from logits (``False``)."""
+    _check_logits("prediction", prediction)
     n, classes = prediction.shape
     if target.is_floating_point():
         if target.shape != prediction.shape:
@@ -132,11 +133,15 @@ def _is_labels(target: Tensor, prediction: Tensor) -> bool:
     return True
 
 
-def _log_softmax(name: str, logits: Tensor) -> Tensor:
+def _check_logits(name: str, logits: Tensor) -> None:
     if not logits.is_floating_point():
         raise InvalidTypeError(f"expected {name} to be floating logits, got {logits.dtype}")
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise InvalidValueError(f"expected {name} to be logits of shape (N, C), got {tuple(logits.shape)}")
+
+
+def _log_softmax(name: str, logits: Tensor) -> Tensor:
+    _check_logits(name, logits)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if values_readable(logits) and _look_like_probabilities(logits.detach()):

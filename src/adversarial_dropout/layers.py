@@ -45,9 +45,10 @@ class Steering:
 class AdversarialDropout(nn.Module):
     r"""``nn.Dropout`` with a mask that can be searched for the flips that hurt the prediction most.
 
-    By itself the layer behaves as ``torch.nn.Dropout(p)`` (with the same seed it keeps the same units). A regulariser
-    such as :class:`~adversarial_dropout.VirtualAdversarialDropout` finds the layer in the model and runs it with the
-    mask :math:`\varepsilon^{adv}`, at most ``floor(delta · H)`` flips away from the random one (eq. 5).
+    By itself the layer behaves as ``torch.nn.Dropout(p)``: on CPU, with the same seed, it keeps the same units of a
+    contiguous input. A regulariser such as :class:`~adversarial_dropout.VirtualAdversarialDropout` finds the layer in
+    the model and runs it with the mask :math:`\varepsilon^{adv}`, at most ``floor(delta · H)`` flips away from the
+    random one (eq. 5).
 
     Args:
         p: Probability of *dropping* a unit, in [0, 1].
@@ -176,8 +177,9 @@ class AdversarialDropout(nn.Module):
             if self.rescale == "inverted" and self.p < 1:
                 factors = factors / (1 - self.p)
             elif self.rescale == "sum":
-                left = mask.flatten(1).sum(dim=1).clamp(min=1) if mask.dim() > 1 else torch.ones_like(h)
-                scale = math.prod(mask.shape[1:]) / left
+                left = mask.flatten(1).sum(dim=1) if mask.dim() > 1 else mask
+                units = torch.full_like(left, math.prod(mask.shape[1:]), dtype=torch.float64)
+                scale = units / left.clamp(min=1)
                 factors = factors * scale.to(h.dtype).view(-1, *(1,) * (mask.dim() - 1))
         return h * factors
 

@@ -20,6 +20,7 @@ from adversarial_dropout.errors import (
 
 # δ·H counts as a whole number when it misses one by no more than this share: 0.29 · 100 is 29, not 28.999999999999996.
 _FLOAT_NOISE = 1e-12
+_BILLION = 10**9
 
 
 def check_fraction(name: str, value: float) -> None:
@@ -39,8 +40,8 @@ def sample_mask(
 ) -> Tensor:
     """Draw a dropout mask: each entry is dropped with probability ``p``, independently.
 
-    With the same seed the kept entries are those of ``torch.nn.functional.dropout``, which draws nothing at
-    ``p = 0`` and ``p = 1`` either.
+    On CPU, with the same seed, the kept entries are those of ``torch.nn.functional.dropout`` for a contiguous input;
+    it draws nothing at ``p = 0`` and ``p = 1`` either.
 
     Args:
         shape: Shape of the mask.
@@ -92,7 +93,7 @@ def flip_budget(delta: float, units: int) -> int:
     if flips == 0 and delta > 0 and units > 0:
         warnings.warn(
             f"delta={delta} of {units} units allows no flip, so adversarial dropout does nothing; "
-            f"delta={1 / units:.3g} or more gives one flip",
+            f"delta={-(-_BILLION // units) / _BILLION} or more gives one flip",
             AdversarialDropoutWarning,
             stacklevel=2,
         )

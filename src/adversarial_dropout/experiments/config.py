@@ -36,6 +36,8 @@ class ModelConfig:
 
     name: str = "small-cnn"
     """Network: "small-cnn"."""
+    input_noise: float = 0.15
+    """Standard deviation σ of the Gaussian noise on the input in training, in units of x."""
     p: float = 0.5
     """Probability of dropping a unit."""
     delta: float = 0.05

@@ -9,10 +9,11 @@ from torch import nn
 
 from adversarial_dropout.errors import InvalidValueError, did_you_mean
 from adversarial_dropout.experiments.config import ModelConfig
+from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.models.small_cnn import SmallCNN
 from adversarial_dropout.layers import AdversarialDropout
 
-_MODELS: dict[str, Callable[[AdversarialDropout, int], nn.Module]] = {"small-cnn": SmallCNN}
+_MODELS: dict[str, Callable[[GaussianNoise, AdversarialDropout, int], nn.Module]] = {"small-cnn": SmallCNN}
 
 
 def build(config: ModelConfig, classes: int) -> nn.Module:
@@ -26,7 +27,7 @@ def build(config: ModelConfig, classes: int) -> nn.Module:
             f"expected a model of {', '.join(_MODELS)}, got {config.name!r}{did_you_mean(config.name, _MODELS)}"
         )
     dropout = AdversarialDropout(config.p, config.delta, granularity=config.granularity, rescale=config.rescale)
-    return _MODELS[config.name](dropout, classes)
+    return _MODELS[config.name](GaussianNoise(config.input_noise), dropout, classes)
 
 
 def load(config: ModelConfig, classes: int, weights: Path) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.layers import AdversarialDropout
 
 
@@ -9,6 +10,7 @@ class SmallCNN(nn.Module):
     """Three 3 × 3 convolutions with ReLU, two poolings, and adversarial dropout on the 256 units before the output.
 
     Args:
+        noise: The layer that the input goes through first.
         dropout: The layer between the last pooling and the linear output.
         classes: Number of classes.
 
@@ -16,9 +18,10 @@ class SmallCNN(nn.Module):
         Input (N, 1, 8, 8) in [0, 1]; output logits (N, classes).
     """
 
-    def __init__(self, dropout: AdversarialDropout, classes: int) -> None:
+    def __init__(self, noise: GaussianNoise, dropout: AdversarialDropout, classes: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
+            noise,
             nn.Conv2d(1, 16, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(16, 32, 3, padding=1),

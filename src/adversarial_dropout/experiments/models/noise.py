@@ -1,0 +1,31 @@
+"""Gaussian noise on activations or inputs."""
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_dropout.errors import InvalidValueError
+
+
+class GaussianNoise(nn.Module):
+    """Add noise from N(0, σ²) in training; the identity in evaluation.
+
+    Args:
+        sigma: Standard deviation σ, in units of the input, 0 or more.
+
+    Shapes:
+        Input and output: floating, any shape.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        if not 0 <= sigma < float("inf"):
+            raise InvalidValueError(f"expected sigma to be finite, 0 or more, got {sigma}")
+        self.sigma = sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.sigma == 0:
+            return x
+        return x + self.sigma * torch.randn_like(x)
+
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma}"
