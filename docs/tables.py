@@ -1,6 +1,6 @@
 """Write the tables of README and docs anew from results/: ``python docs/tables.py [--check]``.
 
-A table stands between ``<!-- name -->`` and ``<!-- /name -->``. With ``--check`` nothing is written, and the exit status
+A table stands between ``<!-- name -->`` and ``<!-- /name -->``. With ``--check`` nothing is written; the exit status
 says whether anything would change.
 """
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import cross_entropy
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_positive
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_positive, on_labelled
 from adversarial_dropout.regularizers.passes import Noise, check_perturbable, input_gradient, isolated
 
 
@@ -43,10 +43,11 @@ class AdversarialTraining(Regularizer):
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         assert y is not None
         check_perturbable(x)
-        with Noise(model).unchanged():
-            gradient = input_gradient(model, x, lambda prediction: cross_entropy(y, prediction))
+        divergence = on_labelled(cross_entropy)
+        with Noise(model, x).unchanged():
+            gradient = input_gradient(model, x, lambda prediction: divergence(y, prediction))
         perturbed = x + (self.eps * gradient.sign()).to(x.dtype)
-        return cross_entropy(y, isolated(model, perturbed, frozen=False))
+        return divergence(y, isolated(model, perturbed, frozen=False))
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}, {super().extra_repr()}"

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
 from adversarial_dropout.layers import check_choice, kept_masks
 
@@ -51,12 +52,11 @@ class Regularizer(nn.Module, ABC):
             raise InvalidTypeError(
                 f"expected a torch.nn.Module as first argument, got {type(model).__name__}; call reg(model, x)"
             )
-        labelled = None
         if self.supervised:
-            y, labelled = self._check_labels(y)
+            y = self._check_labels(y)
         with kept_masks(model):
             values = self.per_example(model, x, y, target)
-        return self._reduce(values, labelled)
+        return self._reduce(values, y if self.supervised else None)
 
     @abstractmethod
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
@@ -65,28 +65,45 @@ class Regularizer(nn.Module, ABC):
     def extra_repr(self) -> str:
         return f"reduction={self.reduction}"
 
-    def _check_labels(self, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Labels in which unlabelled rows have a valid stand-in, and which rows are labelled (``None``: all)."""
+    def _check_labels(self, y: Tensor | None) -> Tensor:
         name = type(self).__name__
         if y is None:
             raise InvalidValueError(f"{name} is supervised: expected labels, got y=None; call reg(model, x, y)")
         if not isinstance(y, Tensor):
             raise InvalidTypeError(f"expected y to be a tensor, got {type(y).__name__}; use torch.as_tensor(y)")
-        if y.is_floating_point():
-            return y, None
-        labelled = y != UNLABELLED
-        return y.where(labelled, torch.zeros_like(y)), labelled
+        return constant(y)
 
-    def _reduce(self, values: Tensor, labelled: Tensor | None) -> Tensor:
-        if labelled is not None:
-            values = values.where(labelled, torch.zeros_like(values))
+    def _reduce(self, values: Tensor, y: Tensor | None) -> Tensor:
         if self.reduction == "none":
             return values
         total = values.sum()
         if self.reduction == "sum":
             return total
-        count = values.shape[0] if labelled is None else labelled.sum()
-        return total / torch.as_tensor(count, device=values.device).clamp(min=1)
+        if y is None or y.is_floating_point():
+            return total / max(values.shape[0], 1)
+        return total / (y != UNLABELLED).sum().clamp(min=1)
+
+
+def on_labelled(divergence: Divergence) -> Divergence:
+    """``divergence`` for integer labels among which -1 stands for an unlabelled row: there it is 0, and no gradient.
+
+    What stands in for the missing label must not reach the other rows, which it could through BatchNorm.
+    """
+
+    def values(y: Tensor, prediction: Tensor) -> Tensor:
+        if y.is_floating_point():
+            return divergence(y, prediction)
+        labelled = y != UNLABELLED
+        found = check_values(divergence(y.where(labelled, torch.zeros_like(y)), prediction), prediction.shape[0])
+        return found.where(labelled, torch.zeros_like(found))
+
+    return values
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """A copy of ``tensor`` without its graph, fit for a new one also where it was made in inference mode."""
+    with torch.inference_mode(False):
+        return tensor.detach().clone()
 
 
 def check_positive(name: str, value: float) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.func import functional_call
 
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
+from adversarial_dropout.regularizers.base import constant
 
 
 class Part(nn.Module):
@@ -60,6 +62,16 @@ def output(model: nn.Module, x: Tensor) -> Tensor:
     return _check_output(model(x))
 
 
+def without_graph(model: nn.Module, x: Tensor) -> Tensor:
+    """``model(x)`` with the parameters as constants; buffers move as the model's mode says.
+
+    Not ``torch.no_grad``: under autocast, PyTorch before 2.10 then caches casts of the parameters without a graph, and
+    the passes after it give no gradient.
+    """
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return _check_output(functional_call(model, state, (constant(x),)))
+
+
 def isolated(model: nn.Module, x: Tensor, *, frozen: bool, precise: bool = False) -> Tensor:
     """``model(x)`` on copies of the buffers: it normalises as its mode says and leaves every buffer as it was.
 
@@ -71,11 +83,24 @@ def isolated(model: nn.Module, x: Tensor, *, frozen: bool, precise: bool = False
     """
     state = {name: parameter.detach() if frozen else parameter for name, parameter in model.named_parameters()}
     state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
-    if not precise:
-        return _check_output(functional_call(model, state, (x,)))
-    state = {name: _at_least_float32(tensor) for name, tensor in state.items()}
-    with torch.autocast(x.device.type, enabled=False):
-        return _check_output(functional_call(model, state, (_at_least_float32(x),)))
+    with _no_buffer_made(model):
+        if not precise:
+            return _check_output(functional_call(model, state, (x,)))
+        state = {name: _at_least_float32(tensor) for name, tensor in state.items()}
+        with torch.autocast(x.device.type, enabled=False):
+            return _check_output(functional_call(model, state, (_at_least_float32(x),)))
+
+
+@contextlib.contextmanager
+def _no_buffer_made(model: nn.Module) -> Iterator[None]:
+    """Forget buffers that a pass makes at its first call; ``functional_call`` takes back only those it was given."""
+    before = [(module, dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, buffers in before:
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 def input_gradient(model: nn.Module, x: Tensor, values: Callable[[Tensor], Tensor]) -> Tensor:
@@ -91,7 +116,8 @@ def input_gradient(model: nn.Module, x: Tensor, values: Callable[[Tensor], Tenso
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = _at_least_float32(constant(x)).requires_grad_()
-        total = values(isolated(model, leaf, frozen=True, precise=True)).sum()
+        # A clone, because a model may start with an in-place operation.
+        total = values(isolated(model, leaf.clone(), frozen=True, precise=True)).sum()
         (gradient,) = torch.autograd.grad(total, leaf, materialize_grads=True)
     if values_readable(gradient) and not gradient.isfinite().all():
         what = "x is finite, so look at the model's output" if bool(x.isfinite().all()) else "x is not finite"
@@ -107,11 +133,6 @@ def check_perturbable(x: Tensor) -> None:
             f"expected floating x, got {what}; an input that cannot be moved by a small step, such as token ids, has "
             f"no gradient: pass embeddings, with a model that starts from them"
         )
-
-
-def constant(tensor: Tensor) -> Tensor:
-    """``tensor`` without its graph, and fit for a new one also when it was made in inference mode."""
-    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
@@ -131,18 +152,20 @@ def _check_output(result: object) -> Tensor:
 class Noise:
     """The random streams that a model can draw from, so that passes can see the same noise again.
 
-    These are PyTorch's default generators on the CPU and on the current accelerator, and any ``torch.Generator`` that
-    a module of the model holds as an attribute.
+    These are PyTorch's default generators on the CPU and on the devices of the model and of ``x``, and any
+    ``torch.Generator`` that a module of the model holds as an attribute.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
         self._get: list[Callable[[], Tensor]] = [torch.get_rng_state]
         self._set: list[Callable[[Tensor], object]] = [torch.set_rng_state]
-        untouched_cuda = torch.cuda.is_available() and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        if torch.accelerator.is_available() and not untouched_cuda:
-            accelerator = torch.get_device_module(torch.accelerator.current_accelerator())
-            self._get.append(accelerator.get_rng_state)
-            self._set.append(accelerator.set_rng_state)
+        for device in {tensor.device for tensor in (x, *model.parameters(), *model.buffers())}:
+            if device.type in ("cpu", "meta"):
+                continue
+            backend = torch.get_device_module(device)
+            where = {} if device.type == "mps" else {"device": device}
+            self._get.append(partial(backend.get_rng_state, **where))
+            self._set.append(partial(backend.set_rng_state, **where))
         held = (value for module in model.modules() for value in vars(module).values())
         for generator in {value for value in held if isinstance(value, torch.Generator)}:
             self._get.append(generator.get_state)

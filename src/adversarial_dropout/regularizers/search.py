@@ -10,8 +10,8 @@ from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.layers import AdversarialDropout, Steering
 from adversarial_dropout.masks import adversarial_mask, flip_budget
-from adversarial_dropout.regularizers.base import check_values
-from adversarial_dropout.regularizers.passes import Noise, constant, isolated, output
+from adversarial_dropout.regularizers.base import check_values, constant
+from adversarial_dropout.regularizers.passes import Noise, isolated, output
 
 # Logits that agree to this, absolutely and relative to their size, come from passes that do not differ.
 _AGREE = 1e-6
@@ -23,6 +23,9 @@ class Search:
     The stages follow the data: ``h = under(x)``; the target pass under the base masks εˢ; ``find``, one gradient at
     ε⁰ = 1 and one ranking per layer; the adversarial pass under the masks found.
 
+    Each pass gets a copy of ``h``, because ``upper`` may start with an in-place operation, and so may what follows the
+    layer where that is the identity.
+
     Args:
         noise: The model's random streams.
         layers: The model's layers, from :func:`~adversarial_dropout.layers.steered`.
@@ -31,6 +34,7 @@ class Search:
     def __init__(self, noise: Noise, layers: list[tuple[AdversarialDropout, Steering]]) -> None:
         self._noise = noise
         self._layers = layers
+        self._searched = torch.empty(0)
 
     def under_pass(self, under: nn.Module, x: Tensor) -> Tensor:
         """Run ``under(x)``, which must not reach a layer."""
@@ -41,12 +45,12 @@ class Search:
     def base_pass(self, upper: nn.Module, h: Tensor) -> Tensor:
         """Run ``upper(h)`` under the base masks εˢ."""
         self._enter("base")
-        return output(upper, h)
+        return output(upper, h.clone())
 
     def adversarial_pass(self, upper: nn.Module, h: Tensor) -> Tensor:
         """Run ``upper(h)`` under the masks found."""
         self._enter("found")
-        return output(upper, h)
+        return output(upper, h.clone())
 
     def find(self, upper: nn.Module, h: Tensor, target: Tensor, divergence: Divergence) -> Tensor:
         r"""Take :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ = 1 in all
@@ -61,7 +65,8 @@ class Search:
         target = constant(target)
         with torch.inference_mode(False), torch.enable_grad(), self._noise.unchanged():
             self._enter("ones")
-            prediction = isolated(upper, constant(h), frozen=True)
+            self._searched = constant(h)
+            prediction = isolated(upper, self._searched, frozen=True)
             reached = [(layer, steering) for layer, steering in self._layers if steering.ones is not None]
             if not reached:
                 raise InvalidValueError(
@@ -76,10 +81,11 @@ class Search:
             steering.found = _found_mask(layer, steering, jacobian, repeated)
         return repeated
 
-    def entered_by(self, x: Tensor) -> bool:
-        """Whether a layer that the search reached was given ``x`` itself, so that nothing is computed below it."""
+    def starts_at_a_layer(self) -> bool:
+        """Whether a layer was given what the search pass was given, so that nothing is computed below it."""
+        start = self._searched
         inputs = [steering.seen for _, steering in self._layers if steering.seen is not None]
-        return any(seen.data_ptr() == x.data_ptr() and seen.numel() == x.numel() for seen in inputs)
+        return any(seen.data_ptr() == start.data_ptr() and seen.numel() == start.numel() for seen in inputs)
 
     def _enter(self, stage: Literal["under", "base", "ones", "found"]) -> None:
         for _, steering in self._layers:

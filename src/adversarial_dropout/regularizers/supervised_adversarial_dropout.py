@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
 from adversarial_dropout.layers import steered
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values, on_labelled
 from adversarial_dropout.regularizers.passes import Noise, cut
 from adversarial_dropout.regularizers.search import Search
 
@@ -48,12 +48,12 @@ class SupervisedAdversarialDropout(Regularizer):
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         assert y is not None
         with steered(model, reuse_kept=False) as layers:
-            search = Search(Noise(model), layers)
+            search = Search(Noise(model, x), layers)
             under, upper = cut(model)
             h = search.under_pass(under, x)
-            search.find(upper, h, y, self._divergence)
+            search.find(upper, h, y, on_labelled(self._divergence))
             prediction = search.adversarial_pass(upper, h)
-        return check_values(self._divergence(y, prediction), prediction.shape[0])
+        return check_values(on_labelled(self._divergence)(y, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:
         return f"divergence={self.divergence}, {super().extra_repr()}"

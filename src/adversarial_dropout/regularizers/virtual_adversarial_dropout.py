@@ -71,7 +71,7 @@ class VirtualAdversarialDropout(Regularizer):
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         given, shared = target is not None, self.noise == "shared"
-        noise = Noise(model)
+        noise = Noise(model, x)
         with steered(model, reuse_kept=given) as layers:
             search = Search(noise, layers)
             under, upper = whole(model) if given and shared else cut(model)
@@ -84,7 +84,7 @@ class VirtualAdversarialDropout(Regularizer):
                 else:
                     h = search.under_pass(under, x)
             repeated = search.find(upper, h, target, self._divergence)
-            if given and shared and not search.entered_by(x):
+            if given and shared and not search.starts_at_a_layer():
                 raise InvalidValueError(_SHARED_WITH_TARGET)
             self._warn_of_repetition(repeated)
             prediction = search.adversarial_pass(upper, h)

@@ -7,8 +7,14 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_positive, check_values
-from adversarial_dropout.regularizers.passes import Noise, check_perturbable, constant, input_gradient, isolated, output
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_positive, check_values, constant
+from adversarial_dropout.regularizers.passes import (
+    Noise,
+    check_perturbable,
+    input_gradient,
+    isolated,
+    without_graph,
+)
 
 
 class VirtualAdversarialTraining(Regularizer):
@@ -71,13 +77,12 @@ class VirtualAdversarialTraining(Regularizer):
         check_perturbable(x)
         origin = constant(x)
         direction = _normalised(torch.randn_like(origin, dtype=torch.promote_types(x.dtype, torch.float32)))
-        noise = Noise(model)
+        noise = Noise(model, x)
         start = noise.mark()
         if target is None:
-            with torch.no_grad():
-                target = output(model, x)
+            target = without_graph(model, x)
             noise.rewind(start)
-        reference = target.detach()
+        reference = constant(target)
         xi = self.xi if self.xi is not None else (1e-4 if x.dtype == torch.float64 else 0.1)
         for _ in range(self.steps):
             with noise.unchanged():

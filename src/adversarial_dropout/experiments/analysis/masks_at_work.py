@@ -91,7 +91,7 @@ def observe(model: nn.Module, images: Tensor, seed: int = 0) -> MasksAtWork:
         layers[0].train()
         with torch.random.fork_rng(), torch.no_grad(), steered(model, reuse_kept=False) as steerings:
             torch.manual_seed(seed)
-            search = Search(Noise(model), steerings)
+            search = Search(Noise(model, images), steerings)
             under, upper = cut(model)
             h = search.under_pass(under, images)
             target = search.base_pass(upper, h)

@@ -1,0 +1,104 @@
+"""Break the core in one line at a time and see that the tests notice: ``python tests/mutants.py [--jobs N] [NUMBER …]``.
+
+Each mutant is a copy of the package with one piece of one line replaced. It is killed if the tests named beside it fail.
+The exit status is 1 if one survives.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant("the least influential units are flipped", "masks.py", "where(kept, -gradient, gradient)", "where(kept, gradient, -gradient)", "test_masks.py"),
+    Mutant("units without gain are flipped", "masks.py", " & (gain > 0)", "", "test_masks.py"),
+    Mutant("the unit at the threshold is always flipped", "masks.py", "above = gain > threshold", "above = gain >= threshold", "test_masks.py"),
+    Mutant("one tie too few", "masks.py", "<= room)", "< room)", "test_masks.py"),
+    Mutant("ties are counted over the batch", "masks.py", "tied.cumsum(dim=1)", "tied.cumsum(dim=0)", "test_masks.py"),
+    Mutant("rounding noise costs a flip", "masks.py", "_FLOAT_NOISE = 1e-12", "_FLOAT_NOISE = 0.0", "test_masks.py"),
+    Mutant("p is the probability of keeping", "masks.py", "bernoulli_(1 - p,", "bernoulli_(p,", "test_masks.py"),
+    Mutant("KL without the target's entropy", "divergences.py", "(log_t - _log_softmax", "(0 - _log_softmax", "test_divergences.py"),
+    Mutant("quadratic error summed over classes", "divergences.py", "(t - q).square().mean(dim=1)", "(t - q).square().sum(dim=1)", "test_divergences.py"),
+    Mutant("KL's target is detached", "divergences.py", 'log_t = _log_softmax("target", target)', 'log_t = _log_softmax("target", target).detach()', "test_divergences.py"),
+    Mutant("softmax over the batch", "divergences.py", "F.log_softmax(logits, dim=1)", "F.log_softmax(logits, dim=0)", "test_divergences.py"),
+    Mutant("divided by p", "layers.py", "factors / (1 - self.p)", "factors / self.p", "test_layers.py"),
+    Mutant("sum-rescaling by the batch's mean", "layers.py", "scale = units / left.clamp(min=1)", "scale = units / left.clamp(min=1).double().mean()", "test_layers.py"),
+    Mutant("the mask is drawn in evaluation", "layers.py", "if not self.training:\n            return h", "if False:\n            return h", "test_layers.py"),
+    Mutant("J is taken with the rescaling", "layers.py", "return (h * mask).to(h.dtype)", "return self._apply_mask(h, mask)", "regularizers"),
+    Mutant("the kept mask is not reused", "layers.py", "layer._kept if reuse_kept else None", "None", "regularizers"),
+    Mutant("a regulariser's pass replaces the kept mask", "regularizers/base.py", "with kept_masks(model):", "if True:", "regularizers"),
+    Mutant("unlabelled rows count in the mean", "regularizers/base.py", "(y != UNLABELLED).sum()", "(y != -2).sum()", "regularizers"),
+    Mutant("the search changes buffers", "regularizers/passes.py", "buffer.clone() for", "buffer for", "regularizers"),
+    Mutant("the search builds a graph for parameters", "regularizers/search.py", "constant(h), frozen=True", "constant(h), frozen=False", "regularizers"),
+    Mutant("the search leaves the generators moved", "regularizers/search.py", ", self._noise.unchanged():", ":", "regularizers"),
+    Mutant("the search differentiates D(prediction, target)", "regularizers/search.py", "divergence(target, prediction)", "divergence(prediction, target)", "regularizers"),
+    Mutant("repeated rows are flipped", "regularizers/search.py", "return base.where(", "return mask.where(", "regularizers"),
+    Mutant("the adversarial pass runs under the base mask", "regularizers/search.py", 'self._enter("found")', 'self._enter("base")', "regularizers"),
+    Mutant("detach_target is turned round", "regularizers/virtual_adversarial_dropout.py", "if self.detach_target:", "if not self.detach_target:", "regularizers"),
+    Mutant("shared noise is not replayed", "regularizers/virtual_adversarial_dropout.py", "noise.rewind(above)", "pass", "regularizers"),
+    Mutant("VAT's passes see different noise", "regularizers/virtual_adversarial_training.py", "noise.rewind(start)", "pass", "regularizers"),
+    Mutant("VAT moves against the gradient of x itself", "regularizers/virtual_adversarial_training.py", "xi * direction,", "xi,", "regularizers"),
+    Mutant("AT's step is not a sign", "regularizers/adversarial_training.py", "gradient.sign()", "gradient", "regularizers"),
+    Mutant("AT goes downhill", "regularizers/adversarial_training.py", "x + (self.eps", "x - (self.eps", "regularizers"),
+)  # fmt: skip
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the tests of ``mutant`` pass in spite of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "src", folder, dirs_exist_ok=True)
+        path = Path(folder) / "adversarial_dropout" / mutant.file
+        text = path.read_text()
+        if text.count(mutant.old) != 1:
+            sys.exit(f"error: expected {mutant.old!r} once in {mutant.file}, got it {text.count(mutant.old)} times")
+        path.write_text(text.replace(mutant.old, mutant.new))
+        return passes(mutant.tests, Path(folder))
+
+
+def passes(tests: str, source: Path) -> bool:
+    """Whether ``tests`` pass on the package in ``source``."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / tests)]
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode not in (0, 1):
+        sys.exit(f"error: pytest did not run:\n{result.stdout}{result.stderr}")
+    return result.returncode == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("numbers", type=int, nargs="*", help="only these mutants")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
+    arguments = parser.parse_args()
+    chosen = {number: MUTANTS[number] for number in arguments.numbers or range(len(MUTANTS))}
+    for tests in sorted({mutant.tests for mutant in chosen.values()}):
+        if not passes(tests, ROOT / "src"):
+            sys.exit(f"error: {tests} fails without any mutant")
+    survivors = 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for (number, mutant), alive in zip(chosen.items(), pool.map(survives, chosen.values()), strict=True):
+            survivors += alive
+            print(f"{number:3} {'SURVIVED' if alive else 'killed  '} {mutant.file}: {mutant.what}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants killed")
+    sys.exit(1 if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()
