@@ -16,50 +16,50 @@ from adversarial_dropout.experiments.presets import digits_100
 from adversarial_dropout.experiments.training.grid import run_grid
 
 SEEDS = range(100, 105)
-FLIPS = {3: 0.012, 6: 0.0235, 12: 0.05}
-"""δ by number of flips, of 256 units."""
+UNITS = 256
 
 
-def candidates() -> dict[str, tuple[float, float, tuple[TermConfig, ...]]]:
-    """Learning rate, δ and terms by name."""
-    tried: dict[str, tuple[float, float, tuple[TermConfig, ...]]] = {}
-    for rate in (1e-3, 3e-3, 6e-3):
-        tried[f"plain lr={rate}"] = (rate, 0.012, ())
-    rate = 3e-3
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    terms: tuple[TermConfig, ...] = ()
+    flips: int = 3
+    learning_rate: float = 3e-3
+
+
+def candidates() -> dict[str, Candidate]:
+    tried = {f"plain lr={rate}": Candidate(learning_rate=rate) for rate in (1e-3, 3e-3, 6e-3)}
     for weight in (10.0, 30.0, 100.0):
-        tried[f"pi qe weight={weight}"] = (rate, 0.012, (TermConfig(kind="pi", divergence="qe", weight=weight),))
+        tried[f"pi qe weight={weight}"] = Candidate((TermConfig(kind="pi", divergence="qe", weight=weight),))
     for eps in (0.25, 0.5, 1.0):
         for weight in (1.0, 3.0):
-            term = TermConfig(kind="vat", eps=eps, weight=weight)
-            tried[f"vat eps={eps} weight={weight}"] = (rate, 0.012, (term,))
-    for flips, delta in FLIPS.items():
+            tried[f"vat eps={eps} weight={weight}"] = Candidate((TermConfig(kind="vat", eps=eps, weight=weight),))
+    for flips in (3, 6, 12):
         for weight in (0.3, 1.0, 3.0):
-            term = TermConfig(kind="sadd", divergence="ce", weight=weight)
-            tried[f"sadd flips={flips} weight={weight}"] = (rate, delta, (term,))
-            term = TermConfig(kind="vadd", divergence="kl", weight=weight)
-            tried[f"vadd kl flips={flips} weight={weight}"] = (rate, delta, (term,))
+            sadd = TermConfig(kind="sadd", divergence="ce", weight=weight)
+            tried[f"sadd flips={flips} weight={weight}"] = Candidate((sadd,), flips)
+            vadd = TermConfig(kind="vadd", divergence="kl", weight=weight)
+            tried[f"vadd kl flips={flips} weight={weight}"] = Candidate((vadd,), flips)
         for weight in (10.0, 30.0, 100.0):
-            term = TermConfig(kind="vadd", divergence="qe", weight=weight)
-            tried[f"vadd qe flips={flips} weight={weight}"] = (rate, delta, (term,))
+            vadd = TermConfig(kind="vadd", divergence="qe", weight=weight)
+            tried[f"vadd qe flips={flips} weight={weight}"] = Candidate((vadd,), flips)
     for flips in (3, 12):
         for weight in (10.0, 30.0):
             for eps in (0.25, 0.5, 1.0):
-                vadd = TermConfig(kind="vadd", divergence="qe", weight=weight)
-                vat = TermConfig(kind="vat", eps=eps)
-                tried[f"vadd qe flips={flips} weight={weight} + vat eps={eps}"] = (rate, FLIPS[flips], (vadd, vat))
+                terms = (TermConfig(kind="vadd", divergence="qe", weight=weight), TermConfig(kind="vat", eps=eps))
+                tried[f"vadd qe flips={flips} weight={weight} + vat eps={eps}"] = Candidate(terms, flips)
     return tried
 
 
-def config(name: str, rate: float, delta: float, terms: tuple[TermConfig, ...], seed: int) -> ExperimentConfig:
+def config(name: str, candidate: Candidate, seed: int) -> ExperimentConfig:
     base = digits_100("plain", "quick", seed)
     return dataclasses.replace(
         base,
         preset="digits-100-tuning",
         method=name.replace(" ", "_"),
         data=dataclasses.replace(base.data, validation=300),
-        model=dataclasses.replace(base.model, delta=delta),
-        training=dataclasses.replace(base.training, learning_rate=rate),
-        terms=terms,
+        model=dataclasses.replace(base.model, delta=candidate.flips / UNITS),
+        training=dataclasses.replace(base.training, learning_rate=candidate.learning_rate),
+        terms=candidate.terms,
     )
 
 
@@ -70,13 +70,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     tried = candidates()
-    cells = [config(name, *settings, seed) for name, settings in tried.items() for seed in SEEDS]
+    cells = [config(name, candidate, seed) for name, candidate in tried.items() for seed in SEEDS]
     finished = run_grid(cells, arguments.out, jobs=arguments.jobs)
     errors = {name: [run.error for run in finished if run.config.method == name.replace(" ", "_")] for name in tried}
     content = {
         "what": "validation error in percent at the last epoch, one value per seed",
         "seeds": list(SEEDS),
-        "base": config("base", 3e-3, 0.012, (), 100).to_dict(),
+        "base": config("base", Candidate(), SEEDS[0]).to_dict(),
         "errors": errors,
         "environment": finished[0].final["environment"],
     }

@@ -30,12 +30,13 @@ def digits() -> str:
 def digits_search() -> str:
     """How strong the search is on a trained model."""
     found = read_json(RESULTS / "digits-100-search.json")
+    names = ("mean", "mean_of_largest", "mean_random")
     lines = [
-        f"{run} | {work['flips']:.1f} | {work['mean']:.4f} | {work['mean_of_largest']:.4f} | {work['mean_random']:.4f}"
+        " | ".join([run, str(found["n"][run]), f"{work['flips']:.1f}", *(f"{work[name]:.4f}" for name in names)])
         for run, work in found["runs"].items()
     ]
     return _markdown(
-        ("trained model", "flips", "search", f"largest of {found['random_masks']} random", "mean of random"), lines
+        ("trained by", "n", "flips", "search", f"largest of {found['random_masks']} random", "mean of random"), lines
     )
 
 

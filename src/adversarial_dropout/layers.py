@@ -155,6 +155,11 @@ class AdversarialDropout(nn.Module):
             )
         if steering.stage == "ones":
             return (h * mask).to(h.dtype)
+        if _is_checkpointed():
+            raise InvalidValueError(
+                "an AdversarialDropout layer lies in a part of the model under torch.utils.checkpoint, which would be "
+                "computed again, in the backward pass, with another mask; leave the layer out of that part"
+            )
         return self._apply_mask(h, mask) if self.training or steering.stage == "found" else h
 
     def base_mask(self, steering: Steering, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -213,6 +218,18 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InvalidValueError(
             f"expected {name} to be one of {', '.join(choices)}, got {value!r}{did_you_mean(value, choices)}"
         )
+
+
+def _is_checkpointed() -> bool:
+    """Whether activations are being dropped by a non-reentrant ``torch.utils.checkpoint``, to be computed again later.
+
+    The hooks that it sets are the only trace. (A reentrant one refuses a search by itself.)
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if top is None or torch.compiler.is_compiling():
+        return False
+    hooks = top(True)
+    return bool(hooks) and "checkpoint" in getattr(hooks[0], "__qualname__", "")
 
 
 def adversarial_layers(model: nn.Module) -> list[AdversarialDropout]:

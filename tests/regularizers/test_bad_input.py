@@ -114,7 +114,9 @@ def test_x_that_cannot_be_moved(method: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("method", ["at", "vat"])
 def test_x_that_is_no_tensor(method: str) -> None:
-    fails(TypeError, "expected floating x, got dict", lambda: METHODS[method]()(build().model, {"x": 1}, batch()[1]))
+    fails(
+        TypeError, "expected x to be a tensor, got dict", lambda: METHODS[method]()(build().model, {"x": 1}, batch()[1])
+    )
 
 
 @SEARCHING

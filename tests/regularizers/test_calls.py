@@ -21,16 +21,17 @@ EACH_FORM = pytest.mark.parametrize("form", FORMS)
 
 
 @EACH_METHOD
-def test_reductions(method: str) -> None:
-    x, y = batch(7)
+@pytest.mark.parametrize("n", [1, 7])
+def test_reductions(method: str, n: int) -> None:
+    x, y = batch(n)
     results = {}
     for reduction in ("none", "sum", "mean"):
         net = build(std=0.1)
         torch.manual_seed(1)
         results[reduction] = METHODS[method](reduction=reduction)(net.model, x, y)
-    assert results["none"].shape == (7,)
+    assert results["none"].shape == (n,)
     assert_same(results["sum"], results["none"].sum())
-    assert_same(results["mean"], results["none"].sum() / 7)
+    assert_same(results["mean"], results["none"].sum() / n)
 
 
 @EACH_METHOD

@@ -103,3 +103,22 @@ def test_an_in_place_activation_in_front_of_the_layer_acts_once_in_each_pass(met
         return loss_and_gradients(in_form(form, [nn.Linear(6, 12)], upper).double(), method, False, None)
 
     assert_equal_in_all_forms(run)
+
+
+def starting_in_place(form: str, method: str, *, inplace: bool) -> tuple[float, Tensor]:
+    """The loss, and x as the call leaves it, for a model whose first layer works in place or not."""
+    torch.manual_seed(0)
+    upper = [AdversarialDropout(0.4, 0.3), nn.Tanh(), nn.Linear(12, 3)]
+    model = in_form(form, [nn.LeakyReLU(0.3, inplace=inplace), nn.Linear(6, 12)], upper).double()
+    x, y = batch(8)
+    torch.manual_seed(1)
+    return METHODS[method]()(model, x, y).item(), x
+
+
+@pytest.mark.parametrize("method", ["sadd", "vadd", "vadd-shared", "at", "vat"])
+@pytest.mark.parametrize("form", FORMS)
+def test_an_in_place_activation_at_the_start_of_the_model_acts_once_in_each_pass(form: str, method: str) -> None:
+    (expected, before), (loss, after) = (starting_in_place(form, method, inplace=inplace) for inplace in (False, True))
+    assert loss == expected
+    if method in ("at", "vat"):
+        assert torch.equal(after, before), "x was moved by a pass of its own"

@@ -1,5 +1,7 @@
 """What all regularisers share: how they are called, what is checked, how values are reduced."""
 
+import numbers
+import warnings
 from abc import ABC, abstractmethod
 from typing import Literal, get_args
 
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
+from adversarial_dropout.errors import AdversarialDropoutWarning, InvalidTypeError, InvalidValueError
 from adversarial_dropout.layers import check_choice, kept_masks
 
 Reduction = Literal["mean", "sum", "none"]
@@ -32,6 +34,7 @@ class Regularizer(nn.Module, ABC):
         super().__init__()
         check_choice("reduction", reduction, get_args(Reduction))
         self.reduction = reduction
+        self._warned: set[str] = set()
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None) -> Tensor:
         """Compute the regularisation term.
@@ -52,6 +55,10 @@ class Regularizer(nn.Module, ABC):
             raise InvalidTypeError(
                 f"expected a torch.nn.Module as first argument, got {type(model).__name__}; call reg(model, x)"
             )
+        if not isinstance(x, Tensor):
+            raise InvalidTypeError(
+                f"expected x to be a tensor, got {type(x).__name__}; wrap the model so that forward takes one tensor"
+            )
         if self.supervised:
             y = self._check_labels(y)
         with kept_masks(model):
@@ -61,6 +68,12 @@ class Regularizer(nn.Module, ABC):
     @abstractmethod
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         """The term's value for each example, shape (N,), not reduced."""
+
+    def warn_once(self, message: str | None) -> None:
+        """Warn with ``message``, if there is one, unless this regulariser has done so before."""
+        if message is not None and message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, AdversarialDropoutWarning, stacklevel=2)
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction}"
@@ -93,6 +106,8 @@ def on_labelled(divergence: Divergence) -> Divergence:
     def values(y: Tensor, prediction: Tensor) -> Tensor:
         if y.is_floating_point():
             return divergence(y, prediction)
+        if y.shape != prediction.shape[:1]:
+            raise InvalidValueError(f"expected labels of shape ({prediction.shape[0]},), got {tuple(y.shape)}")
         labelled = y != UNLABELLED
         found = check_values(divergence(y.where(labelled, torch.zeros_like(y)), prediction), prediction.shape[0])
         return found.where(labelled, torch.zeros_like(found))
@@ -108,7 +123,7 @@ def constant(tensor: Tensor) -> Tensor:
 
 def check_positive(name: str, value: float) -> None:
     """Raise unless ``value`` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidTypeError(f"expected {name} to be a number above 0, got {value!r} ({type(value).__name__})")
     if not 0 < value < float("inf"):
         raise InvalidValueError(f"expected {name} to be finite and above 0, got {value}")

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
@@ -54,12 +55,36 @@ def whole(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def _does_more_than_forward(model: nn.Module) -> bool:
-    return bool(model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model))
+    hooks = (model._forward_pre_hooks, model._forward_hooks, model._backward_pre_hooks, model._backward_hooks)
+    return any(hooks) or "forward" in vars(model)
 
 
 def output(model: nn.Module, x: Tensor) -> Tensor:
     """``model(x)``, checked to be a tensor with a batch dimension."""
-    return _check_output(model(x))
+    result: object = model(x)
+    if not isinstance(result, Tensor) or result.dim() == 0:
+        what = "a tensor without dimensions" if isinstance(result, Tensor) else type(result).__name__
+        raise InvalidTypeError(
+            f"expected the model to return a tensor of shape (N, ...), got {what}; wrap the model so that "
+            f"forward (and under, and upper) returns one tensor"
+        )
+    return result
+
+
+def _as_it_is(prediction: Tensor) -> Tensor:
+    return prediction
+
+
+class _Then(nn.Module):
+    """A model and what is done with its output, while its parameters and buffers are substituted."""
+
+    def __init__(self, model: nn.Module, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(output(self.model, x))
 
 
 def without_graph(model: nn.Module, x: Tensor) -> Tensor:
@@ -68,27 +93,52 @@ def without_graph(model: nn.Module, x: Tensor) -> Tensor:
     Not ``torch.no_grad``: under autocast, PyTorch before 2.10 then caches casts of the parameters without a graph, and
     the passes after it give no gradient.
     """
-    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return _check_output(functional_call(model, state, (constant(x),)))
+    state = {name: parameter.detach() for name, parameter in _parameters(model)}
+    return _substituted(model, state, constant(x), _as_it_is)
 
 
-def isolated(model: nn.Module, x: Tensor, *, frozen: bool, precise: bool = False) -> Tensor:
-    """``model(x)`` on copies of the buffers: it normalises as its mode says and leaves every buffer as it was.
+def isolated(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    frozen: bool,
+    precise: bool = False,
+    then: Callable[[Tensor], Tensor] = _as_it_is,
+) -> Tensor:
+    """``then(model(x))`` on copies of the buffers: it normalises as its mode says and leaves every buffer as it was.
 
     Args:
         model: Module or part of one.
         x: Its input.
         frozen: Take the parameters as constants, so that no graph is built for them and below ``x``.
         precise: Compute in float32 where the parameters, ``x`` or autocast say half precision.
+        then: What is made of the output. A backward pass through frozen parameters belongs here, where a model with
+            activation checkpoints recomputes with the same ones.
     """
-    state = {name: parameter.detach() if frozen else parameter for name, parameter in model.named_parameters()}
+    state = {name: parameter.detach() if frozen else parameter for name, parameter in _parameters(model)}
     state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with _no_buffer_made(model):
-        if not precise:
-            return _check_output(functional_call(model, state, (x,)))
+    autocast: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if precise:
         state = {name: _at_least_float32(tensor) for name, tensor in state.items()}
-        with torch.autocast(x.device.type, enabled=False):
-            return _check_output(functional_call(model, state, (_at_least_float32(x),)))
+        x = _at_least_float32(x)
+        autocast = torch.autocast(x.device.type, enabled=False)
+    with autocast, _no_buffer_made(model):
+        return _substituted(model, state, x, then)
+
+
+def _substituted(model: nn.Module, state: dict[str, Tensor], x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
+    inner = {f"model.{name}": tensor for name, tensor in state.items()}
+    result: Tensor = functional_call(_Then(model, then), inner, (x,))
+    return result
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    parameters = list(model.named_parameters())
+    if any(is_lazy(parameter) for _, parameter in parameters):
+        raise InvalidValueError(
+            "expected initialised parameters, got lazy ones that have no shape yet; run the model once on a batch first"
+        )
+    return parameters
 
 
 @contextlib.contextmanager
@@ -116,9 +166,12 @@ def input_gradient(model: nn.Module, x: Tensor, values: Callable[[Tensor], Tenso
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = _at_least_float32(constant(x)).requires_grad_()
+
+        def gradient_of(prediction: Tensor) -> Tensor:
+            return torch.autograd.grad(values(prediction).sum(), leaf, materialize_grads=True)[0]
+
         # A clone, because a model may start with an in-place operation.
-        total = values(isolated(model, leaf.clone(), frozen=True, precise=True)).sum()
-        (gradient,) = torch.autograd.grad(total, leaf, materialize_grads=True)
+        gradient = isolated(model, leaf.clone(), frozen=True, precise=True, then=gradient_of)
     if values_readable(gradient) and not gradient.isfinite().all():
         what = "x is finite, so look at the model's output" if bool(x.isfinite().all()) else "x is not finite"
         raise InvalidValueError(f"expected a finite gradient in x, got NaN or infinite entries: {what}")
@@ -137,16 +190,6 @@ def check_perturbable(x: Tensor) -> None:
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _check_output(result: object) -> Tensor:
-    if not isinstance(result, Tensor) or result.dim() == 0:
-        what = "a tensor without dimensions" if isinstance(result, Tensor) else type(result).__name__
-        raise InvalidTypeError(
-            f"expected the model to return a tensor of shape (N, ...), got {what}; wrap the model so that its forward "
-            f"returns the logits alone"
-        )
-    return result
 
 
 class Noise:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.errors import InvalidValueError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, Steering
 from adversarial_dropout.masks import adversarial_mask, flip_budget
 from adversarial_dropout.regularizers.base import check_values, constant
@@ -35,12 +35,13 @@ class Search:
         self._noise = noise
         self._layers = layers
         self._searched = torch.empty(0)
+        self.idle: str | None = None
+        """Why the last search could not flip anything, if so."""
 
     def under_pass(self, under: nn.Module, x: Tensor) -> Tensor:
         """Run ``under(x)``, which must not reach a layer."""
         self._enter("under")
-        activations: Tensor = under(x)
-        return activations
+        return output(under, x.clone())
 
     def base_pass(self, upper: nn.Module, h: Tensor) -> Tensor:
         """Run ``upper(h)`` under the base masks εˢ."""
@@ -52,21 +53,18 @@ class Search:
         self._enter("found")
         return output(upper, h.clone())
 
-    def find(self, upper: nn.Module, h: Tensor, target: Tensor, divergence: Divergence) -> Tensor:
+    def find(self, upper: nn.Module, h: Tensor, target: Tensor, divergence: Divergence) -> None:
         r"""Take :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ = 1 in all
         layers at once, then make each layer's mask with its own budget.
 
-        No graph is built for parameters or below ``h``; every buffer and every random stream is left as it was.
-
-        Returns:
-            Shape (N,), bool: the rows that flip nothing, because there the search pass repeats the target pass and J
-            would be rounding noise.
+        Rows in which the search pass repeats the target pass flip nothing: there J would be rounding noise. No graph is
+        built for parameters or below ``h``; every buffer and every random stream is left as it was.
         """
         target = constant(target)
-        with torch.inference_mode(False), torch.enable_grad(), self._noise.unchanged():
-            self._enter("ones")
-            self._searched = constant(h)
-            prediction = isolated(upper, self._searched, frozen=True)
+        self._enter("ones")
+        self._searched = constant(h)
+
+        def differentiate(prediction: Tensor) -> Tensor:
             reached = [(layer, steering) for layer, steering in self._layers if steering.ones is not None]
             if not reached:
                 raise InvalidValueError(
@@ -74,12 +72,21 @@ class Search:
                     "layer in forward (or upper)"
                 )
             values = check_values(divergence(target, prediction), prediction.shape[0])
+            if not values.requires_grad:
+                raise InvalidValueError(
+                    "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
+                    "look for detach(), item() or no_grad() in the divergence or in the model"
+                )
             ones = [steering.ones for _, steering in reached if steering.ones is not None]
             jacobians = torch.autograd.grad(values.sum(), ones, materialize_grads=True)
-        repeated = _repeated_rows(target, prediction.detach())
-        for (layer, steering), jacobian in zip(reached, jacobians, strict=True):
-            steering.found = _found_mask(layer, steering, jacobian, repeated)
-        return repeated
+            repeated = _repeated_rows(target, prediction.detach())
+            for (layer, steering), jacobian in zip(reached, jacobians, strict=True):
+                steering.found = _found_mask(layer, steering, jacobian, repeated)
+            self.idle = _why_idle(repeated, values.detach(), jacobians)
+            return prediction
+
+        with torch.inference_mode(False), torch.enable_grad(), self._noise.unchanged():
+            isolated(upper, self._searched, frozen=True, then=differentiate)
 
     def starts_at_a_layer(self) -> bool:
         """Whether a layer was given what the search pass was given, so that nothing is computed below it."""
@@ -108,6 +115,24 @@ def _found_mask(layer: AdversarialDropout, steering: Steering, jacobian: Tensor,
     if repeated.shape[0] != examples:
         repeated = repeated.all().expand(examples)
     return base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
+
+
+def _why_idle(repeated: Tensor, values: Tensor, jacobians: tuple[Tensor, ...]) -> str | None:
+    """What is to be warned of: the search pass repeats the target pass, or no unit matters."""
+    if not repeated.numel() or not values_readable(repeated):
+        return None
+    if repeated.all():
+        return (
+            "the search pass repeats the target pass, so there is no divergence to raise and no unit is flipped; give "
+            'the passes something to differ in: p > 0, noise in the model with noise="independent", or two views, '
+            "reg(model, view_2, target=model(view_1))"
+        )
+    if values.any() and not any(jacobian.any() for jacobian in jacobians):
+        return (
+            "the Jacobian is zero everywhere: the prediction does not depend on any unit, so none is flipped; look at "
+            "the weights and activations behind the AdversarialDropout layer"
+        )
+    return None
 
 
 def _repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ class SupervisedAdversarialDropout(Regularizer):
         InvalidValueError, InvalidTypeError: y missing or out of range, no layer in the model, activations or J not
             finite.
 
+    Warns:
+        AdversarialDropoutWarning: (once) nothing is flipped, because no unit matters; a budget of no flip.
+
     Example:
         >>> sadd = SupervisedAdversarialDropout()
         >>> loss = F.cross_entropy(model(x), y) + lam * sadd(model, x, y)
@@ -52,6 +55,7 @@ class SupervisedAdversarialDropout(Regularizer):
             under, upper = cut(model)
             h = search.under_pass(under, x)
             search.find(upper, h, y, on_labelled(self._divergence))
+            self.warn_once(search.idle)
             prediction = search.adversarial_pass(upper, h)
         return check_values(on_labelled(self._divergence)(y, prediction), prediction.shape[0])
 

@@ -1,12 +1,11 @@
 """VAdD: agreement with the network under its worst dropout mask, without labels."""
 
-import warnings
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.errors import AdversarialDropoutWarning, InvalidValueError, values_readable
+from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.layers import check_choice, steered
 from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values
 from adversarial_dropout.regularizers.passes import Noise, cut, whole
@@ -46,7 +45,8 @@ class VirtualAdversarialDropout(Regularizer):
             ``target=`` on a model that still has an under part.
 
     Warns:
-        AdversarialDropoutWarning: (once) the passes do not differ, so nothing is flipped; a budget of no flip.
+        AdversarialDropoutWarning: (once) nothing is flipped, because the passes do not differ or no unit matters; a
+            budget of no flip.
 
     Example:
         >>> vadd = VirtualAdversarialDropout(divergence="kl")
@@ -67,7 +67,6 @@ class VirtualAdversarialDropout(Regularizer):
         self.divergence = divergence
         self.noise = noise
         self.detach_target = detach_target
-        self._warned = False
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         given, shared = target is not None, self.noise == "shared"
@@ -83,10 +82,10 @@ class VirtualAdversarialDropout(Regularizer):
                     noise.rewind(above)
                 else:
                     h = search.under_pass(under, x)
-            repeated = search.find(upper, h, target, self._divergence)
+            search.find(upper, h, target, self._divergence)
             if given and shared and not search.starts_at_a_layer():
                 raise InvalidValueError(_SHARED_WITH_TARGET)
-            self._warn_of_repetition(repeated)
+            self.warn_once(search.idle)
             prediction = search.adversarial_pass(upper, h)
         if self.detach_target:
             target = target.detach()
@@ -96,18 +95,6 @@ class VirtualAdversarialDropout(Regularizer):
         return (
             f"divergence={self.divergence}, noise={self.noise}, detach_target={self.detach_target}, "
             f"{super().extra_repr()}"
-        )
-
-    def _warn_of_repetition(self, repeated: Tensor) -> None:
-        if self._warned or not repeated.numel() or not values_readable(repeated) or not repeated.all():
-            return
-        self._warned = True
-        warnings.warn(
-            "the search pass repeats the target pass, so there is no divergence to raise and no unit is flipped; give "
-            'the passes something to differ in: p > 0, noise in the model with noise="independent", or two views, '
-            "reg(model, view_2, target=model(view_1))",
-            AdversarialDropoutWarning,
-            stacklevel=2,
         )
 
 

@@ -1,0 +1,53 @@
+"""Measure how far the search moves trained models, against random flips of the same size.
+
+    python benchmarks/search_strength.py [FOLDER] [--record results/digits-100-search.json]
+
+FOLDER holds finished runs with their weights, as `adversarial-dropout demo` leaves them. Every run with virtual
+adversarial dropout is looked at, on all images of its evaluation part.
+"""
+
+import argparse
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, observe
+from adversarial_dropout.experiments.data import sources
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("results/digits-100"))
+    parser.add_argument("--record", type=Path, default=Path("results/digits-100-search.json"))
+    arguments = parser.parse_args()
+    seen: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for record in records.find_records(arguments.folder):
+        if not any(term.kind == "vadd" for term in record.config.terms):
+            continue
+        data = sources.load(record.config.data.name)
+        model = models.load(record.config.model, len(data.classes), record.folder / records.WEIGHTS)
+        rows = torch.tensor(records.read_json(record.folder / records.SPLIT)["evaluation"])
+        work = observe(model, data.pixels(rows), seed=record.config.seed)
+        figures = {name: getattr(work, name) for name in ("flips", "mean", "mean_of_largest", "mean_random")}
+        seen[record.config.method].append(figures)
+    means = {
+        method: {name: statistics.fmean(run[name] for run in runs) for name in runs[0]} for method, runs in seen.items()
+    }
+    content = {
+        "what": "mean KL divergence in nats between the predictions before and after flips; mean over runs",
+        "random_masks": RANDOM_MASKS,
+        "n": {method: len(runs) for method, runs in seen.items()},
+        "runs": means,
+        "every_run": seen,
+        "environment": records.environment(),
+    }
+    records.write_json(arguments.record, content)
+    for method, figures in means.items():
+        print(method, {name: round(value, 4) for name, value in figures.items()})
+
+
+if __name__ == "__main__":
+    main()
