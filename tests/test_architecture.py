@@ -19,8 +19,8 @@ FLOORS = (
     ("errors",),
     ("masks", "divergences"),
     ("layers",),
-    ("regularizers/base",),
     ("regularizers/passes",),
+    ("regularizers/base",),
     ("regularizers/search",),
     (
         "regularizers/adversarial_training",

@@ -128,7 +128,8 @@ def _is_labels(target: Tensor, prediction: Tensor) -> bool:
         low, high = int(target.min()), int(target.max())
         if low < 0 or high >= classes:
             raise InvalidValueError(
-                f"expected labels in [0, {classes}) for {classes} classes, got values from {low} to {high}"
+                f"expected labels in [0, {classes}) for {classes} classes, got values from {low} to {high}; count "
+                f"classes from 0, and mark rows without a label as -1 in a regulariser's y"
             )
     return True
 

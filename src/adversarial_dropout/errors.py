@@ -1,6 +1,7 @@
-"""The exceptions and the warning that this package raises, and when checks may read values."""
+"""The exceptions and the warning that this package raises, and the checks that several of its files make."""
 
 import difflib
+import numbers
 from collections.abc import Iterable
 
 import torch
@@ -39,5 +40,29 @@ def values_readable(tensor: Tensor) -> bool:
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """The end of an error message about an unknown name: the nearest valid one, or nothing if none is near."""
-    nearest = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.4)
+    nearest = difflib.get_close_matches(str(word).casefold(), list(choices), n=1, cutoff=0.4)
     return f'; did you mean "{nearest[0]}"?' if nearest else ""
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless ``value`` is one of ``choices``; offer the nearest."""
+    if value not in choices:
+        raise InvalidValueError(
+            f"expected {name} to be one of {', '.join(choices)}, got {value!r}{did_you_mean(value, choices)}"
+        )
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise unless ``value`` is a real number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, float | numbers.Real):
+        raise InvalidTypeError(f"expected {name} to be a number in [0, 1], got {value!r} ({type(value).__name__})")
+    if not 0 <= value <= 1:
+        raise InvalidValueError(f"expected {name} to be in [0, 1], got {value}; {name} is a fraction, not a percentage")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise unless ``value`` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, float | numbers.Real):
+        raise InvalidTypeError(f"expected {name} to be a number above 0, got {value!r} ({type(value).__name__})")
+    if not 0 < value < float("inf"):
+        raise InvalidValueError(f"expected {name} to be finite and above 0, got {value}")

@@ -14,10 +14,11 @@ from adversarial_dropout.errors import (
     AdversarialDropoutWarning,
     InvalidTypeError,
     InvalidValueError,
-    did_you_mean,
+    check_choice,
+    check_fraction,
     values_readable,
 )
-from adversarial_dropout.masks import check_fraction, sample_mask
+from adversarial_dropout.masks import sample_mask
 
 Granularity = Literal["element", "channel", "feature"]
 Rescale = Literal["inverted", "sum", "none"]
@@ -65,10 +66,10 @@ class AdversarialDropout(nn.Module):
         ``"feature"``.
 
     Training and evaluation:
-        In training a mask is drawn for each call and kept, detached, until the next one: the mask from which a
-        regulariser called with ``target=`` starts. It belongs to no ``state_dict``, copy or pickle. In evaluation the
-        layer is the identity, except under a search or a found mask: then εˢ is all ones and nothing is rescaled. An
-        example with no unit left gives zeros.
+        In training a mask is drawn for each call and kept, detached, until the next one: it is the mask from which a
+        regulariser called with ``target=`` starts, so ``target`` must come from the last training forward. It belongs
+        to no ``state_dict``, copy or pickle. In evaluation the layer is the identity, except under a search or a found
+        mask: then εˢ is all ones and nothing is rescaled. An example with no unit left gives zeros.
 
     Raises:
         InvalidValueError, InvalidTypeError: a setting out of range, or an input of the wrong shape or dtype.
@@ -183,12 +184,15 @@ class AdversarialDropout(nn.Module):
                 factors = factors / (1 - self.p)
             elif self.rescale == "sum":
                 left = mask.flatten(1).sum(dim=1) if mask.dim() > 1 else mask
-                units = torch.full_like(left, math.prod(mask.shape[1:]), dtype=torch.float64)
+                precision = torch.promote_types(h.dtype, torch.float32)
+                units = torch.full_like(left, math.prod(mask.shape[1:]), dtype=precision)
                 scale = units / left.clamp(min=1)
                 factors = factors * scale.to(h.dtype).view(-1, *(1,) * (mask.dim() - 1))
         return h * factors
 
     def _warn_of_lost_scale(self, mask: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
         if not self._warned_none and self.rescale == "none" and self.p > 0:
             self._warned_none = True
             warnings.warn(
@@ -210,14 +214,6 @@ class AdversarialDropout(nn.Module):
         state = self.__dict__.copy()
         state.update(_kept=None, _steering=None)
         return state
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise unless ``value`` is one of ``choices``; offer the nearest."""
-    if value not in choices:
-        raise InvalidValueError(
-            f"expected {name} to be one of {', '.join(choices)}, got {value!r}{did_you_mean(value, choices)}"
-        )
 
 
 def _is_checkpointed() -> bool:
@@ -260,7 +256,7 @@ def steered(model: nn.Module, *, reuse_kept: bool) -> Iterator[list[tuple[Advers
             "expected a model with an AdversarialDropout layer, found none; put one in front of the last layers, e.g. "
             "nn.Sequential(features, AdversarialDropout(p=0.5, delta=0.05), head)"
         )
-    seed = int(torch.randint(2**62, ()))
+    seed = int(torch.randint(2**62, (), device="cpu"))
     steerings = []
     before = [(layer, layer._steering) for layer in layers]
     try:

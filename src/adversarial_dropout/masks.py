@@ -15,20 +15,13 @@ from adversarial_dropout.errors import (
     AdversarialDropoutWarning,
     InvalidTypeError,
     InvalidValueError,
+    check_fraction,
     values_readable,
 )
 
 # δ·H counts as a whole number when it misses one by no more than this share: 0.29 · 100 is 29, not 28.999999999999996.
 _FLOAT_NOISE = 1e-12
 _BILLION = 10**9
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raise unless ``value`` is a real number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidTypeError(f"expected {name} to be a number in [0, 1], got {value!r} ({type(value).__name__})")
-    if not 0 <= value <= 1:
-        raise InvalidValueError(f"expected {name} to be in [0, 1], got {value}; {name} is a fraction, not a percentage")
 
 
 def sample_mask(
@@ -83,7 +76,7 @@ def flip_budget(delta: float, units: int) -> int:
         AdversarialDropoutWarning: ``delta`` > 0 allows no flip at all.
     """
     check_fraction("delta", delta)
-    if isinstance(units, bool) or not isinstance(units, numbers.Integral):
+    if isinstance(units, bool) or not isinstance(units, int | numbers.Integral):
         raise InvalidTypeError(f"expected units to be a whole number, got {units!r} ({type(units).__name__})")
     if units < 0:
         raise InvalidValueError(f"expected units to be 0 or more, got {units}")
@@ -145,7 +138,7 @@ def _check_search(mask: Tensor, jacobian: Tensor, max_flips: int) -> None:
         raise InvalidTypeError(f"expected mask to be bool or floating, got {mask.dtype}; use mask.bool()")
     if not jacobian.is_floating_point():
         raise InvalidTypeError(f"expected jacobian to be floating, got {jacobian.dtype}")
-    if isinstance(max_flips, bool) or not isinstance(max_flips, numbers.Integral):
+    if isinstance(max_flips, bool) or not isinstance(max_flips, int | numbers.Integral):
         raise InvalidTypeError(
             f"expected max_flips to be a whole number, got {max_flips!r}; flip_budget(delta, units) gives one"
         )

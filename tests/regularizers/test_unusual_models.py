@@ -1,10 +1,13 @@
 """Models that recompute, that have no shape yet, or on which the search has nothing to find."""
 
+import contextlib
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from adversarial_dropout import (
@@ -15,7 +18,7 @@ from adversarial_dropout import (
     VirtualAdversarialDropout,
 )
 
-from .recording import METHODS, batch, build
+from .recording import METHODS, batch, build, in_form
 
 
 class Checkpointed(nn.Module):
@@ -113,3 +116,110 @@ def test_a_sequential_with_a_backward_hook_stays_whole() -> None:
     net.model.register_full_backward_hook(lambda *_: fired.append(1))
     VirtualAdversarialDropout()(net.model, batch()[0].requires_grad_()).backward()
     assert fired
+
+
+class Wrapper(nn.Module):
+    """Passes attributes on to what it wraps, but computes something of its own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = 5 * self.inner(x)
+        return logits
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)  # type: ignore[no-any-return]
+
+
+def test_a_wrapper_that_passes_attributes_on_is_not_cut_through() -> None:
+    inner = in_form("methods", [nn.Linear(6, 10)], [AdversarialDropout(0.5, 0.3), nn.Linear(10, 3)]).double()
+    losses = []
+    for wrapped in (Wrapper(inner), nn.Sequential(Wrapper(inner), nn.Identity())):
+        torch.manual_seed(1)
+        losses.append(VirtualAdversarialDropout()(wrapped, batch()[0]).item())
+    torch.manual_seed(1)
+    assert losses[0] == losses[1] != VirtualAdversarialDropout()(inner, batch()[0]).item()
+
+
+def test_children_of_a_sequential_may_be_called_under_and_upper() -> None:
+    parts = OrderedDict(
+        under=nn.Linear(6, 10),
+        middle=nn.Sequential(nn.Linear(10, 10), nn.Tanh()),
+        upper=nn.Sequential(AdversarialDropout(0.5, 0.3), nn.Linear(10, 3)),
+    )
+    losses = []
+    for model in (nn.Sequential(parts), nn.Sequential(*parts.values())):
+        torch.manual_seed(1)
+        losses.append(VirtualAdversarialDropout()(model.double(), batch()[0]).item())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("method", ["sadd", "vat", "at", "vadd"])
+def test_cached_parametrizations_keep_their_gradients(method: str) -> None:
+    last = nn.utils.parametrizations.weight_norm(nn.Linear(10, 3))
+    model = nn.Sequential(nn.Linear(6, 10), AdversarialDropout(0.5, 0.3), last).double()
+    gradients = []
+    for cached in (False, True):
+        torch.manual_seed(1)
+        with parametrize.cached() if cached else contextlib.nullcontext():
+            loss = METHODS[method]()(model, *batch())
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for plain, kept in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, kept)
+
+
+def test_pi_without_noise_is_0_also_with_an_in_place_start() -> None:
+    model = nn.Sequential(nn.LeakyReLU(0.1, inplace=True), nn.Linear(6, 3)).double()
+    x = batch()[0]
+    before = x.clone()
+    assert METHODS["pi"]()(model, x).item() == 0
+    assert torch.equal(x, before)
+
+
+def test_a_shared_head_may_reorder_memory_but_not_compute() -> None:
+    h = torch.randn(5, 4, 3, 3).to(memory_format=torch.channels_last)
+    head = nn.Sequential(nn.Flatten(), AdversarialDropout(0.5, 0.3), nn.Linear(36, 3))
+    assert VirtualAdversarialDropout(noise="shared")(head, h, target=head(h)) > 0
+    noisy = nn.Sequential(nn.Dropout(0.5, inplace=True), AdversarialDropout(0.5, 0.3), nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(AdversarialDropoutError, match="reg\\(head, h, target=out\\)"):
+        VirtualAdversarialDropout(noise="shared")(noisy, h, target=noisy(h.clone()))
+
+
+def test_large_outputs_that_differ_are_searched() -> None:
+    model = nn.Sequential(nn.Linear(6, 10), AdversarialDropout(0.5, 0.3), nn.Linear(10, 3)).double()
+
+    def squared_error(target: Tensor, prediction: Tensor) -> Tensor:
+        return (target - prediction).square().sum(dim=1)
+
+    x = batch()[0]
+    model.eval()
+    nn.init.constant_(model[2].bias, 1000.0)  # type: ignore[arg-type]
+    target = model(x).detach() + 5e-4
+    values = VirtualAdversarialDropout(divergence=squared_error)(model, x, target=target)
+    assert values > 1e-3
+
+
+def test_a_target_is_a_tensor() -> None:
+    with pytest.raises(AdversarialDropoutError, match="expected target to be a tensor, got tuple; pass model"):
+        VirtualAdversarialDropout()(build().model, batch()[0], target=(torch.zeros(5, 3),))
+
+
+def test_integer_targets_of_another_form_belong_to_the_divergence() -> None:
+    def per_place(target: Tensor, prediction: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(prediction, target, reduction="none").mean(dim=1)
+
+    model = nn.Sequential(AdversarialDropout(0.5, 0.3), nn.Conv1d(4, 3, 1))
+    x, y = torch.randn(2, 4, 7), torch.randint(3, (2, 7))
+    assert SupervisedAdversarialDropout(divergence=per_place)(model, x, y) > 0
+
+
+def test_the_default_device_does_not_matter_to_the_seed() -> None:
+    model = build().model
+    x = batch()[0]
+    with torch.device("meta"):
+        assert VirtualAdversarialDropout()(model, x) > 0

@@ -4,9 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.errors import InvalidValueError, check_fraction
 from adversarial_dropout.layers import Granularity, Rescale
-from adversarial_dropout.masks import check_fraction
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode
 
 Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]

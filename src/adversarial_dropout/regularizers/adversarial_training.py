@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import cross_entropy
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_positive, on_labelled
+from adversarial_dropout.errors import check_positive
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled
 from adversarial_dropout.regularizers.passes import Noise, check_perturbable, input_gradient, isolated
 
 

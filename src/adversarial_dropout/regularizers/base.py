@@ -1,6 +1,5 @@
 """What all regularisers share: how they are called, what is checked, how values are reduced."""
 
-import numbers
 import warnings
 from abc import ABC, abstractmethod
 from typing import Literal, get_args
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.errors import AdversarialDropoutWarning, InvalidTypeError, InvalidValueError
-from adversarial_dropout.layers import check_choice, kept_masks
+from adversarial_dropout.errors import AdversarialDropoutWarning, InvalidTypeError, InvalidValueError, check_choice
+from adversarial_dropout.layers import kept_masks
+from adversarial_dropout.regularizers.passes import constant
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -45,7 +45,8 @@ class Regularizer(nn.Module, ABC):
             x: Batch, dimension 0 the examples.
             y: Labels, shape (N,), required by supervised methods and ignored by the others. Rows with -1 count as
                 unlabelled: they give 0 with ``reduction="none"`` and are left out of the mean.
-            target: Result of a pass already made, ``model(x)``, so that it is not computed again. Ignored by
+            target: Result of a pass already made, ``model(x)``, so that it is not computed again: the model's last
+                pass in training, because the search starts from the masks that its layers have kept. Ignored by
                 supervised methods.
 
         Returns:
@@ -59,6 +60,8 @@ class Regularizer(nn.Module, ABC):
             raise InvalidTypeError(
                 f"expected x to be a tensor, got {type(x).__name__}; wrap the model so that forward takes one tensor"
             )
+        if target is not None and not isinstance(target, Tensor):
+            raise InvalidTypeError(f"expected target to be a tensor, got {type(target).__name__}; pass model(x)")
         if self.supervised:
             y = self._check_labels(y)
         with kept_masks(model):
@@ -84,7 +87,7 @@ class Regularizer(nn.Module, ABC):
             raise InvalidValueError(f"{name} is supervised: expected labels, got y=None; call reg(model, x, y)")
         if not isinstance(y, Tensor):
             raise InvalidTypeError(f"expected y to be a tensor, got {type(y).__name__}; use torch.as_tensor(y)")
-        return constant(y)
+        return constant(y.long() if y.dtype == torch.uint8 else y)
 
     def _reduce(self, values: Tensor, y: Tensor | None) -> Tensor:
         if self.reduction == "none":
@@ -92,44 +95,35 @@ class Regularizer(nn.Module, ABC):
         total = values.sum()
         if self.reduction == "sum":
             return total
-        if y is None or y.is_floating_point():
+        if y is None or not _has_classes(y):
             return total / max(values.shape[0], 1)
         return total / (y != UNLABELLED).sum().clamp(min=1)
 
 
 def on_labelled(divergence: Divergence) -> Divergence:
-    """``divergence`` for integer labels among which -1 stands for an unlabelled row: there it is 0, and no gradient.
+    """``divergence`` for integer labels among which -1 stands for an unlabelled row: there it is 0, without gradient.
 
+    Targets of another form, as in regression, pass through.
     What stands in for the missing label must not reach the other rows, which it could through BatchNorm.
     """
 
     def values(y: Tensor, prediction: Tensor) -> Tensor:
-        if y.is_floating_point():
+        if not _has_classes(y):
             return divergence(y, prediction)
         if y.shape != prediction.shape[:1]:
             raise InvalidValueError(f"expected labels of shape ({prediction.shape[0]},), got {tuple(y.shape)}")
         labelled = y != UNLABELLED
-        found = check_values(divergence(y.where(labelled, torch.zeros_like(y)), prediction), prediction.shape[0])
+        found = check_per_example(divergence(y.where(labelled, torch.zeros_like(y)), prediction), prediction.shape[0])
         return found.where(labelled, torch.zeros_like(found))
 
     return values
 
 
-def constant(tensor: Tensor) -> Tensor:
-    """A copy of ``tensor`` without its graph, fit for a new one also where it was made in inference mode."""
-    with torch.inference_mode(False):
-        return tensor.detach().clone()
+def _has_classes(y: Tensor) -> bool:
+    return y.dim() == 1 and y.dtype != torch.bool and not y.is_floating_point()
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise unless ``value`` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidTypeError(f"expected {name} to be a number above 0, got {value!r} ({type(value).__name__})")
-    if not 0 < value < float("inf"):
-        raise InvalidValueError(f"expected {name} to be finite and above 0, got {value}")
-
-
-def check_values(values: Tensor, examples: int) -> Tensor:
+def check_per_example(values: Tensor, examples: int) -> Tensor:
     """``values`` if a divergence gave one for each example, else an error."""
     if not isinstance(values, Tensor) or values.shape != (examples,):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
-from adversarial_dropout.regularizers.base import constant
 
 
 class Part(nn.Module):
@@ -30,22 +30,29 @@ class Part(nn.Module):
 def cut(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Split ``model`` in front of its first AdversarialDropout layer into ``under`` and ``upper``.
 
-    A model that offers methods ``under`` and ``upper`` is split there, an ``nn.Sequential`` in front of the first
-    child that contains a layer, which is opened in its turn. Anything else, and a module whose call does more than its
-    ``forward`` (hooks, a ``forward`` patched into the instance), stays whole: ``under`` is empty.
+    An ``nn.Sequential`` is split in front of the first child that contains a layer, and such a child is opened in its
+    turn. A model whose class has methods ``under`` and ``upper``, or that has submodules of these names with all layers
+    in ``upper``, is split there. Anything else, and a module whose call does more than its ``forward`` (hooks, a
+    ``forward`` patched into the instance), stays whole: ``under`` is empty.
     """
-    if not _does_more_than_forward(model):
-        if callable(getattr(model, "under", None)) and callable(getattr(model, "upper", None)):
-            return Part(model, "under"), Part(model, "upper")
-        if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
-            children = list(model)
-            first = next((i for i, child in enumerate(children) if adversarial_layers(child)), None)
-            if first is not None:
-                below, above = children[:first], children[first + 1 :]
-                if isinstance(children[first], AdversarialDropout):
-                    return nn.Sequential(*below), nn.Sequential(*children[first:])
-                inner_under, inner_upper = cut(children[first])
-                return nn.Sequential(*below, inner_under), nn.Sequential(inner_upper, *above)
+    if _does_more_than_forward(model):
+        return whole(model)
+    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
+        children = list(model)
+        first = next((i for i, child in enumerate(children) if adversarial_layers(child)), None)
+        if first is None:
+            return whole(model)
+        below, above = children[:first], children[first + 1 :]
+        if isinstance(children[first], AdversarialDropout):
+            return nn.Sequential(*below), nn.Sequential(*children[first:])
+        inner_under, inner_upper = cut(children[first])
+        return nn.Sequential(*below, inner_under), nn.Sequential(inner_upper, *above)
+    # Looked up in the class: a wrapper that passes attributes on to what it wraps has a forward of its own.
+    if callable(getattr(type(model), "under", None)) and callable(getattr(type(model), "upper", None)):
+        return Part(model, "under"), Part(model, "upper")
+    under, upper = model._modules.get("under"), model._modules.get("upper")
+    if under is not None and upper is not None and adversarial_layers(upper) == adversarial_layers(model):
+        return under, upper
     return whole(model)
 
 
@@ -60,8 +67,11 @@ def _does_more_than_forward(model: nn.Module) -> bool:
 
 
 def output(model: nn.Module, x: Tensor) -> Tensor:
-    """``model(x)``, checked to be a tensor with a batch dimension."""
-    result: object = model(x)
+    """``model(x)``, checked to be a tensor with a batch dimension.
+
+    The model gets a copy of ``x``, because it may start with an in-place operation, and other passes need ``x`` too.
+    """
+    result: object = model(x.clone())
     if not isinstance(result, Tensor) or result.dim() == 0:
         what = "a tensor without dimensions" if isinstance(result, Tensor) else type(result).__name__
         raise InvalidTypeError(
@@ -128,8 +138,26 @@ def isolated(
 
 def _substituted(model: nn.Module, state: dict[str, Tensor], x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
     inner = {f"model.{name}": tensor for name, tensor in state.items()}
-    result: Tensor = functional_call(_Then(model, then), inner, (x,))
+    with _no_weight_cached():
+        result: Tensor = functional_call(_Then(model, then), inner, (x,))
     return result
+
+
+@contextlib.contextmanager
+def _no_weight_cached() -> Iterator[None]:
+    """Keep substituted weights out of the cache of ``torch.nn.utils.parametrize.cached()``, if it is on."""
+    before = parametrize._cache_enabled
+    parametrize._cache_enabled = 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = before
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """A copy of ``tensor`` without its graph, fit for a new one also where it was made in inference mode."""
+    with torch.inference_mode(False):
+        return tensor.detach().clone()
 
 
 def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -170,8 +198,7 @@ def input_gradient(model: nn.Module, x: Tensor, values: Callable[[Tensor], Tenso
         def gradient_of(prediction: Tensor) -> Tensor:
             return torch.autograd.grad(values(prediction).sum(), leaf, materialize_grads=True)[0]
 
-        # A clone, because a model may start with an in-place operation.
-        gradient = isolated(model, leaf.clone(), frozen=True, precise=True, then=gradient_of)
+        gradient = isolated(model, leaf, frozen=True, precise=True, then=gradient_of)
     if values_readable(gradient) and not gradient.isfinite().all():
         what = "x is finite, so look at the model's output" if bool(x.isfinite().all()) else "x is not finite"
         raise InvalidValueError(f"expected a finite gradient in x, got NaN or infinite entries: {what}")

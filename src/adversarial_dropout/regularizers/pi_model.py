@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example
 from adversarial_dropout.regularizers.passes import output
 
 
@@ -47,7 +47,7 @@ class PiModel(Regularizer):
         if self.detach_target:
             target = target.detach()
         prediction = output(model, x)
-        return check_values(self._divergence(target, prediction), prediction.shape[0])
+        return check_per_example(self._divergence(target, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:
         return f"divergence={self.divergence}, detach_target={self.detach_target}, {super().extra_repr()}"

@@ -10,11 +10,12 @@ from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import InvalidValueError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, Steering
 from adversarial_dropout.masks import adversarial_mask, flip_budget
-from adversarial_dropout.regularizers.base import check_values, constant
-from adversarial_dropout.regularizers.passes import Noise, isolated, output
+from adversarial_dropout.regularizers.base import check_per_example
+from adversarial_dropout.regularizers.passes import Noise, constant, isolated, output
 
-# Logits that agree to this, absolutely and relative to their size, come from passes that do not differ.
+# Logits that agree to this come from passes that do not differ; large ones, to two units in the last place besides.
 _AGREE = 1e-6
+_ROUNDING = 2
 
 
 class Search:
@@ -22,9 +23,6 @@ class Search:
 
     The stages follow the data: ``h = under(x)``; the target pass under the base masks εˢ; ``find``, one gradient at
     ε⁰ = 1 and one ranking per layer; the adversarial pass under the masks found.
-
-    Each pass gets a copy of ``h``, because ``upper`` may start with an in-place operation, and so may what follows the
-    layer where that is the identity.
 
     Args:
         noise: The model's random streams.
@@ -35,34 +33,36 @@ class Search:
         self._noise = noise
         self._layers = layers
         self._searched = torch.empty(0)
-        self.idle: str | None = None
-        """Why the last search could not flip anything, if so."""
 
     def under_pass(self, under: nn.Module, x: Tensor) -> Tensor:
         """Run ``under(x)``, which must not reach a layer."""
         self._enter("under")
-        return output(under, x.clone())
+        return output(under, x)
 
     def base_pass(self, upper: nn.Module, h: Tensor) -> Tensor:
         """Run ``upper(h)`` under the base masks εˢ."""
         self._enter("base")
-        return output(upper, h.clone())
+        return output(upper, h)
 
     def adversarial_pass(self, upper: nn.Module, h: Tensor) -> Tensor:
         """Run ``upper(h)`` under the masks found."""
         self._enter("found")
-        return output(upper, h.clone())
+        return output(upper, h)
 
-    def find(self, upper: nn.Module, h: Tensor, target: Tensor, divergence: Divergence) -> None:
+    def find(self, upper: nn.Module, h: Tensor, target: Tensor, divergence: Divergence) -> str | None:
         r"""Take :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ = 1 in all
         layers at once, then make each layer's mask with its own budget.
 
         Rows in which the search pass repeats the target pass flip nothing: there J would be rounding noise. No graph is
         built for parameters or below ``h``; every buffer and every random stream is left as it was.
+
+        Returns:
+            Why nothing at all could be flipped, if so: something to warn of.
         """
         target = constant(target)
         self._enter("ones")
         self._searched = constant(h)
+        idle: list[str | None] = []
 
         def differentiate(prediction: Tensor) -> Tensor:
             reached = [(layer, steering) for layer, steering in self._layers if steering.ones is not None]
@@ -71,7 +71,7 @@ class Search:
                     "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use the "
                     "layer in forward (or upper)"
                 )
-            values = check_values(divergence(target, prediction), prediction.shape[0])
+            values = check_per_example(divergence(target, prediction), prediction.shape[0])
             if not values.requires_grad:
                 raise InvalidValueError(
                     "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
@@ -82,17 +82,20 @@ class Search:
             repeated = _repeated_rows(target, prediction.detach())
             for (layer, steering), jacobian in zip(reached, jacobians, strict=True):
                 steering.found = _found_mask(layer, steering, jacobian, repeated)
-            self.idle = _why_idle(repeated, values.detach(), jacobians)
+            idle.append(_why_idle(repeated, values.detach(), jacobians))
             return prediction
 
         with torch.inference_mode(False), torch.enable_grad(), self._noise.unchanged():
             isolated(upper, self._searched, frozen=True, then=differentiate)
+        return idle[0]
 
     def starts_at_a_layer(self) -> bool:
         """Whether a layer was given what the search pass was given, so that nothing is computed below it."""
         start = self._searched
+        if not values_readable(start):
+            return True
         inputs = [steering.seen for _, steering in self._layers if steering.seen is not None]
-        return any(seen.data_ptr() == start.data_ptr() and seen.numel() == start.numel() for seen in inputs)
+        return any(seen.numel() == start.numel() and _same(seen, start) for seen in inputs)
 
     def _enter(self, stage: Literal["under", "base", "ones", "found"]) -> None:
         for _, steering in self._layers:
@@ -124,8 +127,8 @@ def _why_idle(repeated: Tensor, values: Tensor, jacobians: tuple[Tensor, ...]) -
     if repeated.all():
         return (
             "the search pass repeats the target pass, so there is no divergence to raise and no unit is flipped; give "
-            'the passes something to differ in: p > 0, noise in the model with noise="independent", or two views, '
-            "reg(model, view_2, target=model(view_1))"
+            'the passes something to differ in: p > 0 in training, noise in the model with noise="independent", or two '
+            "views, reg(model, view_2, target=model(view_1)). In evaluation mode every mask starts as all ones"
         )
     if values.any() and not any(jacobian.any() for jacobian in jacobians):
         return (
@@ -135,8 +138,13 @@ def _why_idle(repeated: Tensor, values: Tensor, jacobians: tuple[Tensor, ...]) -
     return None
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.flatten(), b.to(a.dtype).flatten())
+
+
 def _repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:
     if target.shape != prediction.shape or not target.is_floating_point():
         return prediction.new_zeros(prediction.shape[0], dtype=torch.bool)
-    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=_AGREE, atol=_AGREE)
+    rounding = _ROUNDING * torch.finfo(prediction.dtype).eps
+    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=rounding, atol=_AGREE)
     return close.reshape(close.shape[0], math.prod(close.shape[1:])).all(dim=1)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
 from adversarial_dropout.layers import steered
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values, on_labelled
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example, on_labelled
 from adversarial_dropout.regularizers.passes import Noise, cut
 from adversarial_dropout.regularizers.search import Search
 
@@ -15,7 +15,7 @@ class SupervisedAdversarialDropout(Regularizer):
     .. math:: D[g(y),\; f(x, \varepsilon^{adv})]
 
     with the mask that raises the linearised divergence to the labels the most, at most ``floor(δ·H)`` flips away from
-    a random one. What lies below the layer runs once.
+    a random one. What lies below the layer runs once, if the model can be cut.
 
     Args:
         divergence: ``"ce"``, ``"kl"`` (with labels the same), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
@@ -54,10 +54,9 @@ class SupervisedAdversarialDropout(Regularizer):
             search = Search(Noise(model, x), layers)
             under, upper = cut(model)
             h = search.under_pass(under, x)
-            search.find(upper, h, y, on_labelled(self._divergence))
-            self.warn_once(search.idle)
+            self.warn_once(search.find(upper, h, y, on_labelled(self._divergence)))
             prediction = search.adversarial_pass(upper, h)
-        return check_values(on_labelled(self._divergence)(y, prediction), prediction.shape[0])
+        return check_per_example(on_labelled(self._divergence)(y, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:
         return f"divergence={self.divergence}, {super().extra_repr()}"

@@ -5,9 +5,9 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.layers import check_choice, steered
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_values
+from adversarial_dropout.errors import InvalidValueError, check_choice
+from adversarial_dropout.layers import steered
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example
 from adversarial_dropout.regularizers.passes import Noise, cut, whole
 from adversarial_dropout.regularizers.search import Search
 
@@ -26,15 +26,17 @@ class VirtualAdversarialDropout(Regularizer):
     Args:
         divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
         noise: What *other* random things (dropout, Gaussian noise) do. ``"independent"``: target and adversarial pass
-            draw their own. ``"shared"``: all passes see the same; what lies below the layer runs once.
+            draw their own. ``"shared"``: all passes see the same; what lies below the layer runs once, if the model
+            can be cut.
         detach_target: Stop the gradient at the target. The paper's flows through both sides.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Call:
         ``reg(model, x, *, target=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C) (or to what the divergence
         takes) and contains at least one :class:`~adversarial_dropout.AdversarialDropout`. ``target`` is ``model(x)``
-        where that has been computed: the search then starts from the masks of that pass. With ``noise="shared"`` it
-        needs ``h`` as well: ``h = under(x); out = head(h); reg(head, h, target=out)``. Returns a scalar, or shape (N,).
+        where that has been computed, as the model's last training forward: the search then starts from its masks. With
+        ``noise="shared"`` it needs ``h`` as well: ``h = under(x); out = head(h); reg(head, h, target=out)``. Returns a
+        scalar, or shape (N,).
 
     Training and evaluation:
         Every pass runs in the model's own mode. Target and adversarial pass update BatchNorm as usual (two batches
@@ -82,14 +84,14 @@ class VirtualAdversarialDropout(Regularizer):
                     noise.rewind(above)
                 else:
                     h = search.under_pass(under, x)
-            search.find(upper, h, target, self._divergence)
+            idle = search.find(upper, h, target, self._divergence)
             if given and shared and not search.starts_at_a_layer():
                 raise InvalidValueError(_SHARED_WITH_TARGET)
-            self.warn_once(search.idle)
+            self.warn_once(idle)
             prediction = search.adversarial_pass(upper, h)
         if self.detach_target:
             target = target.detach()
-        return check_values(self._divergence(target, prediction), prediction.shape[0])
+        return check_per_example(self._divergence(target, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:
         return (

@@ -1,16 +1,18 @@
 """VAT: agreement with the network on the input moved in the direction that changes its prediction most."""
 
 import math
+import numbers
 
 import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_positive, check_values, constant
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, check_positive
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example
 from adversarial_dropout.regularizers.passes import (
     Noise,
     check_perturbable,
+    constant,
     input_gradient,
     isolated,
     without_graph,
@@ -63,7 +65,7 @@ class VirtualAdversarialTraining(Regularizer):
         check_positive("eps", eps)
         if xi is not None:
             check_positive("xi", xi)
-        if isinstance(steps, bool) or not isinstance(steps, int):
+        if isinstance(steps, bool) or not isinstance(steps, int | numbers.Integral):
             raise InvalidTypeError(f"expected steps to be a whole number, got {steps!r} ({type(steps).__name__})")
         if steps < 1:
             raise InvalidValueError(f"expected 1 or more power iterations, got steps={steps}")
@@ -89,12 +91,12 @@ class VirtualAdversarialTraining(Regularizer):
                 gradient = input_gradient(
                     model,
                     origin + xi * direction,
-                    lambda prediction: check_values(self._divergence(reference, prediction), prediction.shape[0]),
+                    lambda prediction: check_per_example(self._divergence(reference, prediction), prediction.shape[0]),
                 )
             direction = _normalised(gradient, otherwise=direction)
         perturbed = x + (self.eps * direction).to(x.dtype)
         prediction = isolated(model, perturbed, frozen=False)
-        return check_values(self._divergence(reference, prediction), prediction.shape[0])
+        return check_per_example(self._divergence(reference, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}, xi={self.xi}, steps={self.steps}, divergence={self.divergence}, {super().extra_repr()}"
