@@ -1,29 +1,30 @@
 """The command ``adversarial-dropout``: reads arguments, calls the rest, prints."""
 
 import dataclasses
-import itertools
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adversarial_dropout.errors import AdversarialDropoutError
+from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import (
     DataConfig,
     ExperimentConfig,
+    Kind,
     ModelConfig,
     Scale,
     TermConfig,
     TrainingConfig,
 )
+from adversarial_dropout.experiments.records import Record
 
 _REPORT = "report.html"
 
@@ -40,6 +41,11 @@ class Demo:
     """Folder of the runs and the report. What is finished there is not repeated."""
     jobs: int = os.cpu_count() or 1
     """Runs at a time, each on one core."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "jobs"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"expected {name} to be 1 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,24 +122,24 @@ def _parse(arguments: list[str]) -> Demo | Train | Presets | Report:
 
 
 def _train_defaults(arguments: list[str]) -> Train:
-    """The settings of the preset, method and scale that are asked for: what the options then override."""
-    named = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))[:2]
-    chosen, _ = tyro.cli(_Chosen, args=arguments, return_unknown_args=True, add_help=False)
-    preset, method = [*named, *(Train.preset, Train.method)[len(named) :]]
-    given = Train(preset=preset, method=method, scale=chosen.scale)
-    config = presets.get(given.preset, given.method, given.scale)
+    """The settings of the preset, method and scale that are asked for: what the options then override.
+
+    A first reading finds these three among the options of all kinds of terms.
+    """
+    every = Train(terms={kind: TermConfig(kind=kind) for kind in get_args(Kind)})
+    read = [argument for argument in arguments if argument not in ("-h", "--help")]
+    asked, _ = tyro.cli(Train, default=every, args=read, return_unknown_args=True)
+    config = presets.get(asked.preset, asked.method, asked.scale)
     return dataclasses.replace(
-        given,
+        every,
+        preset=asked.preset,
+        method=asked.method,
+        scale=asked.scale,
         data=config.data,
         model=config.model,
         training=config.training,
         terms={term.kind: term for term in config.terms},
     )
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    scale: Scale = "quick"
 
 
 def _demo(command: Demo, console: Console) -> None:
@@ -144,7 +150,7 @@ def _demo(command: Demo, console: Console) -> None:
     configs = [presets.get("digits-100", method, command.scale, seed) for seed in seeds for method in methods]
     with _progress(console) as progress:
         task = progress.add_task(f"0 of {len(configs)} runs", total=1.0)
-        run_grid(
+        found = run_grid(
             configs,
             command.out,
             jobs=command.jobs,
@@ -152,7 +158,7 @@ def _demo(command: Demo, console: Console) -> None:
                 task, completed=share, description=f"{done} of {len(configs)} runs"
             ),
         )
-    _show(command.out, command.out / _REPORT, console)
+    _show(found, command.out / _REPORT, console)
 
 
 def _train(command: Train, console: Console) -> None:
@@ -181,7 +187,7 @@ def _train(command: Train, console: Console) -> None:
         )
     part = record.final["evaluated_on"]
     console.print(f"{part} error {record.error:.2f} % after {config.training.epochs} epochs, {record.seconds:.1f} s")
-    console.print(f"record: {folder}", soft_wrap=True)
+    console.print(f"record: {folder}", soft_wrap=True, markup=False)
 
 
 def _presets(console: Console) -> None:
@@ -192,19 +198,18 @@ def _presets(console: Console) -> None:
 
 
 def _report(command: Report, console: Console) -> None:
-    _show(command.folder, command.out or command.folder / _REPORT, console)
+    _show(records.find_records(command.folder), command.out or command.folder / _REPORT, console)
 
 
-def _show(folder: Path, page: Path, console: Console) -> None:
+def _show(found: Sequence[Record], page: Path, console: Console) -> None:
     from adversarial_dropout.experiments.analysis import tables
     from adversarial_dropout.experiments.report.html import write_report
 
-    found = records.find_records(folder)
     order = [method for preset in presets.PRESETS.values() for method in preset.methods]
     for group in tables.summarise(found, order):
         console.print(tables.as_terminal(group))
     write_report(found, page, order)
-    console.print(f"report: {page}", soft_wrap=True)
+    console.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
 def _progress(console: Console) -> Progress:

@@ -10,6 +10,7 @@ from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMo
 
 Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
 DivergenceName = Literal["ce", "kl", "qe"]
+_LARGEST_SEED = 2**63 - 1
 Scale = Literal["tiny", "quick", "paper"]
 
 
@@ -124,7 +125,12 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
+        if self.seed > _LARGEST_SEED:
+            raise InvalidValueError(f"expected seed to be at most {_LARGEST_SEED}, got {self.seed}")
         _at_least("threads", self.threads, 1)
+        kinds = [term.kind for term in self.terms]
+        if len(set(kinds)) < len(kinds):
+            raise InvalidValueError(f"expected terms of different kinds, got {', '.join(kinds)}")
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain containers, as JSON keeps it."""

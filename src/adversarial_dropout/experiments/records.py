@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 import filelock
 import torch
 
-from adversarial_dropout.errors import AdversarialDropoutError, AdversarialDropoutWarning
+from adversarial_dropout.errors import AdversarialDropoutError, AdversarialDropoutWarning, InvalidValueError
 from adversarial_dropout.experiments.config import ExperimentConfig
 
 CONFIG = "config.json"
@@ -74,10 +75,10 @@ def write_bytes(path: Path, content: bytes, *, previous: Path | None = None) -> 
         previous: Name under which the file it replaces is kept.
 
     Raises:
-        RecordError: it cannot be written. What stood there stays.
+        RecordError: it cannot be written. What stood there stays, there or as ``previous``.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with beside.open("wb") as file:
@@ -93,7 +94,8 @@ def write_bytes(path: Path, content: bytes, *, previous: Path | None = None) -> 
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn errors of the operating system into a :class:`RecordError` that names ``path`` and the cause."""
     try:
         yield
     except OSError as error:
@@ -118,6 +120,13 @@ def write_metrics(folder: Path, rows: Sequence[Row]) -> None:
     write_bytes(folder / METRICS, text.getvalue().encode())
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove files that a killed process was writing; call it under the folder's lock."""
+    for path in folder.glob("*.tmp"):
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Work on a run's folder, alone: a second process waits. The lock ends with its process, however that ends.
@@ -125,7 +134,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RecordError: the folder cannot be made or written to.
     """
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
         lock.acquire()
@@ -141,10 +150,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: it is not there, not readable, or damaged.
     """
-    try:
+    with _undamaged(path):
         content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordError(f"cannot read {path}: {error}; delete its folder and repeat the run") from error
     return content
 
 
@@ -174,13 +181,30 @@ def read_record(folder: Path) -> Record:
         InvalidValueError: its config belongs to another version of the program.
     """
     final = read_json(folder / FINAL)
-    config = ExperimentConfig.from_dict(read_json(folder / CONFIG))
     try:
-        with (folder / METRICS).open(newline="") as file:
-            metrics = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError) as error:
-        raise RecordError(f"cannot read {folder / METRICS}: {error}; delete its folder and repeat the run") from error
-    return Record(folder=folder, config=config, metrics=metrics, final=final)
+        config = ExperimentConfig.from_dict(read_json(folder / CONFIG))
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{folder / CONFIG}: {error}") from error
+    with _undamaged(folder / METRICS), (folder / METRICS).open(newline="") as file:
+        metrics = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
+        if not metrics:
+            raise ValueError("no rows")
+    record = Record(folder=folder, config=config, metrics=metrics, final=final)
+    with _undamaged(folder / FINAL):
+        if not math.isfinite(record.error + record.seconds):
+            raise ValueError("error and seconds must be finite")
+        final["evaluated_on"], final["environment"]["packages"]
+    return record
+
+
+@contextlib.contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RecordError(
+            f"cannot read {path}: it is damaged or incomplete ({error!r}); delete its folder and repeat the run"
+        ) from error
 
 
 def find_records(folder: Path) -> list[Record]:

@@ -44,10 +44,12 @@ def learning_curves(group: Group) -> str:
     """Draw the error after each epoch, the mean over seeds."""
     with _figure(8, 4.2) as (figure, done):
         axes = figure.subplots()
+        lowest = math.inf
         for place, row in enumerate(group.rows):
-            runs = [record.metrics for record in group.records if record.config.method == row.method]
+            runs = [record.metrics for record in row.records]
             epochs = range(min(len(run) for run in runs))
             means = [statistics.fmean(run[epoch]["error"] for run in runs) for epoch in epochs]
+            lowest = min(lowest, *means)
             colour, marker = _style(place)
             axes.plot(
                 [epoch + 1 for epoch in epochs],
@@ -59,7 +61,8 @@ def learning_curves(group: Group) -> str:
                 markevery=max(1, len(means) // 10),
                 linewidth=1.4,
             )
-        axes.set_yscale("log")
+        if lowest > 0:
+            axes.set_yscale("log")
         axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         low, high = axes.get_ylim()
@@ -84,7 +87,7 @@ def masks_at_work(work: MasksAtWork, data: ImageData, rows: Tensor) -> str:
         for place, row in enumerate(rows):
             picture, units, bars = grid[place]
             picture.imshow(data.images[row].movedim(0, -1).cpu().numpy(), cmap="gray_r")
-            picture.set_title(f"a test image: {data.classes[int(data.labels[row])]}", fontsize=9)
+            picture.set_title(f"an image of {data.classes[int(data.labels[row])]}", fontsize=9)
             picture.set_axis_off()
             _draw_units(units, work.base[place], work.found[place])
             _draw_probabilities(bars, work, place, data.classes, with_legend=place == 0)
@@ -110,9 +113,10 @@ def _draw_probabilities(
     positions = np.arange(len(classes))
     random = work.after_random[:, place].numpy()
     axes.bar(positions - 0.27, work.before[place].numpy(), 0.25, color="#999999", label="under the random base mask")
-    axes.bar(positions, random.mean(axis=0), 0.25, color="#56B4E9", label="after random flips, as many (bar: range)")
-    low, high = random.mean(axis=0) - random.min(axis=0), random.max(axis=0) - random.mean(axis=0)
-    axes.errorbar(positions, random.mean(axis=0), yerr=[low, high], fmt="none", ecolor="#0072B2", capsize=2, lw=1)
+    mean, low, high = random.mean(axis=0), random.min(axis=0), random.max(axis=0)
+    reach = [(mean - low).clip(min=0), (high - mean).clip(min=0)]
+    axes.bar(positions, mean, 0.25, color="#56B4E9", label="after random flips, as many (bar: range)")
+    axes.errorbar(positions, mean, yerr=reach, fmt="none", ecolor="#0072B2", capsize=2, lw=1)
     axes.bar(positions + 0.27, work.after[place].numpy(), 0.25, color="#D55E00", label="after the flips of the search")
     axes.set_xticks(positions, classes)
     axes.set_ylim(0, 1)

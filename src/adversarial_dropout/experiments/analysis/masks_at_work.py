@@ -1,5 +1,6 @@
 """What the search finds in a trained model, against random flips of the same size."""
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import cast
@@ -89,8 +90,9 @@ def observe(model: nn.Module, images: Tensor, seed: int = 0) -> MasksAtWork:
     try:
         model.eval()
         layers[0].train()
-        with torch.random.fork_rng(), torch.no_grad(), steered(model, reuse_kept=False) as steerings:
+        with torch.random.fork_rng(), torch.no_grad(), contextlib.ExitStack() as stack:
             torch.manual_seed(seed)
+            steerings = stack.enter_context(steered(model, reuse_kept=False))
             search = Search(Noise(model, images), steerings)
             under, upper = cut(model)
             h = search.under_pass(under, images)

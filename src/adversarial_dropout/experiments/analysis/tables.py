@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from adversarial_dropout.experiments.config import differences
 from adversarial_dropout.experiments.records import Record
 
 BASELINES = ("pi", "vat")
@@ -18,7 +19,8 @@ class Row:
     """One method over its seeds.
 
     Attributes:
-        method: Its name.
+        method: Its name, and its settings where they are not the usual ones.
+        records: Its runs, one per seed.
         errors: Error in percent of each seed, last epoch.
         seconds: Mean wall time of a run.
         change: Mean error over that of plain training, minus 1; ``None`` without plain runs.
@@ -26,6 +28,7 @@ class Row:
     """
 
     method: str
+    records: tuple[Record, ...]
     errors: tuple[float, ...]
     seconds: float
     change: float | None
@@ -66,15 +69,13 @@ class Group:
         preset: Name of the preset.
         scale: Scale of its runs.
         evaluated_on: "test" or "validation".
-        rows: One per method, in the order of the records.
-        records: The runs behind them.
+        rows: One per method and settings.
     """
 
     preset: str
     scale: str
     evaluated_on: str
     rows: tuple[Row, ...]
-    records: tuple[Record, ...]
 
     @property
     def title(self) -> str:
@@ -94,23 +95,40 @@ def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Gr
         key = (record.config.preset, record.config.scale, record.final["evaluated_on"])
         groups.setdefault(key, []).append(record)
 
-    def rank(method: str) -> tuple[int, str]:
-        return (methods.index(method) if method in methods else len(methods), method)
+    def rank(label: str) -> tuple[int, str]:
+        method = label.split(" ", 1)[0]
+        return (methods.index(method) if method in methods else len(methods), label)
 
     summaries = []
     for (preset, scale, part), members in sorted(groups.items(), key=lambda item: item[0]):
-        names = sorted({record.config.method for record in members}, key=rank)
-        by_method = {name: [record for record in members if record.config.method == name] for name in names}
-        means = {name: statistics.fmean(record.error for record in runs) for name, runs in by_method.items()}
-        rows = tuple(_row(name, runs, means) for name, runs in by_method.items())
-        summaries.append(Group(preset, scale, part, rows, tuple(members)))
+        labels = _labels(members)
+        by_label = {label: [record for record, own in labels if own == label] for _, label in labels}
+        means = {label: statistics.fmean(record.error for record in runs) for label, runs in by_label.items()}
+        rows = tuple(_row(label, by_label[label], means) for label in sorted(by_label, key=rank))
+        summaries.append(Group(preset, scale, part, rows))
     return summaries
+
+
+def _labels(members: Sequence[Record]) -> list[tuple[Record, str]]:
+    """Name each run's row: its method, and where its settings are not the method's most frequent ones, the difference.
+
+    Runs with different settings are never averaged.
+    """
+    settings = {id(record): {**record.config.to_dict(), "seed": None} for record in members}
+    labels = []
+    for record in members:
+        rivals = [settings[id(other)] for other in members if other.config.method == record.config.method]
+        usual = max(rivals, key=rivals.count)
+        changed = differences(usual, settings[id(record)])
+        labels.append((record, " ".join([record.config.method, *([f"({'; '.join(changed)})"] if changed else [])])))
+    return labels
 
 
 def _row(method: str, runs: Sequence[Record], means: dict[str, float]) -> Row:
     plain = means.get("plain")
     return Row(
         method=method,
+        records=tuple(runs),
         errors=tuple(run.error for run in runs),
         seconds=statistics.fmean(run.seconds for run in runs),
         change=means[method] / plain - 1 if plain else None,

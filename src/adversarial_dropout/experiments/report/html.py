@@ -57,10 +57,14 @@ def write_report(found: Sequence[Record], path: Path, methods: Sequence[str] = (
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environments: list[dict[str, object]] = []
+    for record in found:
+        if record.final["environment"] not in environments:
+            environments.append(record.final["environment"])
     page = environment.get_template("report.html.j2").render(
         header=HEADER,
         sections=[_section(group) for group in summarise(found, methods)],
-        environment=found[0].final["environment"],
+        environments=environments,
         random_masks=RANDOM_MASKS,
     )
     records.write_bytes(path, page.encode())
@@ -83,9 +87,9 @@ def _section(group: Group) -> _Section:
 def _at_work(group: Group) -> _AtWork | None:
     """Look at a run of the best method with virtual adversarial dropout whose weights are kept, if there is one."""
     for row in sorted(group.rows, key=lambda row: row.mean):
-        for record in group.records:
+        for record in row.records:
             vadd = any(term.kind == "vadd" for term in record.config.terms) and record.config.model.p > 0
-            if vadd and record.config.method == row.method and (record.folder / records.WEIGHTS).exists():
+            if vadd and (record.folder / records.WEIGHTS).exists():
                 return _observe(record)
     return None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from adversarial_dropout.experiments.records import RecordError, RecordWarning, write_bytes
+from adversarial_dropout.experiments.records import RecordError, RecordWarning, write_bytes, writing
 
 _DIGEST = hashlib.sha256().digest_size
 NAME = "checkpoint.pt"
@@ -52,7 +52,8 @@ def load(folder: Path) -> dict[str, Any] | None:
             damaged.append(f"{path} ({error})")
             continue
         if damaged:
-            (folder / NAME).replace(folder / DAMAGED)
+            with writing(folder / DAMAGED):
+                (folder / NAME).replace(folder / DAMAGED)
             warnings.warn(
                 f"the checkpoint {damaged[0]} is damaged, and kept as {DAMAGED}; going on from the one before it, "
                 f"{path.name}, after epoch {state['epoch']}",
@@ -79,5 +80,12 @@ def _read(path: Path) -> dict[str, Any]:
     payload, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(payload).digest() != digest:
         raise _DamagedError("its digest does not match its content")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    except Exception as error:  # What torch raises here depends on what the file holds.
+        raise _DamagedError(
+            f"it holds something else than tensors and plain containers: {type(error).__name__}"
+        ) from error
+    if not isinstance(state, dict) or "epoch" not in state:
+        raise _DamagedError("it does not hold the state of a run")
     return state

@@ -73,6 +73,8 @@ def _cell(config: ExperimentConfig, folder: Path) -> str | None:
         loop.run(config, folder)
     except AdversarialDropoutError as error:
         return str(error)
+    except Exception as error:  # The other cells go on, whatever went wrong in this one.
+        return f"{type(error).__name__}: {error}"
     return None
 
 

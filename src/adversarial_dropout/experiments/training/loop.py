@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ Progress = Callable[[int, Row], None]
 
 
 class DivergedError(InvalidValueError):
-    """The loss of a run became NaN or infinite."""
+    """The loss of a run, or something in a step, became NaN or infinite."""
 
 
 def run(config: ExperimentConfig, folder: Path, progress: Progress | None = None) -> Record:
@@ -46,20 +46,23 @@ def run(config: ExperimentConfig, folder: Path, progress: Progress | None = None
         InvalidValueError: ``folder`` holds a run of another config; the difference is shown.
         DivergedError: the loss is no longer finite; the checkpoint of the epoch before stays.
     """
-    plain = config.to_dict()
-    with records.locked(folder):
-        if (folder / records.CONFIG).exists():
-            changed = differences(records.read_json(folder / records.CONFIG), plain)
-            if changed:
-                raise InvalidValueError(
-                    f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose "
-                    f"another folder with --out, or delete this one"
-                )
-        if records.is_finished(folder):
-            return records.read_record(folder)
-        with _threads(config.threads), torch.random.fork_rng():
-            _train(config, folder, progress)
-        return records.read_record(folder)
+    if not _finished(config, folder):
+        with records.locked(folder), _threads(config.threads), torch.random.fork_rng():
+            if not _finished(config, folder):  # Another process may have finished it meanwhile.
+                _train(config, folder, progress)
+    return records.read_record(folder)
+
+
+def _finished(config: ExperimentConfig, folder: Path) -> bool:
+    """Whether ``folder`` holds the finished run of ``config``; an error if it holds one of another."""
+    if (folder / records.CONFIG).exists():
+        changed = differences(records.read_json(folder / records.CONFIG), config.to_dict())
+        if changed:
+            raise InvalidValueError(
+                f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
+                f"folder with --out, or delete this one"
+            )
+    return records.is_finished(folder)
 
 
 def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) -> None:
@@ -67,21 +70,22 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
 
     started = time.monotonic()
     torch.manual_seed(config.seed)
-    data = sources.load(config.data.name)
+    accelerator = Accelerator()
+    data = sources.load(config.data.name).to(accelerator.device)
     split = make_split(data, config.data, config.seed)
+    model = models.build(config.model, len(data.classes))
+    objective: nn.Module = Objective(model, config.terms)
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+    order = torch.Generator().manual_seed(config.seed)
+
+    # Only now, so that a config that cannot be built does not occupy the folder.
+    records.remove_leftovers(folder)
     records.write_json(folder / records.CONFIG, config.to_dict())
     records.write_json(folder / records.SPLIT, split.to_dict())
 
-    accelerator = Accelerator()
-    data = data.to(accelerator.device)
-    model = models.build(config.model, len(data.classes))
-    objective = Objective(model, config.terms)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
-    order = torch.Generator().manual_seed(config.seed)
     rows: list[Row] = []
     seconds_before = 0.0
-
     state = checkpoint.load(folder)
     if state is not None:
         model.load_state_dict(state["model"])
@@ -91,31 +95,19 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
         rows = state["rows"]
         seconds_before = state["seconds"]
 
-    for epoch in range(len(rows), config.training.epochs):
-        optimizer.param_groups[0]["lr"] = config.training.learning_rate * ramp_down(
-            epoch, config.training.ramp_down, config.training.epochs
-        )
-        weight = ramp_up(epoch, config.training.ramp_up)
-        objective.train()
-        totals: dict[str, Tensor] = {}
-        steps = 0
-        for batch in _batches(data, split, config, order):
-            loss, values = objective(batch, weight)
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            optimizer.step()
-            steps += 1
-            for name, value in {"loss": loss.detach(), **values}.items():
-                totals[name] = totals.get(name, torch.zeros_like(value)) + value
-        means = {name: float(total) / steps for name, total in totals.items()}
-        if not all(math.isfinite(value) for value in means.values()):
+    training = config.training
+    for epoch in range(len(rows), training.epochs):
+        rate = training.learning_rate * ramp_down(epoch, min(training.ramp_down, training.epochs), training.epochs)
+        optimizer.param_groups[0]["lr"] = rate
+        weight = ramp_up(epoch, min(training.ramp_up, training.epochs))
+        try:
+            means = _epoch(objective, optimizer, accelerator.backward, _batches(data, split, config, order), weight)
+        except InvalidValueError as cause:
             raise DivergedError(
-                f"expected a finite loss, got {means} in epoch {epoch + 1} of {folder}; lower "
-                f"--training.learning-rate or the weight of a term"
-            )
-        row: Row = {"epoch": float(epoch + 1), **means, "error": error(model, data, split.evaluation)}
-        rows.append(row)
-        seconds = seconds_before + time.monotonic() - started
+                f"{cause}. This was in epoch {epoch + 1} of {folder}; lower --training.learning-rate or the weight of "
+                f"a term, with another --out"
+            ) from cause
+        rows.append({"epoch": float(epoch + 1), **means, "error": error(model, data, split.evaluation)})
         checkpoint.save(
             folder,
             {
@@ -125,12 +117,12 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
                 "order": order.get_state(),
                 "random": _random_state(),
                 "rows": rows,
-                "seconds": seconds,
+                "seconds": seconds_before + time.monotonic() - started,
             },
         )
         records.write_metrics(folder, rows)
         if progress is not None:
-            progress(epoch + 1, row)
+            progress(epoch + 1, rows[-1])
 
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     records.write_bytes(folder / records.WEIGHTS, safetensors.torch.save(weights))
@@ -142,6 +134,31 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
         "environment": records.environment(),
     }
     records.write_json(folder / records.FINAL, final)
+
+
+def _epoch(
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    backward: Callable[[Tensor], None],
+    batches: Iterable[Batch],
+    weight: float,
+) -> dict[str, float]:
+    """Train one epoch; return the mean over its steps of the loss and of each term before weighting."""
+    objective.train()
+    totals: dict[str, Tensor] = {}
+    steps = 0
+    for batch in batches:
+        loss, values = objective(batch, weight)
+        optimizer.zero_grad()
+        backward(loss)
+        optimizer.step()
+        steps += 1
+        for name, value in {"loss": loss.detach(), **values}.items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value
+    means = {name: float(total) / steps for name, total in totals.items()}
+    if not all(math.isfinite(value) for value in means.values()):
+        raise InvalidValueError(f"expected a finite loss, got {means}")
+    return means
 
 
 def error(model: nn.Module, data: ImageData, rows: Tensor) -> float:

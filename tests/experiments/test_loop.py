@@ -1,0 +1,231 @@
+"""One run: what it sees, what it leaves, what it leaves alone, and how it goes on."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.config import ModelConfig
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.records import Row
+from adversarial_dropout.experiments.training import checkpoint, loop
+from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
+
+from .runs import StoppedError, interrupt, small, trained
+
+
+@dataclasses.dataclass
+class Watch:
+    """What the objective was given, step by step."""
+
+    batches: list[Batch] = dataclasses.field(default_factory=list)
+    ramps: list[float] = dataclasses.field(default_factory=list)
+    initial: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    threads: set[int] = dataclasses.field(default_factory=set)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    seen = Watch()
+
+    class Watched(Objective):
+        def forward(self, batch: Batch, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
+            assert self.model.training
+            if not seen.batches:
+                seen.initial = {name: value.clone() for name, value in self.model.state_dict().items()}
+            seen.batches.append(batch)
+            seen.ramps.append(ramp)
+            seen.threads.add(torch.get_num_threads())
+            return super().forward(batch, ramp)
+
+    monkeypatch.setattr(loop, "Objective", Watched)
+    return seen
+
+
+def test_what_a_step_sees(watch: Watch, tmp_path: Path) -> None:
+    config = small("vadd-qe", epochs=1, steps=11)
+    loop.run(config, tmp_path)
+    data = sources.load("digits")
+    split = make_split(data, config.data, config.seed)
+
+    def keys(images: Tensor) -> list[bytes]:
+        return [image.numpy().tobytes() for image in images]
+
+    label_of = dict(zip(keys(data.pixels(split.labelled)), data.labels[split.labelled].tolist(), strict=True))
+    unlabelled = keys(data.pixels(split.unlabelled))
+    assert len(watch.batches) == 11
+    seen_labelled, seen_unlabelled = [], []
+    for batch in watch.batches:
+        assert batch.images.shape == (32, 1, 8, 8)
+        assert batch.unlabelled.shape == (128, 1, 8, 8)
+        assert [label_of[image] for image in keys(batch.images)] == batch.labels.tolist()
+        seen_labelled += keys(batch.images)
+        seen_unlabelled += keys(batch.unlabelled)
+    # One permutation after the other: each row once in every pass.
+    for number in range(3):
+        assert sorted(seen_labelled[100 * number : 100 * number + 100]) == sorted(label_of)
+    assert sorted(seen_unlabelled[:1297]) == sorted(unlabelled)
+    assert seen_labelled[:100] != seen_labelled[100:200], "each pass has an order of its own"
+
+
+def test_an_epoch_is_one_pass_if_nothing_else_is_said(watch: Watch, tmp_path: Path) -> None:
+    config = small(epochs=1)
+    loop.run(dataclasses.replace(config, training=dataclasses.replace(config.training, steps_per_epoch=None)), tmp_path)
+    assert len(watch.batches) == 1297 // 128
+
+
+def test_schedules_are_followed(watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small("pi", epochs=6, steps=1, learning_rate=2e-3)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, ramp_up=4, ramp_down=3))
+    rates: list[float] = []
+    real = torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *arguments: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return real(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    loop.run(config, tmp_path)
+    assert watch.ramps == [ramp_up(epoch, 4) for epoch in range(6)]
+    assert rates == [2e-3 * ramp_down(epoch, 3, 6) for epoch in range(6)]
+
+
+@pytest.mark.parametrize("validation", [0, 300])
+def test_the_error_is_that_of_the_weights_that_are_kept(validation: int, tmp_path: Path) -> None:
+    config = small("vadd-qe", validation=validation, steps=4)
+    record = loop.run(config, tmp_path)
+    data = sources.load("digits")
+    model = models.load(config.model, 10, tmp_path / records.WEIGHTS)
+    rows = make_split(data, config.data, config.seed).evaluation
+    assert len(rows) == (validation or 500)
+    with torch.no_grad():
+        wrong = (model(data.pixels(rows)).argmax(dim=1) != data.labels[rows]).sum()
+    assert record.error == pytest.approx(100 * int(wrong) / len(rows), rel=1e-12)
+    assert record.final["evaluated_on"] == ("validation" if validation else "test")
+
+
+@pytest.mark.parametrize("validation", [0, 300])
+def test_no_label_is_seen_that_should_not_be(validation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small("vadd-qe+vat", validation=validation)
+    data = sources.load("digits")
+    expected = trained(config, tmp_path / "expected")[records.WEIGHTS]
+    split = make_split(data, config.data, config.seed)
+    images, labels = torch.full_like(data.images, 9), torch.full_like(data.labels, 9)
+    images[split.unlabelled] = data.images[split.unlabelled]
+    labels[split.labelled] = data.labels[split.labelled]
+    # The rows are the same ones: the split looks at labels, so it is kept.
+    monkeypatch.setattr(loop, "make_split", lambda *arguments: split)
+    spoilt = dataclasses.replace(data, images=images, labels=labels)
+    monkeypatch.setattr(sources, "load", lambda name: spoilt)
+    assert trained(config, tmp_path / "spoilt")[records.WEIGHTS] == expected
+
+
+def test_a_split_does_not_depend_on_what_it_hides(tmp_path: Path) -> None:
+    data = sources.load("digits")
+    config = small().data
+    labels = data.labels.clone()
+    labels[data.test] = 0
+    spoilt = ImageData(data.images, labels, data.test, data.brightest, data.classes)
+    assert make_split(data, config, 3).to_dict() == make_split(spoilt, config, 3).to_dict()
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
+    config = small("vadd-qe+vat")
+    first = trained(config, tmp_path / "first")
+    torch.manual_seed(123)
+    torch.rand(7)
+    assert trained(config, tmp_path / "second") == first
+
+
+def test_other_seeds_differ_in_initialisation_split_and_order(watch: Watch, tmp_path: Path) -> None:
+    seen = []
+    for seed in (0, 1):
+        loop.run(small(seed=seed, epochs=1), tmp_path / str(seed))
+        seen.append((dict(watch.initial), watch.batches[0].unlabelled))
+        watch.batches.clear()
+    first, second = (json.loads((tmp_path / seed / records.SPLIT).read_text()) for seed in "01")
+    assert first["labelled"] != second["labelled"]
+    assert first["evaluation"] == second["evaluation"]
+    assert first["unlabelled"] == second["unlabelled"], "so that what differs next is the order"
+    assert not torch.equal(seen[0][1], seen[1][1])
+    for name, value in seen[0][0].items():
+        assert not torch.equal(value, seen[1][0][name]), f"{name} starts from the same values"
+
+
+@pytest.mark.parametrize("end", ["finished", "read", "stopped", "diverged"])
+def test_the_callers_randomness_and_threads_are_left_alone(end: str, watch: Watch, tmp_path: Path) -> None:
+    config = small("vadd-qe", epochs=2, learning_rate=1e30 if end == "diverged" else 3e-3)
+    if end == "read":
+        loop.run(config, tmp_path)
+    torch.manual_seed(5)
+    torch.rand(3)
+    before = torch.get_rng_state()
+    torch.set_num_threads(2)
+    try:
+        if end == "stopped":
+            interrupt(config, tmp_path, after=1)
+        elif end == "diverged":
+            with pytest.raises(InvalidValueError):
+                loop.run(config, tmp_path)
+        else:
+            loop.run(config, tmp_path)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert watch.threads == {1}, "the number of threads is the config's"
+
+
+def test_progress_is_told_each_epoch(tmp_path: Path) -> None:
+    told: list[tuple[int, Row]] = []
+    record = loop.run(small("vadd-qe"), tmp_path, lambda epoch, row: told.append((epoch, row)))
+    assert [epoch for epoch, _ in told] == [1, 2, 3]
+    assert [row for _, row in told] == record.metrics
+    for row in record.metrics:
+        assert row["loss"] >= row["ce"]
+
+
+def test_metrics_are_written_before_progress_is_told(tmp_path: Path) -> None:
+    def check(epoch: int, row: Row) -> None:
+        assert records.epochs_done(tmp_path) == epoch
+        state = checkpoint.load(tmp_path)
+        assert state is not None
+        assert state["epoch"] == epoch
+        if epoch == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        loop.run(small(), tmp_path, check)
+
+
+def test_weights_are_a_plain_file_of_tensors(tmp_path: Path) -> None:
+    config = small(epochs=1)
+    loop.run(config, tmp_path)
+    weights = safetensors.torch.load_file(tmp_path / records.WEIGHTS)
+    expected = models.build(config.model, 10).state_dict()
+    assert {name: value.shape for name, value in weights.items()} == {n: v.shape for n, v in expected.items()}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_the_error_leaves_the_mode(training: bool) -> None:
+    data = sources.load("digits")
+    model = models.build(ModelConfig(), 10).train(training)
+    rows = torch.arange(50)
+    before = torch.get_rng_state()
+    measured = loop.error(model, data, rows)
+    assert all(module.training is training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), before), "evaluation draws nothing"
+    model.eval()
+    with torch.no_grad():
+        right = sum(int(model(data.pixels(row.view(1))).argmax()) == int(data.labels[row]) for row in rows)
+    assert measured == pytest.approx(100 - 2 * right)

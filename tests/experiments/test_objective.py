@@ -1,0 +1,160 @@
+"""The loss of a step: cross-entropy plus weighted terms, each on the images that are its own."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adversarial_dropout import (
+    AdversarialTraining,
+    EntropyMinimization,
+    PiModel,
+    SupervisedAdversarialDropout,
+    VirtualAdversarialDropout,
+    VirtualAdversarialTraining,
+)
+from adversarial_dropout.experiments import models
+from adversarial_dropout.experiments.config import ModelConfig, TermConfig
+from adversarial_dropout.experiments.training.objective import Batch, Objective, build_regularizer
+from adversarial_dropout.regularizers.base import Regularizer
+
+
+class Square(Regularizer):
+    """A term that is easily computed by hand: the mean square of the logits. It keeps what it was given."""
+
+    def __init__(self, *, supervised: bool) -> None:
+        super().__init__()
+        self.supervised = supervised
+        self.given: list[tuple[Tensor, Tensor | None]] = []
+
+    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+        self.given.append((x, y))
+        return square(model, x)
+
+
+def square(model: nn.Module, x: Tensor) -> Tensor:
+    logits: Tensor = model(x)
+    return logits.square().mean(dim=1)
+
+
+def batch() -> Batch:
+    return Batch(torch.rand(6, 5), torch.tensor([0, 1, 2, 0, 1, 2]), torch.rand(9, 5))
+
+
+def objective(terms: tuple[TermConfig, ...], stubs: tuple[Square, ...]) -> Objective:
+    made = Objective(nn.Linear(5, 3).double(), terms)
+    made.regularizers = nn.ModuleList(stubs)
+    return made.double()
+
+
+def doubled(images: Batch) -> Batch:
+    return Batch(images.images.double(), images.labels, images.unlabelled.double())
+
+
+@pytest.mark.parametrize("ramp", [0.0, 0.3, 1.0])
+def test_loss_and_gradient(ramp: float) -> None:
+    terms = (
+        TermConfig(kind="sadd", weight=2.0),
+        TermConfig(kind="pi", weight=30.0),
+        TermConfig(kind="entmin", weight=0.5, ramp=False),
+    )
+    made = objective(terms, (Square(supervised=True), Square(supervised=False), Square(supervised=False)))
+    step = doubled(batch())
+    loss, values = made(step, ramp)
+    gradients = torch.autograd.grad(loss, list(made.model.parameters()))
+
+    weight, bias = (parameter.detach().clone().requires_grad_() for parameter in made.model.parameters())
+    logits, others = step.images @ weight.T + bias, step.unlabelled @ weight.T + bias
+    entropy = (logits.logsumexp(1) - logits[torch.arange(6), step.labels]).sum() / 6
+    labelled, unlabelled = logits.pow(2).sum() / 18, others.pow(2).sum() / 27
+    by_hand = entropy + 2.0 * ramp * labelled + 30.0 * ramp * unlabelled + 0.5 * unlabelled
+    torch.testing.assert_close(loss, by_hand, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients, torch.autograd.grad(by_hand, (weight, bias)), rtol=1e-10, atol=1e-14)
+    expected = {"ce": entropy, "sadd": labelled, "pi": unlabelled, "entmin": unlabelled}
+    assert values.keys() == expected.keys()
+    for name, value in values.items():
+        assert not value.requires_grad, "values are for the record"
+        torch.testing.assert_close(value, expected[name].detach(), rtol=1e-12, atol=0)
+
+
+def test_who_sees_what() -> None:
+    supervised, unsupervised = Square(supervised=True), Square(supervised=False)
+    step = doubled(batch())
+    objective((TermConfig(kind="sadd"), TermConfig(kind="pi")), (supervised, unsupervised))(step, 1.0)
+    ((images, labels),) = supervised.given
+    assert images is step.images
+    assert labels is not None
+    assert torch.equal(labels, step.labels)
+    ((others, none),) = unsupervised.given
+    assert others is step.unlabelled
+    assert none is None
+
+
+def test_plain_is_cross_entropy_alone() -> None:
+    made = Objective(nn.Linear(5, 3), ())
+    step = batch()
+    loss, values = made(step, 1.0)
+    torch.testing.assert_close(loss, F.cross_entropy(made.model(step.images), step.labels))
+    assert list(values) == ["ce"]
+
+
+@pytest.mark.parametrize("kind", ["at", "vat", "pi", "sadd", "vadd", "entmin"])
+@pytest.mark.parametrize("ramp", [True, False])
+def test_each_kind_on_the_network(kind: Any, ramp: bool) -> None:
+    term = TermConfig(kind=kind, weight=3.0, divergence="kl", eps=0.5, ramp=ramp)
+    made = Objective(models.build(ModelConfig(), 10), (term,))
+    step = Batch(torch.rand(4, 1, 8, 8), torch.tensor([1, 2, 3, 4]), torch.rand(5, 1, 8, 8))
+    loss, values = made(step, 0.25)
+    factor = 0.25 if ramp else 1.0
+    assert float(values[kind]) > 0
+    assert loss.item() == pytest.approx(float(values["ce"]) + 3.0 * factor * float(values[kind]), rel=1e-5)
+    loss.backward()
+    assert all(p.grad is not None and math.isfinite(float(p.grad.sum())) for p in made.parameters())
+
+
+def test_a_weight_of_zero_leaves_the_gradient_of_plain() -> None:
+    model = nn.Linear(5, 3)
+    step = batch()
+    gradients = []
+    for terms in ((), (TermConfig(kind="entmin", weight=0.0),)):
+        loss, _ = Objective(model, terms)(step, 1.0)
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "settings"),
+    [
+        ("at", AdversarialTraining, {"eps": 0.7}),
+        ("vat", VirtualAdversarialTraining, {"eps": 0.7, "divergence": "qe"}),
+        ("pi", PiModel, {"divergence": "qe"}),
+        ("sadd", SupervisedAdversarialDropout, {"divergence": "qe"}),
+        ("vadd", VirtualAdversarialDropout, {"divergence": "qe", "noise": "shared"}),
+        ("entmin", EntropyMinimization, {}),
+    ],
+)
+def test_settings_are_passed_on(kind: Any, made: type[Regularizer], settings: dict[str, object]) -> None:
+    term = TermConfig(kind=kind, divergence="qe", eps=0.7, noise="shared")
+    regularizer = build_regularizer(term)
+    assert type(regularizer) is made
+    assert regularizer.reduction == "mean"
+    assert {name: getattr(regularizer, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize("divergence", ["ce", "kl", "qe"])
+def test_every_divergence(divergence: Any) -> None:
+    for kind in ("vat", "pi", "sadd", "vadd"):
+        regularizer = build_regularizer(TermConfig(kind=kind, divergence=divergence))
+        assert regularizer.divergence == divergence
+
+
+def test_the_model_is_trained_through_the_objective() -> None:
+    made = Objective(models.build(ModelConfig(), 10), (TermConfig(kind="vadd"),))
+    made.train()
+    assert all(module.training for module in made.modules())
+    made.eval()
+    assert not any(module.training for module in made.model.modules())
+    assert list(made.parameters()) == list(made.model.parameters()), "the terms have no parameters of their own"
