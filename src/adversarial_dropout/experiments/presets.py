@@ -34,6 +34,18 @@ class Preset:
     make: Callable[[str, Scale, int], ExperimentConfig]
 
 
+METHODS = {
+    "plain": "cross-entropy on the labelled images alone",
+    "at": "AT: right on images moved along the sign of their gradient",
+    "pi": "Π-model: agreement of two passes with their own noise",
+    "vat": "VAT: agreement with itself on the worst small move of an image",
+    "sadd": "SAdD: right on the labelled images under the worst dropout mask",
+    "vadd-kl": "VAdD: agreement with itself under the worst dropout mask, by KL divergence",
+    "vadd-qe": "VAdD by quadratic error",
+}
+"""What each method asks of the network; "a+b" is the sum of two."""
+
+
 def get(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> ExperimentConfig:
     """Build the config of a preset.
 

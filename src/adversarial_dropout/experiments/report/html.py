@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import torch
 
-from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments import models, presets, records
 from adversarial_dropout.experiments.analysis import figures
 from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe
 from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
@@ -38,6 +38,7 @@ class _AtWork:
 @dataclass(frozen=True)
 class _Section:
     group: Group
+    methods: dict[str, str]
     errors: _Picture
     curves: _Picture
     at_work: _AtWork | None
@@ -73,8 +74,10 @@ def write_report(found: Sequence[Record], path: Path, methods: Sequence[str] = (
 def _section(group: Group) -> _Section:
     best = min(group.rows, key=lambda row: row.mean)
     listed = ", ".join(f"{row.method} {row.mean:.2f}" for row in group.rows)
+    parts = {part for row in group.rows for part in row.method.split(" ")[0].split("+")}
     return _Section(
         group=group,
+        methods={name: asked for name, asked in presets.METHODS.items() if name in parts},
         errors=_Picture(figures.errors(group), f"Errors in percent by method: {listed}. Lowest: {best.method}."),
         curves=_Picture(
             figures.learning_curves(group),
