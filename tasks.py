@@ -38,7 +38,7 @@ def run(*command: str) -> None:
 
 def demo(*options: str) -> None:
     """Train every method on digits with 100 labels, print the table, write runs/demo/report.html."""
-    run(PYTHON, "-m", "adversarial_dropout.experiments.cli", "demo", *options)
+    run(PYTHON, "-m", "adversarial_dropout.experiments", "demo", *options)
 
 
 def test(*options: str) -> None:

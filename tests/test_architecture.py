@@ -40,6 +40,7 @@ FLOORS = (
     ("experiments/training/", "experiments/analysis/"),
     ("experiments/report/",),
     ("experiments/cli",),
+    ("experiments/__main__",),
 )
 MAY_IMPORT_NEIGHBOURS = ("experiments/training/", "experiments/analysis/", "experiments/report/")
 

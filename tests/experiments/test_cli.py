@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,12 @@ def test_folders_with_brackets_are_printed_as_they_are(
     assert f"record: {record.folder}" in capsys.readouterr().out
     cli.main(["report", str(out)])
     assert f"report: {out / 'report.html'}" in capsys.readouterr().out
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adversarial_dropout.experiments import __main__
+
+    monkeypatch.delitem(sys.modules, "adversarial_dropout.experiments.cli", raising=False)
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    with pytest.raises(SystemExit, match=r"the command needs tyro; pip install 'adversarial-dropout\[experiments\]'"):
+        __main__.main()
