@@ -31,7 +31,10 @@ def setup() -> None:
 
 
 def run(*command: str) -> None:
-    result = subprocess.run(command, cwd=ROOT, check=False)
+    try:
+        result = subprocess.run(command, cwd=ROOT, check=False)
+    except KeyboardInterrupt:
+        sys.exit(130)
     if result.returncode:
         sys.exit(result.returncode if result.returncode > 0 else 1)
 
@@ -46,8 +49,10 @@ def test(*options: str) -> None:
     run(PYTHON, "-m", "pytest", *(options or ("-n", "auto")))
 
 
-def check() -> None:
+def check(*options: str) -> None:
     """Lint, formatting, types."""
+    if options:
+        sys.exit(f"error: check takes no options, got {' '.join(options)}")
     run(PYTHON, "-m", "ruff", "check", ".")
     run(PYTHON, "-m", "ruff", "format", "--check", ".")
     run(PYTHON, "-m", "mypy")
@@ -58,9 +63,9 @@ def mutants(*options: str) -> None:
     run(PYTHON, "tests/mutants.py", *options)
 
 
-def docs() -> None:
+def docs(*options: str) -> None:
     """Write the tables of README and docs anew from the records under results/."""
-    run(PYTHON, "docs/tables.py")
+    run(PYTHON, "docs/tables.py", *options)
 
 
 TASKS = {task.__name__: task for task in (demo, test, check, mutants, docs)}

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig, TermConfig
 from adversarial_dropout.experiments.presets import digits_100
 from adversarial_dropout.experiments.training.grid import run_grid

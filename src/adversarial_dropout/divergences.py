@@ -118,6 +118,7 @@ def _is_labels(target: Tensor, prediction: Tensor) -> bool:
         if target.shape != prediction.shape:
             raise InvalidValueError(
                 f"expected target logits of the prediction's shape {(n, classes)}, got {tuple(target.shape)}"
+                f"{'; labels must be integers: pass y.long()' if target.shape[:1] == (n,) else ''}"
             )
         return False
     if target.dtype == torch.bool or target.is_complex():

@@ -19,6 +19,10 @@ class InvalidValueError(AdversarialDropoutError, ValueError):
     """An argument has the right type and a value, shape or range that cannot be used."""
 
 
+class NonFiniteError(InvalidValueError):
+    """Something computed is NaN or infinite where it must be finite."""
+
+
 class InvalidTypeError(AdversarialDropoutError, TypeError):
     """An argument has a type or a dtype that cannot be used."""
 

@@ -15,6 +15,7 @@ from adversarial_dropout.errors import (
     AdversarialDropoutWarning,
     InvalidTypeError,
     InvalidValueError,
+    NonFiniteError,
     check_fraction,
     values_readable,
 )
@@ -154,7 +155,7 @@ def _check_search(mask: Tensor, jacobian: Tensor, max_flips: int) -> None:
         raise InvalidValueError(f"expected mask and jacobian on one device, got {mask.device} and {jacobian.device}")
     if values_readable(jacobian) and not jacobian.isfinite().all():
         row, unit = (~jacobian.isfinite()).nonzero()[0].tolist()
-        raise InvalidValueError(
+        raise NonFiniteError(
             f"expected a finite jacobian, got {jacobian[row, unit].item()} at example {row}, unit {unit}"
         )
     if mask.is_floating_point() and values_readable(mask) and not ((mask == 0) | (mask == 1)).all():

@@ -11,6 +11,8 @@ def main() -> None:
         if error.name is None or error.name.startswith("adversarial_dropout"):
             raise
         sys.exit(f"error: the command needs {error.name}; pip install 'adversarial-dropout[experiments]'")
+    except KeyboardInterrupt:
+        sys.exit(130)
     run()
 
 

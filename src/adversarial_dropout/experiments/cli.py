@@ -1,6 +1,7 @@
 """The command ``adversarial-dropout``: reads arguments, calls the rest, prints."""
 
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -88,6 +89,9 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit with 2 after an error of the user's, 1 after another, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # A terminal without Greek letters still shows the rest.
     console = Console()
     try:
         match _parse(arguments):

@@ -161,16 +161,27 @@ class ExperimentConfig:
             ) from error
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Where two plain configs differ, one line ``name: old → new`` each."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {before} → {after}")
-    return lines
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Where two plain configs differ, one line ``name: old → new`` each; a term is named by its kind."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{name}: {before.get(name)} → {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        if name == "terms" and isinstance(value, list):
+            value = {term.get("kind"): term for term in value}
+            flat[f"{prefix}terms"] = "+".join(str(kind) for kind in value)
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _at_least(name: str, value: int, least: int) -> None:

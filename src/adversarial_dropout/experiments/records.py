@@ -105,9 +105,9 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 1) -> None:
     """Write ``content`` as JSON; see :func:`write_bytes`."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=indent) + "\n").encode())
 
 
 def write_metrics(folder: Path, rows: Sequence[Row]) -> None:
@@ -151,7 +151,9 @@ def read_json(path: Path) -> dict[str, Any]:
         RecordError: it is not there, not readable, or damaged.
     """
     with _undamaged(path):
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: object = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"expected an object, got {type(content).__name__}")
     return content
 
 
@@ -187,13 +189,14 @@ def read_record(folder: Path) -> Record:
         raise InvalidValueError(f"{folder / CONFIG}: {error}") from error
     with _undamaged(folder / METRICS), (folder / METRICS).open(newline="") as file:
         metrics = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
-        if not metrics:
-            raise ValueError("no rows")
-    record = Record(folder=folder, config=config, metrics=metrics, final=final)
     with _undamaged(folder / FINAL):
+        record = Record(folder=folder, config=config, metrics=metrics, final=final)
         if not math.isfinite(record.error + record.seconds):
             raise ValueError("error and seconds must be finite")
-        final["evaluated_on"], final["environment"]["packages"]
+        final["evaluated_on"], [final["environment"][name] for name in _ENVIRONMENT]
+    with _undamaged(folder / METRICS):
+        if len(metrics) != config.training.epochs or metrics[-1] != final["metrics"]:
+            raise ValueError(f"expected {config.training.epochs} rows, the last one as in {FINAL}")
     return record
 
 
@@ -203,7 +206,8 @@ def _undamaged(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise RecordError(
-            f"cannot read {path}: it is damaged or incomplete ({error!r}); delete its folder and repeat the run"
+            f"cannot read {path}: it is damaged or incomplete ({error!r}); delete this file and give the command "
+            f"of the run again"
         ) from error
 
 
@@ -219,6 +223,9 @@ def find_records(folder: Path) -> list[Record]:
             f"no finished run below {folder}; train one with `adversarial-dropout train`, or name another folder"
         )
     return [read_record(path) for path in folders]
+
+
+_ENVIRONMENT = ("python", "packages", "system", "processor", "cores", "gpu", "commit")
 
 
 @functools.cache
@@ -246,13 +253,16 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that the package runs from, with "+" if it was changed; ``None`` outside of one."""
+    """Commit of the checkout that the package runs from, with "+" if the package was changed; ``None`` elsewhere."""
+    package = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=package, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "*.py") else "")
+        git("ls-files", "--error-unmatch", "errors.py")  # A package that is installed inside another repository is not.
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

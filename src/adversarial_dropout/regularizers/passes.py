@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, values_readable
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 
 
@@ -201,7 +201,7 @@ def input_gradient(model: nn.Module, x: Tensor, values: Callable[[Tensor], Tenso
         gradient = isolated(model, leaf, frozen=True, precise=True, then=gradient_of)
     if values_readable(gradient) and not gradient.isfinite().all():
         what = "x is finite, so look at the model's output" if bool(x.isfinite().all()) else "x is not finite"
-        raise InvalidValueError(f"expected a finite gradient in x, got NaN or infinite entries: {what}")
+        raise NonFiniteError(f"expected a finite gradient in x, got NaN or infinite entries: {what}")
     return gradient
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.errors import InvalidValueError, values_readable
+from adversarial_dropout.errors import InvalidValueError, NonFiniteError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, Steering
 from adversarial_dropout.masks import adversarial_mask, flip_budget
 from adversarial_dropout.regularizers.base import check_per_example
@@ -111,10 +111,10 @@ def _found_mask(layer: AdversarialDropout, steering: Steering, jacobian: Tensor,
         mask = adversarial_mask(
             base.reshape(flat), jacobian.reshape(flat), max_flips=flip_budget(layer.delta, units)
         ).reshape(base.shape)
-    except InvalidValueError as error:
+    except NonFiniteError as error:
         finite = steering.seen is not None and bool(steering.seen.isfinite().all())
         cause = "its activations are finite, so look at the divergence" if finite else "its activations are not finite"
-        raise InvalidValueError(f"{error}, in {layer}: {cause}") from error
+        raise NonFiniteError(f"{error}, in {layer}: {cause}") from error
     if repeated.shape[0] != examples:
         repeated = repeated.all().expand(examples)
     return base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)

@@ -99,10 +99,10 @@ def _draw_units(axes: Axes, base: Tensor, found: Tensor) -> None:
     side = math.isqrt(len(state) - 1) + 1
     square = torch.full((side * side,), -1)
     square[: len(state)] = state
-    colours = ListedColormap(["#ffffff", "#f0f0f0", "#9ecae1", "#d62728", "#2ca02c"])
+    colours = ListedColormap(["#ffffff", "#f0f0f0", "#9ecae1", "#D55E00", "#0072B2"])
     axes.imshow(square.view(side, side).numpy(), cmap=colours, vmin=-1.5, vmax=3.5)
     axes.set_title(f"{len(state)} units: {int((base != found).sum())} flipped", fontsize=9)
-    axes.set_xlabel("grey: dropped, blue: kept\nred: dropped, green: revived\nby the search", fontsize=7)
+    axes.set_xlabel("grey: dropped, pale blue: kept\nby the search: orange dropped,\ndark blue revived", fontsize=7)
     axes.set_xticks([])
     axes.set_yticks([])
 

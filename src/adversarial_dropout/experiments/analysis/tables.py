@@ -1,5 +1,6 @@
 """Tables of errors over seeds, from records only."""
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -7,8 +8,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import differences
-from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.records import Record, RecordError
 
 BASELINES = ("pi", "vat")
 """Methods without adversarial dropout that a row with it is compared with, besides plain training."""
@@ -58,6 +61,7 @@ class Row:
         )
 
 
+_ROUNDING = 1e-9
 HEADER = ("method", "error in %", "n", "against plain", "seconds per run", "remark")
 
 
@@ -91,7 +95,7 @@ def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Gr
         methods: Methods that come first, in this order; others follow by name.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
+    for record in _distinct(records):
         key = (record.config.preset, record.config.scale, record.final["evaluated_on"])
         groups.setdefault(key, []).append(record)
 
@@ -110,18 +114,37 @@ def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Gr
 
 
 def _labels(members: Sequence[Record]) -> list[tuple[Record, str]]:
-    """Name each run's row: its method, and where its settings are not the method's most frequent ones, the difference.
+    """Name each run's row: its method, and where its settings are not those of the preset, the difference.
 
     Runs with different settings are never averaged.
     """
-    settings = {id(record): {**record.config.to_dict(), "seed": None} for record in members}
     labels = []
     for record in members:
-        rivals = [settings[id(other)] for other in members if other.config.method == record.config.method]
-        usual = max(rivals, key=rivals.count)
-        changed = differences(usual, settings[id(record)])
+        own = {**record.config.to_dict(), "seed": None}
+        try:
+            config = presets.get(record.config.preset, record.config.method, record.config.scale)
+            usual = {**config.to_dict(), "seed": None}
+        except InvalidValueError:  # Not a preset of this version: the most frequent settings are the usual ones.
+            rivals = [other.config for other in members if other.config.method == record.config.method]
+            plain = [{**rival.to_dict(), "seed": None} for rival in rivals]
+            usual = max(plain, key=plain.count)
+        usual["data"] = {**usual["data"], "validation": record.config.data.validation}  # The table's title says so.
+        changed = differences(usual, own)
         labels.append((record, " ".join([record.config.method, *([f"({'; '.join(changed)})"] if changed else [])])))
     return labels
+
+
+def _distinct(found: Iterable[Record]) -> list[Record]:
+    """Each run once, also where copies of its record lie in several folders."""
+    by_config: dict[str, Record] = {}
+    for record in found:
+        twin = by_config.setdefault(json.dumps(record.config.to_dict()), record)
+        if twin.error != record.error:
+            raise RecordError(
+                f"two records of one run disagree: {twin.folder} has {twin.error:.2f} % error, {record.folder} "
+                f"{record.error:.2f} %; take one away"
+            )
+    return list(by_config.values())
 
 
 def _row(method: str, runs: Sequence[Record], means: dict[str, float]) -> Row:
@@ -132,7 +155,7 @@ def _row(method: str, runs: Sequence[Record], means: dict[str, float]) -> Row:
         errors=tuple(run.error for run in runs),
         seconds=statistics.fmean(run.seconds for run in runs),
         change=means[method] / plain - 1 if plain else None,
-        ahead=tuple(b for b in BASELINES if "add" in method and b in means and means[b] < means[method]),
+        ahead=tuple(b for b in BASELINES if "add" in method and b in means and means[b] < means[method] - _ROUNDING),
     )
 
 

@@ -39,7 +39,7 @@ def load(config: ModelConfig, classes: int, weights: Path) -> nn.Module:
     model = build(config, classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(weights))
-    except (safetensors.SafetensorError, RuntimeError) as error:
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         raise InvalidValueError(
             f"cannot read the weights {weights}: {error}; delete its folder and repeat the run"
         ) from error

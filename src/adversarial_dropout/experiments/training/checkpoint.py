@@ -31,6 +31,11 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     write_bytes(folder / NAME, payload + hashlib.sha256(payload).digest(), previous=folder / PREVIOUS)
 
 
+def exists(folder: Path) -> bool:
+    """Whether ``folder`` holds a checkpoint, whole or not."""
+    return (folder / NAME).exists() or (folder / PREVIOUS).exists()
+
+
 def load(folder: Path) -> dict[str, Any] | None:
     """Read the newest whole checkpoint of ``folder``; ``None`` where there is no checkpoint at all.
 

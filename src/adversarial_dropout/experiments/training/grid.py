@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import records
@@ -16,6 +17,7 @@ _POLL_SECONDS = 0.5
 
 # Forward passes of an example, a backward counted as two, that a step of each method costs; they weigh the progress.
 _COST = {"pi": 6, "vat": 6, "at": 5, "sadd": 4, "vadd": 7, "entmin": 3}
+_COST_OTHER = 6
 _COST_PLAIN = 1  # The labelled batch is a quarter of the unlabelled one.
 
 
@@ -55,6 +57,11 @@ def run_grid(
         failures = joblib.Parallel(n_jobs=min(jobs, len(configs)))(
             joblib.delayed(_cell)(config, folder) for config, folder in zip(configs, folders, strict=True)
         )
+    except TerminatedWorkerError as error:
+        raise GridError(
+            "a process that was training was killed, perhaps for lack of memory; the finished runs are kept: lower "
+            "--jobs, and give the same command again"
+        ) from error
     finally:
         finished.set()
         watcher.join()
@@ -79,7 +86,7 @@ def _cell(config: ExperimentConfig, folder: Path) -> str | None:
 
 
 def _cost(config: ExperimentConfig) -> float:
-    return config.training.epochs * (_COST_PLAIN + sum(_COST[term.kind] for term in config.terms))
+    return config.training.epochs * (_COST_PLAIN + sum(_COST.get(term.kind, _COST_OTHER) for term in config.terms))
 
 
 def _watch(

@@ -1,6 +1,7 @@
 """One run, from its config to its record: resumable at every epoch, bit-identical on CPU."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import models, records
 from adversarial_dropout.experiments.config import ExperimentConfig, differences
 from adversarial_dropout.experiments.data import sources
@@ -46,6 +47,11 @@ def run(config: ExperimentConfig, folder: Path, progress: Progress | None = None
         InvalidValueError: ``folder`` holds a run of another config; the difference is shown.
         DivergedError: the loss is no longer finite; the checkpoint of the epoch before stays.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InvalidValueError(
+            f"expected one process, got WORLD_SIZE={os.environ['WORLD_SIZE']}; training over several processes is not "
+            f"there yet: start without torchrun or accelerate launch"
+        )
     if not _finished(config, folder):
         with records.locked(folder), _threads(config.threads), torch.random.fork_rng():
             if not _finished(config, folder):  # Another process may have finished it meanwhile.
@@ -55,7 +61,8 @@ def run(config: ExperimentConfig, folder: Path, progress: Progress | None = None
 
 def _finished(config: ExperimentConfig, folder: Path) -> bool:
     """Whether ``folder`` holds the finished run of ``config``; an error if it holds one of another."""
-    if (folder / records.CONFIG).exists():
+    begun = records.is_finished(folder) or checkpoint.exists(folder)
+    if begun and (folder / records.CONFIG).exists():
         changed = differences(records.read_json(folder / records.CONFIG), config.to_dict())
         if changed:
             raise InvalidValueError(
@@ -68,11 +75,13 @@ def _finished(config: ExperimentConfig, folder: Path) -> bool:
 def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) -> None:
     from accelerate import Accelerator  # Here, because importing it takes long and only training needs it.
 
+    environment = records.environment()
     started = time.monotonic()
     torch.manual_seed(config.seed)
     accelerator = Accelerator()
-    data = sources.load(config.data.name).to(accelerator.device)
+    data = sources.load(config.data.name)
     split = make_split(data, config.data, config.seed)
+    data = data.to(accelerator.device)
     model = models.build(config.model, len(data.classes))
     objective: nn.Module = Objective(model, config.terms)
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
@@ -82,12 +91,18 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
     # Only now, so that a config that cannot be built does not occupy the folder.
     records.remove_leftovers(folder)
     records.write_json(folder / records.CONFIG, config.to_dict())
-    records.write_json(folder / records.SPLIT, split.to_dict())
+    records.write_json(folder / records.SPLIT, split.to_dict(), indent=None)
 
     rows: list[Row] = []
     seconds_before = 0.0
     state = checkpoint.load(folder)
     if state is not None:
+        changed = differences(state.get("config", {}), config.to_dict())
+        if changed:
+            raise InvalidValueError(
+                f"the checkpoint in {folder} belongs to another config (saved → asked for): {'; '.join(changed)}. "
+                f"Choose another folder with --out, or delete this one"
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         order.set_state(state["order"])
@@ -102,7 +117,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
         weight = ramp_up(epoch, min(training.ramp_up, training.epochs))
         try:
             means = _epoch(objective, optimizer, accelerator.backward, _batches(data, split, config, order), weight)
-        except InvalidValueError as cause:
+        except NonFiniteError as cause:
             raise DivergedError(
                 f"{cause}. This was in epoch {epoch + 1} of {folder}; lower --training.learning-rate or the weight of "
                 f"a term, with another --out"
@@ -112,6 +127,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
             folder,
             {
                 "epoch": epoch + 1,
+                "config": config.to_dict(),
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "order": order.get_state(),
@@ -131,7 +147,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
         "metrics": rows[-1],
         "evaluated_on": "validation" if config.data.validation else "test",
         "seconds": seconds_before + time.monotonic() - started,
-        "environment": records.environment(),
+        "environment": environment,
     }
     records.write_json(folder / records.FINAL, final)
 
@@ -157,7 +173,7 @@ def _epoch(
             totals[name] = totals.get(name, torch.zeros_like(value)) + value
     means = {name: float(total) / steps for name, total in totals.items()}
     if not all(math.isfinite(value) for value in means.values()):
-        raise InvalidValueError(f"expected a finite loss, got {means}")
+        raise NonFiniteError(f"expected a finite loss, got {means}")
     return means
 
 
@@ -168,7 +184,7 @@ def error(model: nn.Module, data: ImageData, rows: Tensor) -> float:
     with torch.no_grad():
         predictions = model(data.pixels(rows)).argmax(dim=1)
     model.train(was_training)
-    return 100 * float((predictions != data.labels[rows]).double().mean())
+    return 100 * int((predictions != data.labels[rows]).sum()) / len(rows)
 
 
 def _batches(data: ImageData, split: Split, config: ExperimentConfig, order: torch.Generator) -> Iterator[Batch]:
