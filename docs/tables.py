@@ -44,7 +44,11 @@ def digits_tuning() -> str:
     """Validation errors of all candidates."""
     tuning = read_json(RESULTS / "digits-100-tuning.json")
     errors: dict[str, list[float]] = tuning["errors"]
-    ordered = sorted(errors, key=lambda name: (name.split()[0], statistics.fmean(errors[name])))
+
+    def method(name: str) -> str:
+        return " ".join(word for word in name.split() if "=" not in word)
+
+    ordered = sorted(errors, key=lambda name: (method(name), statistics.fmean(errors[name])))
     spread = {
         name: f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" for name, values in errors.items()
     }

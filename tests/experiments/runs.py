@@ -84,9 +84,10 @@ def record(
     curve: tuple[float, ...] = (50.0, 20.0),
 ) -> Record:
     """A record made by hand; nothing of it is on disk."""
-    config = dataclasses.replace(
-        presets.get("digits-100", "plain", "tiny", seed), preset=preset, method=method, scale=scale
-    )
+    known = method if method in presets.find("digits-100").methods else "plain"
+    config = presets.get("digits-100", known, scale, seed)
+    data = dataclasses.replace(config.data, validation=300 if evaluated_on == "validation" else 0)
+    config = dataclasses.replace(config, preset=preset, method=method, data=data)
     errors = (*curve, error)
     metrics = [{"epoch": float(epoch), "loss": 1.0, "error": value} for epoch, value in enumerate(errors, 1)]
     final = {

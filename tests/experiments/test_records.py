@@ -96,7 +96,7 @@ def test_a_damaged_record_names_its_file(finished: Path, tmp_path: Path, name: s
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(content)
-    with pytest.raises(AdversarialDropoutError, match=f"{folder / name}.* repeat the run"):
+    with pytest.raises(AdversarialDropoutError, match=f"{folder / name}.* give the command of the run again"):
         records.read_record(folder)
 
 

@@ -162,11 +162,14 @@ class ExperimentConfig:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Where two plain configs differ, one line ``name: old → new`` each; a term is named by its kind."""
+    """Where two plain configs differ, one line ``name: old → new`` each; the fields of a term go by its kind."""
     before, after = _flat(old), _flat(new)
+    names = before.keys() | after.keys()
+    if before.get("terms") != after.get("terms"):
+        names = {name for name in names if not name.startswith("terms.")}
     return [
         f"{name}: {before.get(name)} → {after.get(name)}"
-        for name in sorted(before.keys() | after.keys())
+        for name in sorted(names)
         if before.get(name) != after.get(name)
     ]
 
@@ -174,13 +177,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in plain.items():
+        inner = value
         if name == "terms" and isinstance(value, list):
-            value = {term.get("kind"): term for term in value}
-            flat[f"{prefix}terms"] = "+".join(str(kind) for kind in value)
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            inner = {term.get("kind"): term for term in value}
+            flat[f"{prefix}terms"] = "+".join(str(kind) for kind in inner) or "none"
+        if isinstance(inner, dict):
+            flat |= _flat(inner, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = value
+            flat[f"{prefix}{name}"] = inner
     return flat
 
 

@@ -3,6 +3,7 @@
 import io
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,7 +33,7 @@ def errors(group: Group) -> str:
             deviation = row.std if len(row.errors) > 1 else 0.0
             colour, marker = _style(place)
             axes.errorbar(row.mean, place, xerr=deviation, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2)
-        axes.set_yticks(range(len(group.rows)), [row.method for row in group.rows])
+        axes.set_yticks(range(len(group.rows)), [_short(row.method) for row in group.rows])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel(f"{group.evaluated_on} error in % (grey: single seeds; bar: mean ± std)")
@@ -56,7 +57,7 @@ def learning_curves(group: Group) -> str:
                 means,
                 marker + "-",
                 color=colour,
-                label=row.method,
+                label=_short(row.method),
                 markersize=4,
                 markevery=max(1, len(means) // 10),
                 linewidth=1.4,
@@ -123,6 +124,11 @@ def _draw_probabilities(
     axes.set_ylabel("probability")
     if with_legend:
         axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def _short(label: str) -> str:
+    """A label that leaves room for the figure; the table has the whole one."""
+    return textwrap.shorten(label, 30, placeholder=" …")
 
 
 def _style(place: int) -> tuple[str, str]:
