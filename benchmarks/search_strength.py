@@ -11,11 +11,8 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-import torch
-
-from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, observe
-from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, observe_run
 
 
 def main() -> None:
@@ -27,10 +24,7 @@ def main() -> None:
     for record in records.find_records(arguments.folder):
         if not any(term.kind == "vadd" for term in record.config.terms):
             continue
-        data = sources.load(record.config.data.name)
-        model = models.load(record.config.model, len(data.classes), record.folder / records.WEIGHTS)
-        rows = torch.tensor(records.read_json(record.folder / records.SPLIT)["evaluation"])
-        work = observe(model, data.pixels(rows), seed=record.config.seed)
+        work, _, _ = observe_run(record, seed=record.config.seed)
         figures = {name: getattr(work, name) for name in ("flips", "mean", "mean_of_largest", "mean_random")}
         seen[record.config.method].append(figures)
     means = {

@@ -32,10 +32,10 @@ def digits_search() -> str:
     found = read_json(RESULTS / "digits-100-search.json")
     names = ("mean", "mean_of_largest", "mean_random")
     lines = [
-        " | ".join([run, str(found["n"][run]), f"{work['flips']:.1f}", *(f"{work[name]:.4f}" for name in names)])
+        [run, str(found["n"][run]), f"{work['flips']:.1f}", *(f"{work[name]:.4f}" for name in names)]
         for run, work in found["runs"].items()
     ]
-    return _markdown(
+    return tables.markdown(
         ("trained by", "n", "flips", "search", f"largest of {found['random_masks']} random", "mean of random"), lines
     )
 
@@ -52,17 +52,17 @@ def digits_tuning() -> str:
     spread = {
         name: f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" for name, values in errors.items()
     }
-    lines = [f"{name} | {spread[name]}" for name in ordered]
-    return _markdown(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines)
+    lines = [(name, spread[name]) for name in ordered]
+    return tables.markdown(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines)
 
 
 def step_cost() -> str:
     """Time of a step over a plain one."""
     found = read_json(RESULTS / "step-cost.json")
-    lines = [f"{name} | {m:.2f} | {low:.2f} to {high:.2f}" for name, (low, m, high) in found["ratios"].items()]
+    lines = [(name, f"{m:.2f}", f"{low:.2f} to {high:.2f}") for name, (low, m, high) in found["ratios"].items()]
     where = found["environment"]
     return (
-        _markdown(("step with", "over plain", "quartiles"), lines)
+        tables.markdown(("step with", "over plain", "quartiles"), lines)
         + f"\n\n{found['rounds']} rounds, batch {found['batch']}, one thread; {where['processor']}, "
         f"PyTorch {where['packages']['torch']}."
     )
@@ -74,10 +74,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits-tuning": digits_tuning,
     "step-cost": step_cost,
 }
-
-
-def _markdown(header: tuple[str, ...], lines: list[str]) -> str:
-    return "\n".join(f"| {line} |" for line in (" | ".join(header), " | ".join("---" for _ in header), *lines))
 
 
 def _provenance(found: list[Record]) -> str:

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import kl_divergence
 from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.layers import adversarial_layers, steered
 from adversarial_dropout.regularizers.passes import Noise, cut
 from adversarial_dropout.regularizers.search import Search
@@ -120,6 +124,21 @@ def observe(model: nn.Module, images: Tensor, seed: int = 0) -> MasksAtWork:
         divergence=kl_divergence(target, after),
         divergence_random=torch.stack([kl_divergence(target, output) for output in outputs]),
     )
+
+
+def observe_run(record: Record, seed: int = 0) -> tuple[MasksAtWork, ImageData, Tensor]:
+    """Look at a run's saved model on all images of its evaluation part; see :func:`observe`.
+
+    Returns:
+        The search, the run's data, and the row in them of each image.
+
+    Raises:
+        RecordError, InvalidValueError: the split or the weights of the run are missing or damaged.
+    """
+    data = sources.load(record.config.data.name)
+    model = models.load(record.config.model, len(data.classes), record.folder / records.WEIGHTS)
+    rows = torch.tensor(records.read_json(record.folder / records.SPLIT)["evaluation"])
+    return observe(model, data.pixels(rows), seed), data, rows
 
 
 def _random_flips(flips: Tensor, units: int) -> Tensor:

@@ -169,5 +169,9 @@ def as_terminal(group: Group) -> Table:
 
 def as_markdown(group: Group) -> str:
     """The table as Markdown."""
-    lines = [" | ".join(HEADER), " | ".join("---" for _ in HEADER), *(" | ".join(row.cells) for row in group.rows)]
-    return "\n".join(f"| {line} |" for line in lines)
+    return markdown(HEADER, [row.cells for row in group.rows])
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells as a Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))

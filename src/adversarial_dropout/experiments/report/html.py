@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import torch
 
-from adversarial_dropout.experiments import models, presets, records
+from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis import figures
-from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe
+from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe_run
 from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
-from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.records import Record
 
 _SHOWN_IMAGES = 3
@@ -98,10 +96,7 @@ def _at_work(group: Group) -> _AtWork | None:
 
 
 def _observe(record: Record) -> _AtWork:
-    data = sources.load(record.config.data.name)
-    model = models.load(record.config.model, len(data.classes), record.folder / records.WEIGHTS)
-    rows = torch.tensor(records.read_json(record.folder / records.SPLIT)["evaluation"])
-    work = observe(model, data.pixels(rows))
+    work, data, rows = observe_run(record)
     shown = work.divergence.argsort(descending=True)[:_SHOWN_IMAGES]
     few = work.select(shown)
     moved = "; ".join(

@@ -63,13 +63,17 @@ def _finished(config: ExperimentConfig, folder: Path) -> bool:
     """Whether ``folder`` holds the finished run of ``config``; an error if it holds one of another."""
     begun = records.is_finished(folder) or checkpoint.exists(folder)
     if begun and (folder / records.CONFIG).exists():
-        changed = differences(records.read_json(folder / records.CONFIG), config.to_dict())
-        if changed:
-            raise InvalidValueError(
-                f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
-                f"folder with --out, or delete this one"
-            )
+        _refuse_another(config, records.read_json(folder / records.CONFIG), folder)
     return records.is_finished(folder)
+
+
+def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: Path) -> None:
+    changed = differences(recorded, config.to_dict())
+    if changed:
+        raise InvalidValueError(
+            f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
+            f"folder with --out, or delete this one"
+        )
 
 
 def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) -> None:
@@ -97,12 +101,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
     seconds_before = 0.0
     state = checkpoint.load(folder)
     if state is not None:
-        changed = differences(state.get("config", {}), config.to_dict())
-        if changed:
-            raise InvalidValueError(
-                f"the checkpoint in {folder} belongs to another config (saved → asked for): {'; '.join(changed)}. "
-                f"Choose another folder with --out, or delete this one"
-            )
+        _refuse_another(config, state.get("config", {}), folder)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         order.set_state(state["order"])
