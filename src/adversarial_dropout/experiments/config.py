@@ -2,42 +2,77 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from adversarial_dropout.errors import InvalidValueError, check_fraction
+from adversarial_dropout.errors import InvalidValueError, check_choice, check_fraction
 from adversarial_dropout.layers import Granularity, Rescale
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode
 
 Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
 DivergenceName = Literal["ce", "kl", "qe"]
+Norm = Literal["batch", "mean-only"]
 _LARGEST_SEED = 2**63 - 1
 Scale = Literal["tiny", "quick", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which examples are seen, and how many of them with their label."""
+    """Which examples are seen, how many of them with their label, and what is done to an image before the network."""
 
     name: str = "digits"
-    """Source: "digits" is scikit-learn's bundled set of 1,797 images."""
-    labelled: int = 100
-    """Labelled examples, the same number of each class."""
+    """Source: "digits" (scikit-learn's), "mnist", "svhn", "cifar10", a hub id, or a folder of images or parquet."""
+    labelled: int | None = 100
+    """Labelled examples, the same number of each class; None: all that have a label."""
+    overlap: bool = True
+    """Whether the labelled examples are among the unlabelled ones as well."""
     validation: int = 0
     """Examples held out of the training part. Above 0, errors are measured on them and the test part stays unseen."""
+    evaluated: int | None = None
+    """Errors are measured on the first so many examples of the evaluation part; None: on all."""
+    resize: int | None = None
+    """Height and width in pixels that images are brought to; None: all have one size already."""
+    centre: bool = False
+    """Whether pixels are in [-0.5, 0.5]; otherwise in [0, 1]."""
+    whiten: bool = False
+    """ZCA whitening, fitted on the training images."""
+    translate: int = 0
+    """Training images are shifted by up to so many pixels in each direction, the gap filled with 0."""
+    flip: bool = False
+    """Training images are flipped left to right, every second time."""
 
     def __post_init__(self) -> None:
-        _at_least("data.labelled", self.labelled, 1)
-        _at_least("data.validation", self.validation, 0)
+        for name in ("labelled", "evaluated", "resize"):
+            if getattr(self, name) is not None:
+                _at_least(f"data.{name}", getattr(self, name), 1)
+        for name in ("validation", "translate"):
+            _at_least(f"data.{name}", getattr(self, name), 0)
+
+    @property
+    def augmented(self) -> bool:
+        """Whether two views of an image differ."""
+        return self.translate > 0 or self.flip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The network, and its adversarial dropout layer."""
+    """The network, and its adversarial dropout layer. What a network does not have, its setting does not change."""
 
     name: str = "small-cnn"
-    """Network: "small-cnn"."""
+    """Network: "small-cnn", "mnist-cnn" (Table 3) or "conv-large" (Table 4)."""
+    kernel_size: int = 3
+    """Width of mnist-cnn's kernels in pixels; the paper prints 1."""
+    width: int = 128
+    """Channels of conv-large's first block, a multiple of 4; the later blocks have 2 and 4 times as many."""
+    norm: Norm = "batch"
+    """Normalisation in conv-large: "batch", or "mean-only"."""
+    norm_momentum: float = 0.1
+    """Share of the newest batch in the running statistics."""
+    norm_logits: bool = False
+    """Whether conv-large normalises its logits too."""
     input_noise: float = 0.15
     """Standard deviation σ of the Gaussian noise on the input in training, in units of x."""
+    noise_in_evaluation: bool = False
+    """Whether that noise is there in evaluation too."""
     p: float = 0.5
     """Probability of dropping a unit."""
     delta: float = 0.05
@@ -50,6 +85,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_fraction("model.p", self.p)
         check_fraction("model.delta", self.delta)
+        check_fraction("model.norm_momentum", self.norm_momentum)
+        check_choice("model.norm", self.norm, get_args(Norm))
+        for name in ("kernel_size", "width"):
+            _at_least(f"model.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +103,8 @@ class TermConfig:
     """Its divergence D (AT and SAdD with "ce"; entropy minimisation has none)."""
     eps: float = 1.0
     """Length of the perturbation in units of x: L∞ for AT, L2 for VAT."""
+    xi: float | None = None
+    """VAT's step of the finite difference; None: what suits the precision."""
     noise: NoiseMode = "independent"
     """Noise of VAdD's passes."""
     ramp: bool = True
@@ -76,7 +117,7 @@ class TermConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """The schedule. An epoch is one pass over the unlabelled examples."""
+    """The schedule. An epoch is one pass over the unlabelled examples, or, where none are used, the labelled ones."""
 
     epochs: int = 50
     """Number of epochs."""
@@ -85,19 +126,28 @@ class TrainingConfig:
     batch_labelled: int = 32
     """Labelled examples a step."""
     batch_unlabelled: int = 128
-    """Unlabelled examples a step."""
+    """Unlabelled examples a step; 0: all terms see the labelled ones, and the pass of the cross-entropy is their
+    target."""
     learning_rate: float = 3e-3
     """Adam's learning rate at its height."""
     ramp_up: int = 20
     """Epochs over which the weights of the terms rise as exp(-5 (1 - T)²)."""
+    ramp_up_learning_rate: bool = False
+    """Whether the learning rate rises with them."""
     ramp_down: int = 15
     """Last epochs, over which the learning rate falls as exp(-12.5 T²)."""
+    beta1: float = 0.9
+    """Adam's β₁ until the ramp-down."""
+    beta1_end: float = 0.9
+    """The β₁ that the ramp-down leads to."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_labelled", "batch_unlabelled"):
+        for name in ("epochs", "batch_labelled"):
             _at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("ramp_up", "ramp_down"):
+        for name in ("batch_unlabelled", "ramp_up", "ramp_down"):
             _at_least(f"training.{name}", getattr(self, name), 0)
+        for name in ("beta1", "beta1_end"):
+            check_fraction(f"training.{name}", getattr(self, name))
         if self.steps_per_epoch is not None:
             _at_least("training.steps_per_epoch", self.steps_per_epoch, 1)
         if not 0 < self.learning_rate < float("inf"):
@@ -131,6 +181,10 @@ class ExperimentConfig:
         kinds = [term.kind for term in self.terms]
         if len(set(kinds)) < len(kinds):
             raise InvalidValueError(f"expected terms of different kinds, got {', '.join(kinds)}")
+        if self.data.augmented and any(term.kind == "vadd" and term.noise == "shared" for term in self.terms):
+            raise InvalidValueError(
+                'expected terms.vadd.noise="independent" with data.translate or data.flip: the two passes see two views'
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain containers, as JSON keeps it."""

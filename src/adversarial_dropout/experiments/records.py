@@ -26,6 +26,7 @@ SPLIT = "split.json"
 METRICS = "metrics.csv"
 FINAL = "final.json"
 WEIGHTS = "model.safetensors"
+WHITENING = "whitening.safetensors"
 
 Row = dict[str, float]
 """Metrics of one epoch, by name."""

@@ -1,13 +1,24 @@
-"""Where data come from: each source is a function that returns all of its images and labels."""
+"""Where data come from: bundled digits, the paper's sets and any others, decoded once into uint8 tensors."""
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+import json
+import os
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError, did_you_mean
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.config import DataConfig
+from adversarial_dropout.experiments.data import files
+from adversarial_dropout.experiments.data.files import Form
+from adversarial_dropout.experiments.records import RecordError, RecordWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +27,7 @@ class ImageData:
 
     Attributes:
         images: uint8, shape (N, C, H, W).
-        labels: int64, shape (N,).
+        labels: int64, shape (N,); -1 where there is none.
         test: Indices of the test part, int64; all others are for training.
         brightest: The pixel value that stands for 1.
         classes: Names of the classes; a label is an index into them.
@@ -28,18 +39,151 @@ class ImageData:
     brightest: int
     classes: tuple[str, ...]
 
-    def pixels(self, indices: Tensor) -> Tensor:
-        """Images as float32 in [0, 1], shape (len(indices), C, H, W)."""
-        return self.images[indices].float() / self.brightest
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def training(self) -> Tensor:
+        """Indices of all rows that are not in the test part, in order."""
+        is_test = torch.zeros(len(self.labels), dtype=torch.bool)
+        is_test[self.test.cpu()] = True
+        return (~is_test).nonzero().squeeze(1)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of images, labels and test indices: two data sets with one digest are the same."""
+        content = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
+        for tensor in (self.images, self.labels, self.test):
+            content.update(tensor.cpu().contiguous().numpy().data)
+        return content.hexdigest()
 
     def to(self, device: torch.device) -> "ImageData":
         """The same data with images and labels on ``device``."""
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
-# The test part of digits is the same in every run, and no seed of a run leads to another.
+@dataclass(frozen=True)
+class Place:
+    """Where a data set lies on this machine; no part of what a run is.
+
+    Attributes:
+        folder: Of parquet files or images; ``None``: the hub, or what the config names.
+        skip_bad_images: Leave out images that cannot be read; otherwise they are an error.
+    """
+
+    folder: Path | None = None
+    skip_bad_images: bool = False
+
+
+# The paper's sets: where the hub has them, and their form. Other data say their form themselves.
+_KNOWN = {
+    "mnist": ("ylecun/mnist", "mnist", Form(size=28, channels=1, classes=10)),
+    "svhn": ("ufldl-stanford/svhn", "cropped_digits", Form(size=32, channels=3, classes=10)),
+    "cifar10": ("uoft-cs/cifar10", "plain_text", Form(size=32, channels=3, classes=10)),
+}
+_FORMAT = 1  # Of the files in the cache; another number makes them anew.
+NOWHERE = Place()
+
+
+def load(config: DataConfig, place: Place = NOWHERE) -> ImageData:
+    """Load the source that ``config`` names. What had to be decoded is kept in :func:`cache_folder`.
+
+    Raises:
+        InvalidValueError: there is no such source, or it holds something else than labelled images of one size.
+        RecordError: it cannot be read, or cannot be had without a network.
+    """
+    if config.name == "digits":
+        return digits()
+    origin, form = _origin(config, place)
+    kept = (
+        cache_folder()
+        / f"{hashlib.sha256(f'{_FORMAT} {origin.identity} {form}'.encode()).hexdigest()[:32]}.safetensors"
+    )
+    data, bad = _from_cache(kept)
+    if data is None:
+        found = files.read(origin, form)
+        test = found.test if len(found.test) else _held_out(found.labels)
+        data, bad = ImageData(found.images, found.labels, test, 255, found.classes), found.bad
+        if not bad or place.skip_bad_images:
+            _to_cache(kept, data, bad)
+    if bad and not place.skip_bad_images:
+        shown = "\n".join(f"  {line}" for line in bad[:10]) + ("\n  ..." if len(bad) > 10 else "")
+        raise InvalidValueError(
+            f"expected images that can be read, got {len(bad)} of {len(data.labels) + len(bad)} that cannot:\n{shown}\n"
+            f"Mend or remove them, or leave them out with --skip-bad-images"
+        )
+    if bad:
+        warnings.warn(f"{len(bad)} images cannot be read and are left out: {bad[0]} ...", RecordWarning, stacklevel=2)
+    return data
+
+
+def _origin(config: DataConfig, place: Place) -> tuple[files.Origin, Form]:
+    form = Form(resize=config.resize)
+    folder = place.folder
+    if config.name in _KNOWN:
+        hub_id, subset, form = _KNOWN[config.name]
+        form = dataclasses.replace(form, resize=config.resize)
+        if folder is None:
+            return files.Hub(hub_id, subset), form
+    if folder is None and Path(config.name).is_dir():
+        folder = Path(config.name)
+    if folder is not None:
+        return files.find(folder, config.name), form
+    if config.name.count("/") == 1 and not config.name.startswith((".", "/", "~")):
+        return files.Hub(config.name), form
+    known = ("digits", *_KNOWN)
+    raise InvalidValueError(
+        f"expected data from one of {', '.join(known)}, a folder that exists, or a hub id OWNER/NAME, got "
+        f"{config.name!r}{did_you_mean(config.name, known)}"
+    )
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: ``$ADVERSARIAL_DROPOUT_CACHE``, or ``~/.cache/adversarial-dropout``."""
+    named = os.environ.get("ADVERSARIAL_DROPOUT_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "adversarial-dropout"
+
+
+def _from_cache(path: Path) -> tuple[ImageData | None, list[str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            noted = json.loads(file.metadata()["adversarial-dropout"])
+            tensors = {name: file.get_tensor(name) for name in ("images", "labels", "test")}
+    except (OSError, safetensors.SafetensorError):  # Not there, or damaged: it is made anew.
+        return None, []
+    return ImageData(**tensors, brightest=255, classes=tuple(noted["classes"])), noted["bad"]
+
+
+def _to_cache(path: Path, data: ImageData, bad: list[str]) -> None:
+    content = safetensors.torch.save(
+        {"images": data.images, "labels": data.labels, "test": data.test},
+        {"adversarial-dropout": json.dumps({"classes": data.classes, "bad": bad})},
+    )
+    try:
+        records.write_bytes(path, content)
+    except RecordError as error:
+        warnings.warn(
+            f"the decoded images are not kept, and will be decoded again next time: {error.__cause__}; set "
+            f"ADVERSARIAL_DROPOUT_CACHE to a folder with room",
+            RecordWarning,
+            stacklevel=2,
+        )
+
+
+# The test part is the same in every run, and no seed of a run leads to another.
+_TEST_SEED = 20180101
 _DIGITS_TEST = 500
-_DIGITS_TEST_SEED = 20180101
+_HELD_OUT = 5
+
+
+def _held_out(labels: Tensor) -> Tensor:
+    """A test part for data without one: of each class every fifth labelled row, one at least, in a fixed random order."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_TEST_SEED))
+    rows = [order[labels[order] == label] for label in labels.unique() if label >= 0]
+    return torch.cat([own[: max(1, len(own) // _HELD_OUT)] for own in rows]).sort().values
 
 
 def digits() -> ImageData:
@@ -51,7 +195,7 @@ def digits() -> ImageData:
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_DIGITS_TEST_SEED))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_TEST_SEED))
     return ImageData(
         images=images,
         labels=torch.from_numpy(bunch.target).long(),
@@ -59,19 +203,3 @@ def digits() -> ImageData:
         brightest=16,
         classes=tuple(str(name) for name in bunch.target_names),
     )
-
-
-_SOURCES: dict[str, Callable[[], ImageData]] = {"digits": digits}
-
-
-def load(name: str) -> ImageData:
-    """Load the source of that name.
-
-    Raises:
-        InvalidValueError: there is none.
-    """
-    if name not in _SOURCES:
-        raise InvalidValueError(
-            f"expected data from one of {', '.join(_SOURCES)}, got {name!r}{did_you_mean(name, _SOURCES)}"
-        )
-    return _SOURCES[name]()

@@ -8,6 +8,7 @@ from torch import Tensor
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.regularizers.base import UNLABELLED
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,8 +17,9 @@ class Split:
 
     Attributes:
         labelled: Training rows whose labels are used.
-        unlabelled: All training rows, the labelled ones among them, without their labels.
-        evaluation: Rows on which errors are measured: the validation part if there is one, else the test part.
+        unlabelled: Training rows that are seen without a label: all of them, or all but the labelled ones.
+        evaluation: Rows on which errors are measured: the validation part if there is one, else the test part, or
+            some of it, evenly spaced.
     """
 
     labelled: Tensor
@@ -33,40 +35,46 @@ def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
     """Draw the split of a run. The test part does not depend on the seed; validation and labelled rows do.
 
     Raises:
-        InvalidValueError: the labels do not divide among the classes, a class has too few rows, or too many rows are
-            held out.
+        InvalidValueError: the labels do not divide among the classes, a class has too few labelled rows, too many rows
+            are held out, or nothing is left without a label.
     """
     generator = torch.Generator().manual_seed(seed)
-    is_test = torch.zeros(len(data.labels), dtype=torch.bool)
-    is_test[data.test] = True
-    pool = (~is_test).nonzero().squeeze(1)
+    pool = data.training
     pool = pool[torch.randperm(len(pool), generator=generator)]
-    if config.validation >= len(pool):
+    known = pool[data.labels.cpu()[pool] != UNLABELLED]
+    if config.validation >= len(known):
         raise InvalidValueError(
-            f"expected data.validation below the {len(pool)} training examples of {config.name}, "
+            f"expected data.validation below the {len(known)} labelled training examples of {config.name}, "
             f"got {config.validation}"
         )
-    held_out, training = pool[: config.validation], pool[config.validation :]
-    return Split(
-        labelled=_balanced(data, training, config),
-        unlabelled=training.sort().values,
-        evaluation=held_out.sort().values if config.validation else data.test,
-    )
+    held_out = known[: config.validation]
+    training = pool[~torch.isin(pool, held_out)]
+    labelled = _labelled(data, known[config.validation :], config)
+    unlabelled = (training if config.overlap else training[~torch.isin(training, labelled)]).sort().values
+    evaluation = held_out.sort().values if config.validation else data.test
+    if config.evaluated is not None and config.evaluated < len(evaluation):
+        evaluation = evaluation[torch.arange(config.evaluated) * len(evaluation) // config.evaluated]
+    return Split(labelled=labelled, unlabelled=unlabelled, evaluation=evaluation)
 
 
-def _balanced(data: ImageData, shuffled: Tensor, config: DataConfig) -> Tensor:
+def _labelled(data: ImageData, shuffled: Tensor, config: DataConfig) -> Tensor:
+    """The labelled rows: all of ``shuffled``, or the first ones of each class."""
     classes = len(data.classes)
-    if config.labelled % classes:
+    labels = data.labels.cpu()[shuffled]
+    own = [shuffled[labels == label] for label in range(classes)]
+    least = 1
+    if config.labelled is not None:
+        if config.labelled % classes:
+            raise InvalidValueError(
+                f"expected data.labelled to be a multiple of the {classes} classes of {config.name}, got "
+                f"{config.labelled}"
+            )
+        least = config.labelled // classes
+        own = [rows[:least] for rows in own]
+    shortest = min(range(classes), key=lambda label: len(own[label]))
+    if len(own[shortest]) < least:
         raise InvalidValueError(
-            f"expected data.labelled to be a multiple of the {classes} classes of {config.name}, got {config.labelled}"
+            f"expected {least} labelled examples of each class, but class {data.classes[shortest]!r} of {config.name} "
+            f"has {len(own[shortest])} training examples with a label; lower data.labelled, or add labels"
         )
-    each = config.labelled // classes
-    labels = data.labels[shuffled]
-    chosen = [shuffled[labels == c][:each] for c in range(classes)]
-    shortest = min(range(classes), key=lambda c: len(chosen[c]))
-    if len(chosen[shortest]) < each:
-        raise InvalidValueError(
-            f"expected {each} labelled examples of each class, but class {data.classes[shortest]!r} of {config.name} "
-            f"has {len(chosen[shortest])} training examples; lower data.labelled"
-        )
-    return torch.cat(chosen).sort().values
+    return torch.cat(own).sort().values

@@ -11,21 +11,23 @@ class GaussianNoise(nn.Module):
 
     Args:
         sigma: Standard deviation σ, in units of the input, 0 or more.
+        in_evaluation: Add it in evaluation too, as the authors' code does.
 
     Shapes:
         Input and output: floating, any shape.
     """
 
-    def __init__(self, sigma: float) -> None:
+    def __init__(self, sigma: float, *, in_evaluation: bool = False) -> None:
         super().__init__()
         if not 0 <= sigma < float("inf"):
             raise InvalidValueError(f"expected sigma to be finite, 0 or more, got {sigma}")
         self.sigma = sigma
+        self.in_evaluation = in_evaluation
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.sigma == 0:
+        if self.sigma == 0 or not (self.training or self.in_evaluation):
             return x
         return x + self.sigma * torch.randn_like(x)
 
     def extra_repr(self) -> str:
-        return f"sigma={self.sigma}"
+        return f"sigma={self.sigma}" + (", in_evaluation=True" if self.in_evaluation else "")

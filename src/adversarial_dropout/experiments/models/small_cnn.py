@@ -1,49 +1,48 @@
-"""A small network for images of 8 × 8 pixels."""
+"""A small network for small images."""
 
-from torch import Tensor, nn
+from torch import nn
 
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments.config import ModelConfig
+from adversarial_dropout.experiments.models.cut import CutNetwork
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.layers import AdversarialDropout
 
+_SMALLEST = 4
 
-class SmallCNN(nn.Module):
-    """Three 3 × 3 convolutions with ReLU, two poolings, and adversarial dropout on the 256 units before the output.
+
+def small_cnn(
+    config: ModelConfig, dropout: AdversarialDropout, shape: tuple[int, int, int], classes: int
+) -> CutNetwork:
+    """Three 3 × 3 convolutions with ReLU, two poolings, and adversarial dropout before the linear output.
+
+    For images of 8 × 8 pixels the dropout layer has 256 units.
 
     Args:
-        noise: The layer that the input goes through first.
-        dropout: The layer between the last pooling and the linear output.
+        config: Uses ``input_noise`` and ``noise_in_evaluation``.
+        dropout: The layer between the last pooling and the output.
+        shape: Of an image, (C, H, W), 4 × 4 pixels or more.
         classes: Number of classes.
 
-    Shapes:
-        Input (N, 1, 8, 8) in [0, 1]; output logits (N, classes).
+    Raises:
+        InvalidValueError: the images are too small.
     """
-
-    def __init__(self, noise: GaussianNoise, dropout: AdversarialDropout, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            noise,
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Flatten(),
+    channels, height, width = shape
+    if min(height, width) < _SMALLEST:
+        raise InvalidValueError(
+            f"expected images of {_SMALLEST} × {_SMALLEST} pixels or more for small-cnn, got {height} × {width}"
         )
-        self.dropout = dropout
-        self.output = nn.Linear(256, classes)
-
-    def under(self, x: Tensor) -> Tensor:
-        """Features that the dropout layer sees, shape (N, 256)."""
-        features: Tensor = self.features(x)
-        return features
-
-    def upper(self, h: Tensor) -> Tensor:
-        """Logits from the features, through the dropout layer."""
-        logits: Tensor = self.output(self.dropout(h))
-        return logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.upper(self.under(x))
+    under = nn.Sequential(
+        GaussianNoise(config.input_noise, in_evaluation=config.noise_in_evaluation),
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+    units = 64 * (height // 4) * (width // 4)
+    return CutNetwork(under, dropout, nn.Linear(units, classes))

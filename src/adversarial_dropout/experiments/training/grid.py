@@ -10,6 +10,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.training import loop
 
@@ -31,6 +32,7 @@ def run_grid(
     *,
     jobs: int,
     progress: Callable[[float, int], None] | None = None,
+    place: sources.Place = sources.NOWHERE,
 ) -> list[Record]:
     """Run every config in a folder of its own below ``root``, ``jobs`` at a time.
 
@@ -42,6 +44,7 @@ def run_grid(
         root: Where their folders are.
         jobs: Number of processes.
         progress: Called about twice a second with the share of the work that is done and the number of finished cells.
+        place: Where the data lie on this machine.
 
     Returns:
         The records, in the order of ``configs``.
@@ -55,7 +58,7 @@ def run_grid(
     watcher.start()
     try:
         failures = joblib.Parallel(n_jobs=min(jobs, len(configs)))(
-            joblib.delayed(_cell)(config, folder) for config, folder in zip(configs, folders, strict=True)
+            joblib.delayed(_cell)(config, folder, place) for config, folder in zip(configs, folders, strict=True)
         )
     except TerminatedWorkerError as error:
         raise GridError(
@@ -74,10 +77,10 @@ def run_grid(
     return [records.read_record(folder) for folder in folders]
 
 
-def _cell(config: ExperimentConfig, folder: Path) -> str | None:
+def _cell(config: ExperimentConfig, folder: Path, place: sources.Place) -> str | None:
     """Run one cell; return why it failed, or ``None``."""
     try:
-        loop.run(config, folder)
+        loop.run(config, folder, place=place)
     except AdversarialDropoutError as error:
         return str(error)
     except Exception as error:  # The other cells go on, whatever went wrong in this one.

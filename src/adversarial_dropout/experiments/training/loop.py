@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.config import ExperimentConfig, differences
+from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig, differences
 from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
 from adversarial_dropout.experiments.data.sources import ImageData
-from adversarial_dropout.experiments.data.splits import Split, make_split
+from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
 from adversarial_dropout.experiments.training import checkpoint
+from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
 
@@ -31,7 +34,9 @@ class DivergedError(InvalidValueError):
     """The loss of a run, or something in a step, became NaN or infinite."""
 
 
-def run(config: ExperimentConfig, folder: Path, progress: Progress | None = None) -> Record:
+def run(
+    config: ExperimentConfig, folder: Path, progress: Progress | None = None, place: sources.Place = sources.NOWHERE
+) -> Record:
     """Train as ``config`` says and leave the record in ``folder``; go on where an earlier call stopped.
 
     A finished run is not repeated. A run that was killed continues from its last checkpoint, and on CPU ends with the
@@ -41,6 +46,7 @@ def run(config: ExperimentConfig, folder: Path, progress: Progress | None = None
         config: What to run.
         folder: Where its record is, or will be. One process at a time works on it; a second one waits.
         progress: Called after each epoch.
+        place: Where the data lie on this machine.
 
     Raises:
         RecordError: a file cannot be written or read.
@@ -55,7 +61,7 @@ def run(config: ExperimentConfig, folder: Path, progress: Progress | None = None
     if not _finished(config, folder):
         with records.locked(folder), _threads(config.threads), torch.random.fork_rng():
             if not _finished(config, folder):  # Another process may have finished it meanwhile.
-                _train(config, folder, progress)
+                _train(config, folder, progress, place)
     return records.read_record(folder)
 
 
@@ -76,18 +82,25 @@ def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: 
         )
 
 
-def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) -> None:
+def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, place: sources.Place) -> None:
     from accelerate import Accelerator  # Here, because importing it takes long and only training needs it.
 
     environment = records.environment()
     started = time.monotonic()
     torch.manual_seed(config.seed)
     accelerator = Accelerator()
-    data = sources.load(config.data.name)
+    data = sources.load(config.data, place)
     split = make_split(data, config.data, config.seed)
+    if config.training.batch_unlabelled and not len(split.unlabelled):
+        raise InvalidValueError(
+            f"expected unlabelled images in {config.data.name}, got labelled ones alone; give --training.batch-unlabelled"
+            f" 0, or --data.overlap True, or lower --data.labelled"
+        )
     data = data.to(accelerator.device)
-    model = models.build(config.model, len(data.classes))
+    pixels = _pixels(config, data, folder).to(accelerator.device)
+    model = models.build(config.model, data.shape, len(data.classes))
     objective: nn.Module = Objective(model, config.terms)
+    needs_unlabelled = bool(objective.needs_unlabelled)
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     order = torch.Generator().manual_seed(config.seed)
@@ -109,19 +122,17 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
         rows = state["rows"]
         seconds_before = state["seconds"]
 
-    training = config.training
-    for epoch in range(len(rows), training.epochs):
-        rate = training.learning_rate * ramp_down(epoch, min(training.ramp_down, training.epochs), training.epochs)
-        optimizer.param_groups[0]["lr"] = rate
-        weight = ramp_up(epoch, min(training.ramp_up, training.epochs))
+    for epoch in range(len(rows), config.training.epochs):
+        rising = _schedule(config.training, epoch, optimizer)
+        steps = batches(data, pixels, split, config.training, order, needs_unlabelled=needs_unlabelled)
         try:
-            means = _epoch(objective, optimizer, accelerator.backward, _batches(data, split, config, order), weight)
+            means = _epoch(objective, optimizer, accelerator.backward, steps, rising)
         except NonFiniteError as cause:
             raise DivergedError(
                 f"{cause}. This was in epoch {epoch + 1} of {folder}; lower --training.learning-rate or the weight of "
                 f"a term, with another --out"
             ) from cause
-        rows.append({"epoch": float(epoch + 1), **means, "error": error(model, data, split.evaluation)})
+        rows.append({"epoch": float(epoch + 1), **means, "error": error(model, pixels, data, split.evaluation)})
         checkpoint.save(
             folder,
             {
@@ -146,9 +157,37 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None) ->
         "metrics": rows[-1],
         "evaluated_on": "validation" if config.data.validation else "test",
         "seconds": seconds_before + time.monotonic() - started,
+        "data": {
+            "sha256": data.digest,
+            "shape": data.shape,
+            "brightest": data.brightest,
+            "classes": data.classes,
+        },
         "environment": environment,
     }
     records.write_json(folder / records.FINAL, final)
+
+
+def _pixels(config: ExperimentConfig, data: ImageData, folder: Path) -> Pixels:
+    """Makes the network's view of the data; what that takes is kept with the run."""
+    whitening = None
+    if config.data.whiten:
+        kept = folder / records.WHITENING
+        if not kept.exists():
+            fitted(config.data, data).save(kept)
+        whitening = Whitening.load(kept)
+    return Pixels(config.data, data.brightest, whitening)
+
+
+def _schedule(training: TrainingConfig, epoch: int, optimizer: torch.optim.Optimizer) -> float:
+    """Set the optimiser for an epoch; return the factor of the weights that rise."""
+    epochs = training.epochs
+    rising = ramp_up(epoch, min(training.ramp_up, epochs))
+    falling = ramp_down(epoch, min(training.ramp_down, epochs), epochs)
+    group = optimizer.param_groups[0]
+    group["lr"] = training.learning_rate * falling * (rising if training.ramp_up_learning_rate else 1.0)
+    group["betas"] = (training.beta1 * falling + training.beta1_end * (1 - falling), group["betas"][1])
+    return rising
 
 
 def _epoch(
@@ -174,33 +213,6 @@ def _epoch(
     if not all(math.isfinite(value) for value in means.values()):
         raise NonFiniteError(f"expected a finite loss, got {means}")
     return means
-
-
-def error(model: nn.Module, data: ImageData, rows: Tensor) -> float:
-    """Share of ``rows`` that ``model`` classifies wrongly, in percent."""
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        predictions = model(data.pixels(rows)).argmax(dim=1)
-    model.train(was_training)
-    return 100 * int((predictions != data.labels[rows]).sum()) / len(rows)
-
-
-def _batches(data: ImageData, split: Split, config: ExperimentConfig, order: torch.Generator) -> Iterator[Batch]:
-    """The steps of one epoch, drawn from ``order`` at its start."""
-    training = config.training
-    steps = training.steps_per_epoch or max(1, len(split.unlabelled) // training.batch_unlabelled)
-    labelled = _shuffled(split.labelled, steps, training.batch_labelled, order)
-    unlabelled = _shuffled(split.unlabelled, steps, training.batch_unlabelled, order)
-    for with_labels, without in zip(labelled, unlabelled, strict=True):
-        yield Batch(data.pixels(with_labels), data.labels[with_labels], data.pixels(without))
-
-
-def _shuffled(rows: Tensor, steps: int, batch: int, order: torch.Generator) -> Tensor:
-    """Indices of shape (steps, batch): one random permutation of ``rows`` after the other."""
-    passes = -(-steps * batch // len(rows))
-    stream = torch.cat([rows[torch.randperm(len(rows), generator=order)] for _ in range(passes)])
-    return stream[: steps * batch].view(steps, batch)
 
 
 @contextmanager

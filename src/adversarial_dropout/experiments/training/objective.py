@@ -1,6 +1,6 @@
 """The loss of one step, as one module: everything that runs the model runs inside its forward."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from adversarial_dropout.experiments.config import TermConfig
 from adversarial_dropout.regularizers.adversarial_training import AdversarialTraining
 from adversarial_dropout.regularizers.base import Regularizer
 from adversarial_dropout.regularizers.entropy_minimization import EntropyMinimization
+from adversarial_dropout.regularizers.passes import cut
 from adversarial_dropout.regularizers.pi_model import PiModel
 from adversarial_dropout.regularizers.supervised_adversarial_dropout import SupervisedAdversarialDropout
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import VirtualAdversarialDropout
@@ -23,18 +24,23 @@ class Batch:
     Attributes:
         images: Labelled images, float32, shape (N, C, H, W).
         labels: Their labels, int64, shape (N,).
-        unlabelled: Images without labels, shape (M, C, H, W).
+        unlabelled: Images without labels, shape (M, C, H, W); ``None``: the terms see the labelled ones.
+        second: A second view of the images that terms without labels see; ``None`` where it would be the same.
     """
 
     images: Tensor
     labels: Tensor
-    unlabelled: Tensor
+    unlabelled: Tensor | None = None
+    second: Tensor | None = None
 
 
 class Objective(nn.Module):
     """Cross-entropy of the labelled images plus λ-weighted terms: L + Σ λᵢ Rᵢ (eqs. 2–7).
 
-    Supervised terms see the labelled images, the others the unlabelled ones.
+    Supervised terms see the labelled images, the others the unlabelled ones if there are any. Where the terms see the
+    labelled images, the pass that the cross-entropy needs is their target; where there are two views, the target is
+    that of the first, and the pass that is compared with it sees the second. VAT makes its own target, because all of
+    its passes see the same noise.
     """
 
     def __init__(self, model: nn.Module, terms: Sequence[TermConfig]) -> None:
@@ -42,6 +48,11 @@ class Objective(nn.Module):
         self.model = model
         self.terms = tuple(terms)
         self.regularizers = nn.ModuleList(build_regularizer(term) for term in terms)
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """Whether there are terms that see the unlabelled images."""
+        return any(not regularizer.supervised for regularizer in self._regularizers())
 
     def forward(self, batch: Batch, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of one step.
@@ -53,17 +64,33 @@ class Objective(nn.Module):
         Returns:
             The loss, a scalar, and the detached values of cross-entropy and terms before weighting.
         """
-        loss = F.cross_entropy(self.model(batch.images), batch.labels)
+        under, upper = cut(self.model)
+        h = under(batch.images)
+        logits = upper(h)
+        loss = F.cross_entropy(logits, batch.labels)
         values = {"ce": loss.detach()}
-        for term, regularizer in zip(self.terms, self.regularizers, strict=True):
-            assert isinstance(regularizer, Regularizer)
+        first = batch.images if batch.unlabelled is None else batch.unlabelled
+        second = first if batch.second is None else batch.second
+        target = logits if batch.unlabelled is None else None
+        for term, regularizer in zip(self.terms, self._regularizers(), strict=True):
             if regularizer.supervised:
                 value = regularizer(self.model, batch.images, batch.labels)
+            elif term.kind == "vat":
+                value = regularizer(self.model, first)
+            elif batch.unlabelled is None and term.noise == "shared" and term.kind == "vadd":
+                value = regularizer(upper, h, target=logits)
             else:
-                value = regularizer(self.model, batch.unlabelled)
+                if target is None and batch.second is not None:
+                    target = self.model(first)
+                value = regularizer(self.model, second, target=target)
             values[term.kind] = value.detach()
             loss = loss + term.weight * (ramp if term.ramp else 1.0) * value
         return loss, values
+
+    def _regularizers(self) -> Iterator[Regularizer]:
+        for regularizer in self.regularizers:
+            assert isinstance(regularizer, Regularizer)
+            yield regularizer
 
 
 def build_regularizer(term: TermConfig) -> Regularizer:
@@ -72,7 +99,7 @@ def build_regularizer(term: TermConfig) -> Regularizer:
         case "at":
             return AdversarialTraining(eps=term.eps)
         case "vat":
-            return VirtualAdversarialTraining(eps=term.eps, divergence=term.divergence)
+            return VirtualAdversarialTraining(eps=term.eps, xi=term.xi, divergence=term.divergence)
         case "pi":
             return PiModel(divergence=term.divergence)
         case "sadd":

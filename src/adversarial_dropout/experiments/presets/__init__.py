@@ -1,18 +1,12 @@
 """Every experiment by name: a function from method, scale and seed to a complete config."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from adversarial_dropout.errors import InvalidValueError, did_you_mean
-from adversarial_dropout.experiments.config import (
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
-    Scale,
-    TermConfig,
-    TrainingConfig,
-)
+from adversarial_dropout.experiments.config import ExperimentConfig, Scale
+from adversarial_dropout.experiments.presets import digits, images, paper
 
 
 @dataclass(frozen=True)
@@ -73,50 +67,7 @@ def find(name: str) -> Preset:
     return PRESETS[name]
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """What was chosen for one method of digits-100."""
-
-    terms: tuple[TermConfig, ...] = ()
-    flips: int = 6
-
-
-# Chosen on a validation split over seeds that no reported run uses; docs/digits.md says how, and what did not work.
-_DIGITS_UNITS = 256
-_DIGITS = {
-    "plain": _Chosen(),
-    "pi": _Chosen((TermConfig(kind="pi", divergence="qe", weight=100.0),)),
-    "vat": _Chosen((TermConfig(kind="vat", divergence="kl", weight=1.0, eps=0.5),)),
-    "sadd": _Chosen((TermConfig(kind="sadd", divergence="ce", weight=3.0),), flips=6),
-    "vadd-kl": _Chosen((TermConfig(kind="vadd", divergence="kl", weight=1.0),), flips=6),
-    "vadd-qe": _Chosen((TermConfig(kind="vadd", divergence="qe", weight=30.0),), flips=6),
-    "vadd-qe+vat": _Chosen(
-        (
-            TermConfig(kind="vadd", divergence="qe", weight=10.0),
-            TermConfig(kind="vat", divergence="kl", weight=1.0, eps=0.25),
-        ),
-        flips=12,
-    ),
-}
-
-
-def digits_100(method: str, scale: Scale, seed: int) -> ExperimentConfig:
-    """100 labelled ones among 1,297 handwritten digits of 8 × 8 pixels; 500 others are for test."""
-    chosen = _DIGITS[method]
-    training = TrainingConfig(learning_rate=6e-3)
-    if scale == "tiny":
-        training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, ramp_up=1, ramp_down=1)
-    return ExperimentConfig(
-        preset="digits-100",
-        method=method,
-        scale=scale,
-        seed=seed,
-        data=DataConfig(name="digits", labelled=100),
-        model=ModelConfig(name="small-cnn", p=0.5, delta=chosen.flips / _DIGITS_UNITS),
-        training=training,
-        terms=chosen.terms,
-    )
-
+_PAPER_SCALES: tuple[Scale, ...] = ("tiny", "quick", "paper")
 
 PRESETS = {
     preset.name: preset
@@ -124,9 +75,26 @@ PRESETS = {
         Preset(
             name="digits-100",
             summary="scikit-learn's 8 × 8 digits, 100 labels; minutes on a small machine",
-            methods=tuple(_DIGITS),
+            methods=tuple(digits.METHODS),
             scales=("tiny", "quick"),
-            make=digits_100,
+            make=digits.digits_100,
+        ),
+        *(
+            Preset(
+                name=cell.preset,
+                summary=cell.summary,
+                methods=paper.METHODS,
+                scales=_PAPER_SCALES,
+                make=partial(paper.make, cell),
+            )
+            for cell in paper.CELLS
+        ),
+        Preset(
+            name="images",
+            summary="your own images: train images METHOD --data FOLDER",
+            methods=paper.METHODS,
+            scales=("tiny", "quick"),
+            make=images.images,
         ),
     )
 }

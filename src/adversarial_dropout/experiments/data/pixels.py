@@ -1,0 +1,120 @@
+"""From stored pixels to what the network sees: scaling, whitening, augmentation."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.config import DataConfig
+from adversarial_dropout.experiments.data.sources import ImageData, cache_folder
+from adversarial_dropout.experiments.records import RecordError
+
+# Of the largest eigenvalue. What is smaller is rounding, and is not blown up.
+_SMALLEST_EIGENVALUE = 1e-7
+_AT_A_TIME = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """ZCA: x ↦ (x - mean) · matrix, for flattened images.
+
+    Attributes:
+        mean: Shape (D,), float32.
+        matrix: U diag(1 / √s) Uᵀ of the covariance U diag(s) Uᵀ, shape (D, D), float32.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    @classmethod
+    def fit(cls, images: Tensor) -> "Whitening":
+        """Fit to float images, shape (N, C, H, W), in float64."""
+        size = images[0].numel()
+        product = torch.zeros(size, size, dtype=torch.float64)
+        mean = images.flatten(1).mean(dim=0, dtype=torch.float64)
+        for part in images.split(_AT_A_TIME):
+            centred = part.flatten(1).double() - mean
+            product += centred.T @ centred
+        values, vectors = torch.linalg.eigh(product / len(images))
+        values = values.clamp(min=float(values.max()) * _SMALLEST_EIGENVALUE)
+        matrix = (vectors / values.sqrt()) @ vectors.T
+        return cls(mean.float(), matrix.float())
+
+    def save(self, path: Path) -> None:
+        """Write it as safetensors."""
+        records.write_bytes(path, safetensors.torch.save({"mean": self.mean, "matrix": self.matrix}))
+
+    @classmethod
+    def load(cls, path: Path) -> "Whitening":
+        """Read what :meth:`save` has written."""
+        return cls(**safetensors.torch.load_file(path))
+
+    def to(self, device: torch.device) -> "Whitening":
+        """The same on ``device``."""
+        return Whitening(self.mean.to(device), self.matrix.to(device))
+
+
+def fitted(config: DataConfig, data: ImageData) -> Whitening:
+    """The whitening of all training images of ``data``, with and without label; kept in the cache folder."""
+    kept = cache_folder() / f"zca-{data.digest[:32]}-{'centred' if config.centre else 'plain'}.safetensors"
+    if not kept.exists():
+        whitening = Whitening.fit(Pixels(config, data.brightest)(data.images[data.training]))
+        try:
+            whitening.save(kept)
+        except RecordError:
+            return whitening
+    return Whitening.load(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Makes float images from stored ones, as a config says.
+
+    Attributes:
+        config: Uses ``centre``, ``translate`` and ``flip``.
+        brightest: The stored value that stands for 1.
+        whitening: Fitted to the training images, if the config asks for it.
+    """
+
+    config: DataConfig
+    brightest: int
+    whitening: Whitening | None = None
+
+    def to(self, device: torch.device) -> "Pixels":
+        """The same on ``device``."""
+        return dataclasses.replace(self, whitening=None if self.whitening is None else self.whitening.to(device))
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """What the network sees in evaluation: uint8 to float32, shape (N, C, H, W) kept."""
+        x = stored.float() / self.brightest
+        if self.config.centre:
+            x = x - 0.5
+        if self.whitening is not None:
+            x = ((x.flatten(1) - self.whitening.mean) @ self.whitening.matrix).view_as(x)
+        return x
+
+    def view(self, stored: Tensor) -> Tensor:
+        """A random view for training: translated and flipped as the config says, each image by its own draw."""
+        x = self(stored)
+        if self.config.translate:
+            x = translated(x, self.config.translate)
+        if self.config.flip:
+            flipped = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+            x = torch.where(flipped, x.flip(3), x)
+        return x
+
+
+def translated(x: Tensor, most: int) -> Tensor:
+    """Shift each image of ``x`` (N, C, H, W) by -most to most pixels in each direction, uniformly; gaps are 0."""
+    n, _, height, width = x.shape
+    padded = F.pad(x, (most, most, most, most)).movedim(1, 3)
+    corner = torch.randint(2 * most + 1, (2, n, 1), device=x.device)
+    rows = corner[0] + torch.arange(height, device=x.device)
+    columns = corner[1] + torch.arange(width, device=x.device)
+    example = torch.arange(n, device=x.device).view(n, 1, 1)
+    return padded[example, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(3, 1)

@@ -1,0 +1,55 @@
+"""Batch normalisation that subtracts the mean alone."""
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_dropout.errors import InvalidValueError
+
+
+class MeanOnlyBatchNorm(nn.Module):
+    r"""Mean-only batch normalisation (Salimans & Kingma, NIPS 2016):
+
+    .. math:: y = \gamma \, (x - \mu) + \beta
+
+    with μ the mean per channel over batch and positions; in evaluation the running mean. Without weight normalisation,
+    which that paper pairs it with, and with the scale γ, as in the authors' code.
+
+    Args:
+        channels: Number of channels C.
+        momentum: Share of the newest batch in the running mean, in [0, 1].
+
+    Shapes:
+        Input and output: floating, (N, C) or (N, C, H, W).
+
+    Raises:
+        InvalidValueError: the input has another number of channels.
+    """
+
+    running_mean: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = self.weight.numel()
+        if x.dim() not in (2, 4) or x.shape[1] != channels:
+            raise InvalidValueError(f"expected shape (N, {channels}) or (N, {channels}, H, W), got {tuple(x.shape)}")
+        mean = self.running_mean
+        if self.training:
+            mean = x.mean(dim=[0, *range(2, x.dim())])
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.num_batches_tracked.add_(1)
+        # One pass over x: γ x + (β - γ μ).
+        per_channel = (1, channels, *(1,) * (x.dim() - 2))
+        shift = (self.bias - self.weight * mean).view(per_channel)
+        return torch.addcmul(shift, self.weight.view(per_channel), x)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, momentum={self.momentum}"

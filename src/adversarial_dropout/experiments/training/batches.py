@@ -1,0 +1,63 @@
+"""The steps of an epoch: which images each of them sees, in which views."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from adversarial_dropout.experiments.config import TrainingConfig
+from adversarial_dropout.experiments.data.pixels import Pixels
+from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.data.splits import Split
+from adversarial_dropout.experiments.training.objective import Batch
+
+
+def steps_of_an_epoch(config: TrainingConfig, split: Split) -> int:
+    """As many as the config says, else those of one pass."""
+    rows, batch = split.unlabelled, config.batch_unlabelled
+    if not batch:
+        rows, batch = split.labelled, config.batch_labelled
+    return config.steps_per_epoch or max(1, len(rows) // batch)
+
+
+def batches(
+    data: ImageData,
+    pixels: Pixels,
+    split: Split,
+    config: TrainingConfig,
+    order: torch.Generator,
+    *,
+    needs_unlabelled: bool,
+) -> Iterator[Batch]:
+    """The steps of one epoch, drawn from ``order`` at its start.
+
+    Args:
+        data: On the device of the model.
+        pixels: Makes the views.
+        split: Which rows are labelled and unlabelled.
+        config: Batch sizes and steps.
+        order: Generator of the order, on the CPU.
+        needs_unlabelled: Whether the objective looks at images without their labels; otherwise none are made.
+    """
+    steps = steps_of_an_epoch(config, split)
+    labelled = _shuffled(split.labelled, steps, config.batch_labelled, order)
+    unlabelled = None
+    if config.batch_unlabelled:
+        unlabelled = _shuffled(split.unlabelled, steps, config.batch_unlabelled, order)
+    two_views = needs_unlabelled and pixels.config.augmented
+    for step, rows in enumerate(labelled):
+        stored = data.images[rows]
+        without = data.images[unlabelled[step]] if unlabelled is not None and needs_unlabelled else None
+        yield Batch(
+            images=pixels.view(stored),
+            labels=data.labels[rows],
+            unlabelled=None if without is None else pixels.view(without),
+            second=pixels.view(stored if without is None else without) if two_views else None,
+        )
+
+
+def _shuffled(rows: Tensor, steps: int, batch: int, order: torch.Generator) -> Tensor:
+    """Indices of shape (steps, batch): one random permutation of ``rows`` after the other."""
+    passes = -(-steps * batch // len(rows))
+    stream = torch.cat([rows[torch.randperm(len(rows), generator=order)] for _ in range(passes)])
+    return stream[: steps * batch].view(steps, batch)
