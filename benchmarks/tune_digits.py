@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig, TermConfig
-from adversarial_dropout.experiments.presets import digits_100
+from adversarial_dropout.experiments.presets.digits import digits_100
 from adversarial_dropout.experiments.training.grid import run_grid
 
 SEEDS = range(100, 105)

@@ -43,7 +43,9 @@ def main() -> None:
         for eps in values:
             name = f"{method} eps={eps:g}"
             configs = [candidate(method, eps, seed) for seed in SEEDS]
-            found = run_grid(configs, options.out / name.replace(" ", "-"), jobs=options.jobs, place=Place(options.data))
+            found = run_grid(
+                configs, options.out / name.replace(" ", "-"), jobs=options.jobs, place=Place(options.data)
+            )
             errors[name] = [record.error for record in found]
             print(f"{name:14} {statistics.fmean(errors[name]):.2f}", flush=True)
     content = {

@@ -27,6 +27,7 @@ METRICS = "metrics.csv"
 FINAL = "final.json"
 WEIGHTS = "model.safetensors"
 WHITENING = "whitening.safetensors"
+PLACE = "place.json"
 
 Row = dict[str, float]
 """Metrics of one epoch, by name."""

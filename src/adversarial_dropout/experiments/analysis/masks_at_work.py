@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import kl_divergence
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.layers import adversarial_layers, steered
 from adversarial_dropout.regularizers.passes import Noise, cut
 from adversarial_dropout.regularizers.search import Search
@@ -135,10 +135,10 @@ def observe_run(record: Record, seed: int = 0) -> tuple[MasksAtWork, ImageData, 
     Raises:
         RecordError, InvalidValueError: the split or the weights of the run are missing or damaged.
     """
-    data = sources.load(record.config.data.name)
-    model = models.load(record.config.model, len(data.classes), record.folder / records.WEIGHTS)
+    trained = Trained.load(record)
+    data = trained.data()
     rows = torch.tensor(records.read_json(record.folder / records.SPLIT)["evaluation"])
-    return observe(model, data.pixels(rows), seed), data, rows
+    return observe(trained.model, trained.pixels(data.images[rows]), seed), data, rows
 
 
 def _random_flips(flips: Tensor, units: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads images and labels from the hub, from parquet files or from a folder of images, through Hugging Face datasets."""
+"""Reads images and labels from the hub, from parquet or from a folder of images, through Hugging Face datasets."""
 
 import io
 import tempfile
@@ -278,7 +278,7 @@ def _column(features: Any, usual: Iterable[str], kind: type, what: str, split: s
         if name in (fitting or features):
             return name
     raise InvalidValueError(
-        f"expected a column of {what} ({', '.join(usual)}) in {split}, got the columns {', '.join(features)}; rename one"
+        f"expected a column of {what} ({', '.join(usual)}) in {split}, got {', '.join(features)}; rename one"
     )
 
 

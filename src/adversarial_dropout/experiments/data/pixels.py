@@ -37,7 +37,7 @@ class Whitening:
         size = images[0].numel()
         product = torch.zeros(size, size, dtype=torch.float64)
         mean = images.flatten(1).mean(dim=0, dtype=torch.float64)
-        for part in images.split(_AT_A_TIME):
+        for part in torch.split(images, _AT_A_TIME):
             centred = part.flatten(1).double() - mean
             product += centred.T @ centred
         values, vectors = torch.linalg.eigh(product / len(images))

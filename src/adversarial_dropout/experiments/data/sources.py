@@ -136,7 +136,7 @@ def _origin(config: DataConfig, place: Place) -> tuple[files.Origin, Form]:
         return files.Hub(config.name), form
     known = ("digits", *_KNOWN)
     raise InvalidValueError(
-        f"expected data from one of {', '.join(known)}, a folder that exists, or a hub id OWNER/NAME, got "
+        f"expected data from one of {', '.join(known)}, a folder that exists (--data FOLDER), or a hub id OWNER/NAME, got "
         f"{config.name!r}{did_you_mean(config.name, known)}"
     )
 
@@ -180,7 +180,7 @@ _HELD_OUT = 5
 
 
 def _held_out(labels: Tensor) -> Tensor:
-    """A test part for data without one: of each class every fifth labelled row, one at least, in a fixed random order."""
+    """A test part for data without one: of each class a fifth of the labelled rows, one at least, at random."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_TEST_SEED))
     rows = [order[labels[order] == label] for label in labels.unique() if label >= 0]
     return torch.cat([own[: max(1, len(own) // _HELD_OUT)] for own in rows]).sort().values

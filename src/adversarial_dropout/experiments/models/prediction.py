@@ -15,7 +15,7 @@ def logits(model: nn.Module, pixels: Pixels, stored: Tensor) -> Tensor:
     try:
         model.eval()
         with torch.no_grad():
-            return torch.cat([model(pixels(part)) for part in stored.split(_AT_A_TIME)])
+            return torch.cat([model(pixels(part)) for part in torch.split(stored, _AT_A_TIME)])
     finally:
         for module, training in modes:
             module.training = training

@@ -21,6 +21,7 @@ from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
+from adversarial_dropout.experiments.trained import write_place
 from adversarial_dropout.experiments.training import checkpoint
 from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Batch, Objective
@@ -74,7 +75,7 @@ def _finished(config: ExperimentConfig, folder: Path) -> bool:
 
 
 def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: Path) -> None:
-    changed = differences(recorded, config.to_dict())
+    changed = differences(ExperimentConfig.from_dict(recorded).to_dict(), config.to_dict())
     if changed:
         raise InvalidValueError(
             f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
@@ -93,11 +94,10 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     split = make_split(data, config.data, config.seed)
     if config.training.batch_unlabelled and not len(split.unlabelled):
         raise InvalidValueError(
-            f"expected unlabelled images in {config.data.name}, got labelled ones alone; give --training.batch-unlabelled"
-            f" 0, or --data.overlap True, or lower --data.labelled"
+            f"expected unlabelled images in {config.data.name}, got labelled ones alone; give "
+            f"--training.batch-unlabelled 0, or --data.overlap True, or lower --data.labelled"
         )
     data = data.to(accelerator.device)
-    pixels = _pixels(config, data, folder).to(accelerator.device)
     model = models.build(config.model, data.shape, len(data.classes))
     objective: nn.Module = Objective(model, config.terms)
     needs_unlabelled = bool(objective.needs_unlabelled)
@@ -109,6 +109,8 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     records.remove_leftovers(folder)
     records.write_json(folder / records.CONFIG, config.to_dict())
     records.write_json(folder / records.SPLIT, split.to_dict(), indent=None)
+    write_place(folder, place)
+    pixels = _pixels(config, data, folder).to(accelerator.device)
 
     rows: list[Row] = []
     seconds_before = 0.0

@@ -1,0 +1,86 @@
+"""The saved network of a run, with all that it takes to show it images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
+from adversarial_dropout.experiments.data.sources import ImageData, Place
+from adversarial_dropout.experiments.records import Record
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        record: Of its run.
+        model: In evaluation mode, on the CPU.
+        pixels: Makes its input from stored images.
+        shape: Of a stored image, (C, H, W).
+        classes: Names of the classes, in the order of its logits.
+    """
+
+    record: Record
+    model: nn.Module
+    pixels: Pixels
+    shape: models.Shape
+    classes: tuple[str, ...]
+
+    @classmethod
+    def load(cls, record: Record) -> "Trained":
+        """Load what a finished run has saved.
+
+        Raises:
+            InvalidValueError, RecordError: a file is missing or damaged, or an earlier version wrote it.
+        """
+        seen = record.final.get("data")
+        if seen is None:
+            raise InvalidValueError(
+                f"{record.folder} was written by an earlier version, which did not note what its data look like; "
+                f"delete it and give the command of the run again"
+            )
+        channels, height, width = seen["shape"]
+        classes = tuple(seen["classes"])
+        config = record.config
+        whitening = Whitening.load(record.folder / records.WHITENING) if config.data.whiten else None
+        return cls(
+            record=record,
+            model=models.load(config.model, (channels, height, width), len(classes), record.folder / records.WEIGHTS),
+            pixels=Pixels(config.data, seen["brightest"], whitening),
+            shape=(channels, height, width),
+            classes=classes,
+        )
+
+    def data(self, place: Place | None = None) -> ImageData:
+        """The data of the run: those where they lay at the time, or in ``place``.
+
+        Raises:
+            InvalidValueError: they are not the data that the run has seen.
+        """
+        data = sources.load(self.record.config.data, place or read_place(self.record.folder))
+        if data.digest != self.record.final["data"]["sha256"]:
+            raise InvalidValueError(
+                f"expected the data that {self.record.folder} was trained on, got others: images, labels or their "
+                f"order have changed since"
+            )
+        return data
+
+
+def write_place(folder: Path, place: Place) -> None:
+    """Note with a run where its data lie on this machine."""
+    if place.folder is not None:
+        content = {"folder": str(place.folder.resolve()), "skip_bad_images": place.skip_bad_images}
+        records.write_json(folder / records.PLACE, content)
+
+
+def read_place(folder: Path) -> Place:
+    """What :func:`write_place` has noted."""
+    if not (folder / records.PLACE).exists():
+        return sources.NOWHERE
+    content = records.read_json(folder / records.PLACE)
+    return Place(Path(content["folder"]), content["skip_bad_images"])
