@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adversarial_dropout import (
-    AdversarialDropout,
     AdversarialTraining,
     PiModel,
     SupervisedAdversarialDropout,
     VirtualAdversarialDropout,
     VirtualAdversarialTraining,
 )
-from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.models.noise import GaussianNoise
-from adversarial_dropout.experiments.models.small_cnn import SmallCNN
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.config import ModelConfig
+from adversarial_dropout.regularizers.passes import cut
 
 WARM_UP, ROUNDS, BATCH = 5, 25, 128
 
@@ -50,14 +49,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = SmallCNN(GaussianNoise(0.15), AdversarialDropout(0.5, 0.05), 10)
+    model = models.build(ModelConfig(name="small-cnn", input_noise=0.15, p=0.5, delta=0.05), (1, 8, 8), 10)
     whole = Whole(model)
     x, y = torch.rand(BATCH, 1, 8, 8), torch.randint(10, (BATCH,))
     independent, shared = VirtualAdversarialDropout(), VirtualAdversarialDropout(noise="shared")
-    head = nn.Sequential(model.dropout, model.output)
+    under, head = cut(model)
 
     def shared_with_target() -> Tensor:
-        h = model.under(x)
+        h = under(x)
         out = head(h)
         loss: Tensor = F.cross_entropy(out, y) + shared(head, h, target=out)
         return loss

@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, Scale
+from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.records import Record, Row
 from adversarial_dropout.experiments.training import loop
 
@@ -34,6 +36,11 @@ def arguments(config: ExperimentConfig, out: Path) -> list[str]:
         *("--training.epochs", str(training.epochs), "--training.steps-per-epoch", str(training.steps_per_epoch)),
         *("--training.learning-rate", str(training.learning_rate), "--out", str(out)),
     ]
+
+
+def seen(data: ImageData, rows: Tensor) -> Tensor:
+    """What a network of the digits is shown of ``rows``: 0 to 16 as 0 to 1."""
+    return data.images[rows].float() / 16
 
 
 def result(folder: Path) -> dict[str, bytes]:

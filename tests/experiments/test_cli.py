@@ -155,7 +155,7 @@ def test_help_shows_the_values_of_the_method(capsys: pytest.CaptureFixture[str])
 
 
 MISTAKES = {
-    "train digits-10 plain": "expected a preset of digits-100, got 'digits-10'; did you mean \"digits-100\"",
+    "train digits-10 plain": "expected a preset of digits-100, .*, got 'digits-10'; did you mean \"digits-100\"",
     "train digits-100 vad-qe": 'expected a method of digits-100: .* did you mean "vadd-qe"',
     "train digits-100 plain --scale paper": "expected a scale of digits-100: tiny, quick, got 'paper'",
     "train --scale tiny --data.labelled 105": "data.labelled to be a multiple of the 10 classes",
@@ -268,7 +268,8 @@ def test_folders_with_brackets_are_printed_as_they_are(
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from adversarial_dropout.experiments import __main__
 
-    monkeypatch.delitem(sys.modules, "adversarial_dropout.experiments.cli", raising=False)
+    for module in ("cli", "arguments"):
+        monkeypatch.delitem(sys.modules, f"adversarial_dropout.experiments.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "tyro", None)
     with pytest.raises(SystemExit, match=r"the command needs tyro; pip install 'adversarial-dropout\[experiments\]'"):
         __main__.main()

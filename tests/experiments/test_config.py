@@ -27,20 +27,49 @@ TERMS = st.builds(
     weight=st.floats(0, 1e6),
     divergence=st.sampled_from(["ce", "kl", "qe"]),
     eps=st.floats(1e-6, 1e3),
+    xi=st.none() | st.floats(1e-9, 1),
     noise=st.sampled_from(["independent", "shared"]),
     ramp=st.booleans(),
 )
+
+
+def fitting(data: DataConfig, terms: tuple[TermConfig, ...], **other: Any) -> ExperimentConfig:
+    """A config whose data have one view if a term shares its noise."""
+    if any(term.noise == "shared" for term in terms):
+        data = dataclasses.replace(data, translate=0, flip=False)
+    return ExperimentConfig(data=data, terms=terms, **other)
+
+
 CONFIGS = st.builds(
-    ExperimentConfig,
+    fitting,
     preset=st.text(),
     method=st.text(),
     scale=st.sampled_from(["tiny", "quick", "paper"]),
     seed=st.integers(0, 10**9),
     threads=COUNTS,
-    data=st.builds(DataConfig, name=st.text(), labelled=COUNTS, validation=st.integers(0, 10**6)),
+    data=st.builds(
+        DataConfig,
+        name=st.text(),
+        labelled=st.none() | COUNTS,
+        overlap=st.booleans(),
+        validation=st.integers(0, 10**6),
+        evaluated=st.none() | COUNTS,
+        resize=st.none() | COUNTS,
+        centre=st.booleans(),
+        whiten=st.booleans(),
+        translate=st.integers(0, 10),
+        flip=st.booleans(),
+    ),
     model=st.builds(
         ModelConfig,
         name=st.text(),
+        kernel_size=COUNTS,
+        width=COUNTS,
+        norm=st.sampled_from(["batch", "mean-only"]),
+        norm_momentum=SHARES,
+        norm_logits=st.booleans(),
+        input_noise=st.floats(0, 10),
+        noise_in_evaluation=st.booleans(),
         p=SHARES,
         delta=SHARES,
         granularity=st.sampled_from(["element", "channel", "feature"]),
@@ -51,10 +80,13 @@ CONFIGS = st.builds(
         epochs=COUNTS,
         steps_per_epoch=st.none() | COUNTS,
         batch_labelled=COUNTS,
-        batch_unlabelled=COUNTS,
+        batch_unlabelled=st.integers(0, 10**6),
         learning_rate=st.floats(1e-9, 1e3),
         ramp_up=st.integers(0, 100),
+        ramp_up_learning_rate=st.booleans(),
         ramp_down=st.integers(0, 100),
+        beta1=SHARES,
+        beta1_end=SHARES,
     ),
     terms=st.lists(TERMS, max_size=3, unique_by=lambda term: term.kind).map(tuple),
 )
@@ -111,17 +143,27 @@ def test_fields_are_given_by_name(made: type) -> None:
         (DataConfig, {"labelled": 2.5}, "data.labelled to be a whole number, 1 or more, got 2.5"),
         (DataConfig, {"labelled": True}, "data.labelled to be a whole number, 1 or more, got True"),
         (DataConfig, {"validation": -1}, "data.validation to be a whole number, 0 or more, got -1"),
+        (DataConfig, {"evaluated": 0}, "data.evaluated to be a whole number, 1 or more, got 0"),
+        (DataConfig, {"resize": 0}, "data.resize to be a whole number, 1 or more, got 0"),
+        (DataConfig, {"translate": -1}, "data.translate to be a whole number, 0 or more, got -1"),
         (ModelConfig, {"p": 1.5}, r"expected model.p to be in \[0, 1\], got 1.5"),
         (ModelConfig, {"p": -0.1}, r"expected model.p to be in \[0, 1\], got -0.1"),
         (ModelConfig, {"p": float("nan")}, r"expected model.p to be in \[0, 1\], got nan"),
         (ModelConfig, {"delta": 5}, r"model.delta to be in \[0, 1\], got 5; model.delta is a fraction"),
+        (ModelConfig, {"kernel_size": 0}, "model.kernel_size to be a whole number, 1 or more, got 0"),
+        (ModelConfig, {"kernel_size": 2.0}, "model.kernel_size to be a whole number, 1 or more, got 2.0"),
+        (ModelConfig, {"width": 0}, "model.width to be a whole number, 1 or more, got 0"),
+        (ModelConfig, {"norm_momentum": 1.1}, r"model.norm_momentum to be in \[0, 1\], got 1.1"),
+        (ModelConfig, {"norm": "mean_only"}, 'model.norm to be one of batch, mean-only, .*; did you mean "mean-only"'),
         (TermConfig, {"kind": "vat", "weight": -1.0}, "finite weight of vat, 0 or more, got -1.0"),
         (TermConfig, {"kind": "pi", "weight": float("nan")}, "finite weight of pi, 0 or more, got nan"),
         (TermConfig, {"kind": "pi", "weight": float("inf")}, "finite weight of pi, 0 or more, got inf"),
         (TrainingConfig, {"epochs": 0}, "training.epochs to be a whole number, 1 or more, got 0"),
         (TrainingConfig, {"steps_per_epoch": 0}, "training.steps_per_epoch to be a whole number, 1 or more, got 0"),
         (TrainingConfig, {"batch_labelled": 0}, "training.batch_labelled to be a whole number, 1 or more"),
-        (TrainingConfig, {"batch_unlabelled": 0}, "training.batch_unlabelled to be a whole number, 1 or more"),
+        (TrainingConfig, {"batch_unlabelled": -1}, "training.batch_unlabelled to be a whole number, 0 or more"),
+        (TrainingConfig, {"beta1": 1.5}, r"training.beta1 to be in \[0, 1\], got 1.5"),
+        (TrainingConfig, {"beta1_end": -0.5}, r"training.beta1_end to be in \[0, 1\], got -0.5"),
         (TrainingConfig, {"ramp_up": -1}, "training.ramp_up to be a whole number, 0 or more, got -1"),
         (TrainingConfig, {"ramp_down": -1}, "training.ramp_down to be a whole number, 0 or more, got -1"),
         (TrainingConfig, {"learning_rate": 0.0}, "training.learning_rate to be above 0, got 0.0"),
@@ -134,6 +176,17 @@ def test_fields_are_given_by_name(made: type) -> None:
 def test_values_out_of_range(made: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         made(**values)
+
+
+@pytest.mark.parametrize("data", [{"translate": 1}, {"flip": True}])
+def test_two_views_and_shared_noise_exclude_each_other(data: dict[str, Any]) -> None:
+    shared = TermConfig(kind="vadd", noise="shared")
+    assert DataConfig(**data).augmented
+    assert not DataConfig(centre=True, whiten=True).augmented
+    with pytest.raises(InvalidValueError, match=r'terms.vadd.noise="independent" with data.translate or data.flip'):
+        config(data=DataConfig(**data), terms=(TermConfig(kind="vat"), shared))
+    config(terms=(shared,))
+    config(data=DataConfig(**data), terms=(TermConfig(kind="vadd"), TermConfig(kind="pi", noise="shared")))
 
 
 def test_a_share_that_is_no_number() -> None:

@@ -11,9 +11,10 @@ from sklearn.datasets import load_digits
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.splits import Split, make_split
 
-DIGITS = sources.load("digits")
+DIGITS = sources.load(DataConfig(name="digits"))
 TEST = set(DIGITS.test.tolist())
 FIRST_TEST_ROWS = [2, 4, 7, 9, 13, 15]
 TEST_CHECKSUM = 149306639
@@ -41,11 +42,12 @@ def test_digits_are_scikit_learns() -> None:
 
 
 def test_pixels_are_between_zero_and_one() -> None:
-    pixels = DIGITS.pixels(torch.tensor([5, 3]))
+    show = Pixels(DataConfig(), DIGITS.brightest)
+    pixels = show(DIGITS.images[[5, 3]])
     assert pixels.dtype == torch.float32
     assert pixels.shape == (2, 1, 8, 8)
     assert torch.equal(pixels * 16, DIGITS.images[[5, 3]].float())
-    everything = DIGITS.pixels(torch.arange(1797))
+    everything = show(DIGITS.images)
     assert everything.min() == 0
     assert everything.max() == 1
 
@@ -121,9 +123,12 @@ def test_plain_lists() -> None:
             {"labelled": 1290},
             r"expected 129 labelled examples of each class, but class '\d' of digits has 12\d training",
         ),
-        ({"labelled": 100, "validation": 1290}, r"class '\d' of digits has \d training examples; lower data.labelled"),
-        ({"validation": 1297}, "expected data.validation below the 1297 training examples of digits, got 1297"),
-        ({"validation": 5000}, "data.validation below the 1297 training examples of digits, got 5000"),
+        (
+            {"labelled": 100, "validation": 1290},
+            r"class '\d' of digits has \d training examples with a label; lower data.labelled, or add labels",
+        ),
+        ({"validation": 1297}, "data.validation below the 1297 labelled training examples of digits, got 1297"),
+        ({"validation": 5000}, "data.validation below the 1297 labelled training examples of digits, got 5000"),
     ],
 )
 def test_requests_that_cannot_be_met(data: dict[str, int], message: str) -> None:
@@ -132,11 +137,15 @@ def test_requests_that_cannot_be_met(data: dict[str, int], message: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("digit", "from one of digits, got 'digit'; did you mean \"digits\""), ("", "got ''")]
+    ("name", "message"),
+    [
+        ("digit", "from one of digits, mnist, svhn, cifar10, a folder .*, got 'digit'; did you mean \"digits\""),
+        ("", "got ''"),
+    ],
 )
 def test_unknown_sources_offer_the_nearest(name: str, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
-        sources.load(name)
+        sources.load(DataConfig(name=name))
 
 
 def test_moving_keeps_everything() -> None:

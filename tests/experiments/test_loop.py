@@ -12,16 +12,18 @@ from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.config import ModelConfig
+from adversarial_dropout.experiments.config import DataConfig, ModelConfig
 from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.training import checkpoint, loop
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
 
-from .runs import StoppedError, interrupt, small, trained
+from .runs import StoppedError, interrupt, seen, small, trained
 
 
 @dataclasses.dataclass
@@ -36,38 +38,40 @@ class Watch:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    seen = Watch()
+    watch = Watch()
 
     class Watched(Objective):
         def forward(self, batch: Batch, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
             assert self.model.training
-            if not seen.batches:
-                seen.initial = {name: value.clone() for name, value in self.model.state_dict().items()}
-            seen.batches.append(batch)
-            seen.ramps.append(ramp)
-            seen.threads.add(torch.get_num_threads())
+            if not watch.batches:
+                watch.initial = {name: value.clone() for name, value in self.model.state_dict().items()}
+            watch.batches.append(batch)
+            watch.ramps.append(ramp)
+            watch.threads.add(torch.get_num_threads())
             return super().forward(batch, ramp)
 
     monkeypatch.setattr(loop, "Objective", Watched)
-    return seen
+    return watch
 
 
 def test_what_a_step_sees(watch: Watch, tmp_path: Path) -> None:
     config = small("vadd-qe", epochs=1, steps=11)
     loop.run(config, tmp_path)
-    data = sources.load("digits")
+    data = sources.digits()
     split = make_split(data, config.data, config.seed)
 
     def keys(images: Tensor) -> list[bytes]:
         return [image.numpy().tobytes() for image in images]
 
-    label_of = dict(zip(keys(data.pixels(split.labelled)), data.labels[split.labelled].tolist(), strict=True))
-    unlabelled = keys(data.pixels(split.unlabelled))
+    label_of = dict(zip(keys(seen(data, split.labelled)), data.labels[split.labelled].tolist(), strict=True))
+    unlabelled = keys(seen(data, split.unlabelled))
     assert len(watch.batches) == 11
     seen_labelled, seen_unlabelled = [], []
     for batch in watch.batches:
         assert batch.images.shape == (32, 1, 8, 8)
+        assert batch.unlabelled is not None
         assert batch.unlabelled.shape == (128, 1, 8, 8)
+        assert batch.second is None, "without augmentation there is one view"
         assert [label_of[image] for image in keys(batch.images)] == batch.labels.tolist()
         seen_labelled += keys(batch.images)
         seen_unlabelled += keys(batch.unlabelled)
@@ -104,12 +108,12 @@ def test_schedules_are_followed(watch: Watch, tmp_path: Path, monkeypatch: pytes
 def test_the_error_is_that_of_the_weights_that_are_kept(validation: int, tmp_path: Path) -> None:
     config = small("vadd-qe", validation=validation, steps=4)
     record = loop.run(config, tmp_path)
-    data = sources.load("digits")
-    model = models.load(config.model, 10, tmp_path / records.WEIGHTS)
+    data = sources.digits()
+    model = models.load(config.model, data.shape, 10, tmp_path / records.WEIGHTS)
     rows = make_split(data, config.data, config.seed).evaluation
     assert len(rows) == (validation or 500)
     with torch.no_grad():
-        wrong = (model(data.pixels(rows)).argmax(dim=1) != data.labels[rows]).sum()
+        wrong = (model(seen(data, rows)).argmax(dim=1) != data.labels[rows]).sum()
     assert record.error == pytest.approx(100 * int(wrong) / len(rows), rel=1e-12)
     assert record.final["evaluated_on"] == ("validation" if validation else "test")
 
@@ -117,7 +121,7 @@ def test_the_error_is_that_of_the_weights_that_are_kept(validation: int, tmp_pat
 @pytest.mark.parametrize("validation", [0, 300])
 def test_no_label_is_seen_that_should_not_be(validation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small("vadd-qe+vat", validation=validation)
-    data = sources.load("digits")
+    data = sources.digits()
     expected = trained(config, tmp_path / "expected")[records.WEIGHTS]
     split = make_split(data, config.data, config.seed)
     images, labels = torch.full_like(data.images, 9), torch.full_like(data.labels, 9)
@@ -126,12 +130,12 @@ def test_no_label_is_seen_that_should_not_be(validation: int, tmp_path: Path, mo
     # The rows are the same ones: the split looks at labels, so it is kept.
     monkeypatch.setattr(loop, "make_split", lambda *arguments: split)
     spoilt = dataclasses.replace(data, images=images, labels=labels)
-    monkeypatch.setattr(sources, "load", lambda name: spoilt)
+    monkeypatch.setattr(sources, "load", lambda *arguments: spoilt)
     assert trained(config, tmp_path / "spoilt")[records.WEIGHTS] == expected
 
 
 def test_a_split_does_not_depend_on_what_it_hides(tmp_path: Path) -> None:
-    data = sources.load("digits")
+    data = sources.digits()
     config = small().data
     labels = data.labels.clone()
     labels[data.test] = 0
@@ -148,18 +152,21 @@ def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_other_seeds_differ_in_initialisation_split_and_order(watch: Watch, tmp_path: Path) -> None:
-    seen = []
+    starts = []
     for seed in (0, 1):
-        loop.run(small(seed=seed, epochs=1), tmp_path / str(seed))
-        seen.append((dict(watch.initial), watch.batches[0].unlabelled))
+        loop.run(small("pi", seed=seed, epochs=1), tmp_path / str(seed))
+        starts.append((dict(watch.initial), watch.batches[0].unlabelled))
         watch.batches.clear()
     first, second = (json.loads((tmp_path / seed / records.SPLIT).read_text()) for seed in "01")
     assert first["labelled"] != second["labelled"]
     assert first["evaluation"] == second["evaluation"]
     assert first["unlabelled"] == second["unlabelled"], "so that what differs next is the order"
-    assert not torch.equal(seen[0][1], seen[1][1])
-    for name, value in seen[0][0].items():
-        assert not torch.equal(value, seen[1][0][name]), f"{name} starts from the same values"
+    (weights, order), (other_weights, other_order) = starts
+    assert order is not None
+    assert other_order is not None
+    assert not torch.equal(order, other_order)
+    for name, value in weights.items():
+        assert not torch.equal(value, other_weights[name]), f"{name} starts from the same values"
 
 
 @pytest.mark.parametrize("end", ["finished", "read", "stopped", "diverged"])
@@ -212,20 +219,20 @@ def test_weights_are_a_plain_file_of_tensors(tmp_path: Path) -> None:
     config = small(epochs=1)
     loop.run(config, tmp_path)
     weights = safetensors.torch.load_file(tmp_path / records.WEIGHTS)
-    expected = models.build(config.model, 10).state_dict()
+    expected = models.build(config.model, (1, 8, 8), 10).state_dict()
     assert {name: value.shape for name, value in weights.items()} == {n: v.shape for n, v in expected.items()}
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_measuring_the_error_leaves_the_mode(training: bool) -> None:
-    data = sources.load("digits")
-    model = models.build(ModelConfig(), 10).train(training)
+    data = sources.digits()
+    model = models.build(ModelConfig(), data.shape, 10).train(training)
     rows = torch.arange(50)
     before = torch.get_rng_state()
-    measured = loop.error(model, data, rows)
+    measured = error(model, Pixels(DataConfig(), 16), data, rows)
     assert all(module.training is training for module in model.modules())
     assert torch.equal(torch.get_rng_state(), before), "evaluation draws nothing"
     model.eval()
     with torch.no_grad():
-        right = sum(int(model(data.pixels(row.view(1))).argmax()) == int(data.labels[row]) for row in rows)
+        right = sum(int(model(seen(data, row.view(1))).argmax()) == int(data.labels[row]) for row in rows)
     assert measured == pytest.approx(100 - 2 * right)

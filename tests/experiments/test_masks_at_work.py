@@ -1,7 +1,6 @@
 """What the search finds in a trained model, against a direct computation and against random flips."""
 
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
@@ -9,38 +8,50 @@ from torch import Tensor, nn
 
 from adversarial_dropout import AdversarialDropout, flip_budget
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import models, records
 from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe
 from adversarial_dropout.experiments.data import sources
-from adversarial_dropout.experiments.models.small_cnn import SmallCNN
+from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.experiments.training import loop
 
-from .runs import small
+from .runs import seen, small
 
 
 @pytest.fixture(scope="module", params=["plain", "vadd-qe"])
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SmallCNN:
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CutNetwork:
     folder = tmp_path_factory.mktemp("trained")
     config = small(request.param, epochs=1, steps=60)
-    assert loop.run(config, folder).error < 25
-    return cast(SmallCNN, models.load(config.model, 10, folder / records.WEIGHTS))
+    record = loop.run(config, folder)
+    assert record.error < 25
+    model = Trained.load(record).model
+    assert isinstance(model, CutNetwork)
+    return model
 
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    data = sources.load("digits")
-    return data.pixels(data.test[:200])
+    data = sources.digits()
+    return seen(data, data.test[:200])
 
 
 @pytest.fixture(scope="module")
-def work(trained: SmallCNN, images: Tensor) -> MasksAtWork:
+def work(trained: CutNetwork, images: Tensor) -> MasksAtWork:
     return observe(trained, images)
 
 
-def probabilities(model: SmallCNN, images: Tensor, mask: Tensor) -> Tensor:
+def parts(model: CutNetwork) -> tuple[AdversarialDropout, Tensor, Tensor]:
+    """The layer, and the weight and bias of the output, in float64."""
+    layer, output = model.upper
+    assert isinstance(layer, AdversarialDropout)
+    assert isinstance(output, nn.Linear)
+    return layer, output.weight.double(), output.bias.double()
+
+
+def probabilities(model: CutNetwork, images: Tensor, mask: Tensor) -> Tensor:
     """Class probabilities under ``mask`` with inverted rescaling, in float64."""
-    h = model.eval().under(images).double() * mask / (1 - model.dropout.p)
-    return (h @ model.output.weight.double().T + model.output.bias.double()).softmax(dim=1).detach()
+    layer, weight, bias = parts(model)
+    h: Tensor = model.eval().under(images).double() * mask / (1 - layer.p)
+    return (h @ weight.T + bias).softmax(dim=1).detach()
 
 
 def kl(before: Tensor, after: Tensor) -> Tensor:
@@ -51,7 +62,7 @@ def test_the_search_beats_the_largest_of_twenty_random_masks(work: MasksAtWork) 
     assert work.mean > work.mean_of_largest > work.mean_random > 0
 
 
-def test_probabilities_and_divergences(trained: SmallCNN, images: Tensor, work: MasksAtWork) -> None:
+def test_probabilities_and_divergences(trained: CutNetwork, images: Tensor, work: MasksAtWork) -> None:
     before = probabilities(trained, images, work.base)
     after = probabilities(trained, images, work.found)
     torch.testing.assert_close(work.before.double(), before, rtol=1e-4, atol=1e-6)
@@ -63,22 +74,24 @@ def test_probabilities_and_divergences(trained: SmallCNN, images: Tensor, work: 
         torch.testing.assert_close(divergence.double(), kl(before, other), rtol=1e-3, atol=1e-6)
 
 
-def test_the_flips_are_the_best_of_the_linearised_problem(trained: SmallCNN, images: Tensor, work: MasksAtWork) -> None:
+def test_the_flips_are_the_best_of_the_linearised_problem(
+    trained: CutNetwork, images: Tensor, work: MasksAtWork
+) -> None:
     # ∂KL/∂ε at ε = 1 without rescaling, in closed form: (q - p) W ∘ h with q the prediction and p the target.
     h = trained.eval().under(images).double()
-    weight, bias = trained.output.weight.double(), trained.output.bias.double()
+    layer, weight, bias = parts(trained)
     target = probabilities(trained, images, work.base)
     jacobian = (((h @ weight.T + bias).softmax(dim=1) - target) @ weight) * h
     gain = ((1 - 2 * work.base.double()) * jacobian).detach()
-    budget = flip_budget(trained.dropout.delta, 256)
+    budget = flip_budget(layer.delta, 256)
     best = gain.clamp(min=0).topk(budget, dim=1).values.sum(dim=1)
     reached = (gain * (work.base != work.found)).sum(dim=1)
     torch.testing.assert_close(reached, best, rtol=1e-4, atol=1e-9)
 
 
-def test_random_masks_have_as_many_flips_as_were_found(trained: SmallCNN, work: MasksAtWork) -> None:
+def test_random_masks_have_as_many_flips_as_were_found(trained: CutNetwork, work: MasksAtWork) -> None:
     flips = (work.base != work.found).sum(dim=1)
-    assert 1 <= flips.max() <= flip_budget(trained.dropout.delta, 256)
+    assert 1 <= flips.max() <= flip_budget(parts(trained)[0].delta, 256)
     assert work.random.shape == (RANDOM_MASKS, 200, 256)
     assert RANDOM_MASKS == 20
     assert ((work.base != work.random).sum(dim=2) == flips).all()
@@ -90,7 +103,7 @@ def test_random_masks_have_as_many_flips_as_were_found(trained: SmallCNN, work: 
     assert counts.max() < float(counts.mean()) * 1.8
 
 
-def test_the_base_mask_is_drawn_as_in_training(trained: SmallCNN, images: Tensor, work: MasksAtWork) -> None:
+def test_the_base_mask_is_drawn_as_in_training(trained: CutNetwork, images: Tensor, work: MasksAtWork) -> None:
     assert abs(float(work.base.double().mean()) - 0.5) < 0.01  # 51,200 draws
     again, other = observe(trained, images), observe(trained, images, seed=1)
     assert torch.equal(again.base, work.base)
@@ -117,10 +130,10 @@ def test_selecting_images(work: MasksAtWork) -> None:
 
 @pytest.mark.parametrize("flags", ["training", "evaluation", "mixed"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_left_as_it_was(flags: str, fails: bool, trained: SmallCNN, images: Tensor) -> None:
+def test_the_model_is_left_as_it_was(flags: str, fails: bool, trained: CutNetwork, images: Tensor) -> None:
     trained.train(flags == "training")
     if flags == "mixed":
-        trained.features[2].train()
+        list(trained.under.children())[2].train()
     modes = [module.training for module in trained.modules()]
     weights = {name: value.clone() for name, value in trained.state_dict().items()}
     torch.manual_seed(3)
@@ -182,7 +195,6 @@ def test_a_budget_of_nothing_moves_nothing(images: Tensor) -> None:
 
 
 def test_the_weights_of_a_run_can_be_observed(tmp_path: Path, images: Tensor) -> None:
-    config = small("vadd-kl", epochs=1, steps=1)
-    loop.run(config, tmp_path)
-    work = observe(models.load(config.model, 10, tmp_path / records.WEIGHTS), images[:3])
+    record = loop.run(small("vadd-kl", epochs=1, steps=1), tmp_path)
+    work = observe(Trained.load(record).model, images[:3])
     assert work.divergence.shape == (3,)

@@ -11,16 +11,17 @@ from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError
 from adversarial_dropout.experiments import models
 from adversarial_dropout.experiments.config import ModelConfig
+from adversarial_dropout.experiments.models.cut import CutNetwork
 from adversarial_dropout.experiments.models.noise import GaussianNoise
-from adversarial_dropout.experiments.models.small_cnn import SmallCNN
 from adversarial_dropout.regularizers.passes import cut
 
 CONFIG = ModelConfig(p=0.25, delta=0.1)
+SHAPE = (1, 8, 8)
 
 
-def network() -> SmallCNN:
-    model = models.build(CONFIG, 10)
-    assert isinstance(model, SmallCNN)
+def network() -> CutNetwork:
+    model = models.build(CONFIG, SHAPE, 10)
+    assert isinstance(model, CutNetwork)
     return model
 
 
@@ -39,7 +40,7 @@ def test_forward_is_upper_of_under(training: bool) -> None:
 def test_the_layer_sees_256_units_above_the_cut() -> None:
     model = network()
     seen: list[Tensor] = []
-    model.dropout.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model.upper[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     features = model.under(torch.rand(3, 1, 8, 8))
     assert seen == []
     assert features.shape == (3, 256)
@@ -65,12 +66,12 @@ def test_number_of_parameters() -> None:
 
 @pytest.mark.parametrize("classes", [2, 7])
 def test_number_of_classes(classes: int) -> None:
-    assert models.build(CONFIG, classes)(torch.rand(1, 1, 8, 8)).shape == (1, classes)
+    assert models.build(CONFIG, SHAPE, classes)(torch.rand(1, 1, 8, 8)).shape == (1, classes)
 
 
 def test_settings_reach_the_layer() -> None:
     config = ModelConfig(p=0.125, delta=0.75, granularity="channel", rescale="sum", input_noise=0.3)
-    model = models.build(config, 10)
+    model = models.build(config, SHAPE, 10)
     (layer,) = (module for module in model.modules() if isinstance(module, AdversarialDropout))
     assert (layer.p, layer.delta, layer.granularity, layer.rescale) == (0.125, 0.75, "channel", "sum")
     (noise,) = (module for module in model.modules() if isinstance(module, GaussianNoise))
@@ -94,23 +95,24 @@ def test_noise_on_the_input_in_training_alone() -> None:
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
 def test_noise_out_of_range(sigma: float) -> None:
     with pytest.raises(InvalidValueError, match=r"expected .* to be finite, 0 or more, got"):
-        models.build(ModelConfig(input_noise=sigma), 10)
+        models.build(ModelConfig(input_noise=sigma), SHAPE, 10)
 
 
 def test_unknown_names_offer_the_nearest() -> None:
-    with pytest.raises(InvalidValueError, match=r"model of small-cnn, got 'smal_cnn'; did you mean \"small-cnn\""):
-        models.build(ModelConfig(name="smal_cnn"), 10)
+    message = "expected a model of small-cnn, mnist-cnn, conv-large, got 'smal_cnn'; did you mean \"small-cnn\""
+    with pytest.raises(InvalidValueError, match=message):
+        models.build(ModelConfig(name="smal_cnn"), SHAPE, 10)
 
 
 def test_unknown_settings_are_refused_when_built() -> None:
     with pytest.raises(InvalidValueError, match=r'granularity to be one of .*; did you mean "channel"'):
-        models.build(ModelConfig(granularity="channels"), 10)  # type: ignore[arg-type]
+        models.build(ModelConfig(granularity="channels"), SHAPE, 10)  # type: ignore[arg-type]
 
 
 def test_loading_gives_the_same_network_in_evaluation(tmp_path: Path) -> None:
     model = network()
     safetensors.torch.save_file(model.state_dict(), tmp_path / "weights")
-    loaded = models.load(CONFIG, 10, tmp_path / "weights")
+    loaded = models.load(CONFIG, SHAPE, 10, tmp_path / "weights")
     assert not loaded.training
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(loaded(images), model.eval()(images))
@@ -128,9 +130,9 @@ def test_weights_that_do_not_fit(damage: str, tmp_path: Path) -> None:
     }
     path.write_bytes(contents[damage])
     with pytest.raises(InvalidValueError, match=f"(?s)cannot read the weights {path}.*delete its folder and repeat"):
-        models.load(CONFIG, 10, path)
+        models.load(CONFIG, SHAPE, 10, path)
 
 
 def test_weights_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises((AdversarialDropoutError, FileNotFoundError), match="absent"):
-        models.load(CONFIG, 10, tmp_path / "absent")
+        models.load(CONFIG, SHAPE, 10, tmp_path / "absent")

@@ -41,17 +41,13 @@ def square(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def batch() -> Batch:
-    return Batch(torch.rand(6, 5), torch.tensor([0, 1, 2, 0, 1, 2]), torch.rand(9, 5))
+    return Batch(torch.rand(6, 5).double(), torch.tensor([0, 1, 2, 0, 1, 2]), torch.rand(9, 5).double())
 
 
 def objective(terms: tuple[TermConfig, ...], stubs: tuple[Square, ...]) -> Objective:
     made = Objective(nn.Linear(5, 3).double(), terms)
     made.regularizers = nn.ModuleList(stubs)
     return made.double()
-
-
-def doubled(images: Batch) -> Batch:
-    return Batch(images.images.double(), images.labels, images.unlabelled.double())
 
 
 @pytest.mark.parametrize("ramp", [0.0, 0.3, 1.0])
@@ -62,11 +58,12 @@ def test_loss_and_gradient(ramp: float) -> None:
         TermConfig(kind="entmin", weight=0.5, ramp=False),
     )
     made = objective(terms, (Square(supervised=True), Square(supervised=False), Square(supervised=False)))
-    step = doubled(batch())
+    step = batch()
     loss, values = made(step, ramp)
     gradients = torch.autograd.grad(loss, list(made.model.parameters()))
 
     weight, bias = (parameter.detach().clone().requires_grad_() for parameter in made.model.parameters())
+    assert step.unlabelled is not None
     logits, others = step.images @ weight.T + bias, step.unlabelled @ weight.T + bias
     entropy = (logits.logsumexp(1) - logits[torch.arange(6), step.labels]).sum() / 6
     labelled, unlabelled = logits.pow(2).sum() / 18, others.pow(2).sum() / 27
@@ -82,7 +79,7 @@ def test_loss_and_gradient(ramp: float) -> None:
 
 def test_who_sees_what() -> None:
     supervised, unsupervised = Square(supervised=True), Square(supervised=False)
-    step = doubled(batch())
+    step = batch()
     objective((TermConfig(kind="sadd"), TermConfig(kind="pi")), (supervised, unsupervised))(step, 1.0)
     ((images, labels),) = supervised.given
     assert images is step.images
@@ -94,7 +91,7 @@ def test_who_sees_what() -> None:
 
 
 def test_plain_is_cross_entropy_alone() -> None:
-    made = Objective(nn.Linear(5, 3), ())
+    made = Objective(nn.Linear(5, 3).double(), ())
     step = batch()
     loss, values = made(step, 1.0)
     torch.testing.assert_close(loss, F.cross_entropy(made.model(step.images), step.labels))
@@ -105,7 +102,7 @@ def test_plain_is_cross_entropy_alone() -> None:
 @pytest.mark.parametrize("ramp", [True, False])
 def test_each_kind_on_the_network(kind: Any, ramp: bool) -> None:
     term = TermConfig(kind=kind, weight=3.0, divergence="kl", eps=0.5, ramp=ramp)
-    made = Objective(models.build(ModelConfig(), 10), (term,))
+    made = Objective(models.build(ModelConfig(), (1, 8, 8), 10), (term,))
     step = Batch(torch.rand(4, 1, 8, 8), torch.tensor([1, 2, 3, 4]), torch.rand(5, 1, 8, 8))
     loss, values = made(step, 0.25)
     factor = 0.25 if ramp else 1.0
@@ -116,7 +113,7 @@ def test_each_kind_on_the_network(kind: Any, ramp: bool) -> None:
 
 
 def test_a_weight_of_zero_leaves_the_gradient_of_plain() -> None:
-    model = nn.Linear(5, 3)
+    model = nn.Linear(5, 3).double()
     step = batch()
     gradients = []
     for terms in ((), (TermConfig(kind="entmin", weight=0.0),)):
@@ -152,7 +149,7 @@ def test_every_divergence(divergence: Any) -> None:
 
 
 def test_the_model_is_trained_through_the_objective() -> None:
-    made = Objective(models.build(ModelConfig(), 10), (TermConfig(kind="vadd"),))
+    made = Objective(models.build(ModelConfig(), (1, 8, 8), 10), (TermConfig(kind="vadd"),))
     made.train()
     assert all(module.training for module in made.modules())
     made.eval()

@@ -2,88 +2,39 @@
 
 import dataclasses
 import io
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError
+from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.config import (
-    DataConfig,
-    ExperimentConfig,
-    Kind,
-    ModelConfig,
-    Scale,
-    TermConfig,
-    TrainingConfig,
+from adversarial_dropout.experiments.arguments import (
+    Demo,
+    Evaluate,
+    Export,
+    Predict,
+    Presets,
+    Report,
+    Reproduce,
+    Train,
+    parse,
 )
+from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.presets import paper
 from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.trained import Trained
+
+if TYPE_CHECKING:
+    from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
 
 _REPORT = "report.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demo:
-    """Train every method on digits with 100 labels, then print the table and write the report."""
-
-    seeds: int = 5
-    """Runs of each method, with seeds 0, 1, 2, ..."""
-    scale: Scale = "quick"
-    """"quick" for the real thing, "tiny" for two steps that only show that it runs."""
-    out: Path = Path("runs/demo")
-    """Folder of the runs and the report. What is finished there is not repeated."""
-    jobs: int = os.cpu_count() or 1
-    """Runs at a time, each on one core."""
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "jobs"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"expected {name} to be 1 or more, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """Train one network. The settings below are those of the preset and method; each can be overridden."""
-
-    preset: tyro.conf.Positional[str] = "digits-100"
-    """Experiment; `adversarial-dropout presets` lists them."""
-    method: tyro.conf.Positional[str] = "vadd-qe"
-    """Method of the experiment."""
-    scale: Scale = "quick"
-    """How much of the schedule is run; "tiny" is two steps."""
-    seed: int = 0
-    """Seed of initialisation, labelled split, order and noise."""
-    threads: int = 1
-    """CPU threads. Another number gives other rounding, and so other results."""
-    out: Path = Path("runs")
-    """Folder below which the run gets a folder of its own. The same command goes on with a run that was stopped."""
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    terms: dict[str, TermConfig] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Presets:
-    """List experiments and their methods."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Print the tables of finished runs and write the HTML report."""
-
-    folder: tyro.conf.Positional[Path] = Path("runs")
-    """Folder below which the runs are."""
-    out: Path | None = None
-    """The HTML file; report.html in FOLDER if not given."""
+_SEEDS = {"tiny": 1, "quick": 3, "paper": 8}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,11 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # A terminal without Greek letters still shows the rest.
     console = Console()
     try:
-        match _parse(arguments):
+        match parse(arguments):
             case Demo() as command:
                 _demo(command, console)
             case Train() as command:
                 _train(command, console)
+            case Reproduce() as command:
+                _reproduce(command, console)
+            case Evaluate() as command:
+                _evaluate(command, console)
+            case Predict() as command:
+                _predict(command)
+            case Export() as command:
+                _export(command, console)
             case Presets():
                 _presets(console)
             case Report() as command:
@@ -111,57 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parse(arguments: list[str]) -> Demo | Train | Presets | Report:
-    train = _train_defaults(arguments[1:]) if arguments[:1] == ["train"] else Train()
-    return tyro.cli(
-        Annotated[Demo, tyro.conf.subcommand("demo")]
-        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Presets, tyro.conf.subcommand("presets")]
-        | Annotated[Report, tyro.conf.subcommand("report")],
-        args=arguments,
-        prog="adversarial-dropout",
-        description="Adversarial dropout for PyTorch (Park, Park, Shin, Moon; AAAI 2018).",
-        config=(tyro.conf.PositionalMetavarFromFieldName,),
-    )
-
-
-def _train_defaults(arguments: list[str]) -> Train:
-    """The settings of the preset, method and scale that are asked for: what the options then override.
-
-    A first reading finds these three among the options of all kinds of terms.
-    """
-    every = Train(terms={kind: TermConfig(kind=kind) for kind in get_args(Kind)})
-    read = [argument for argument in arguments if argument not in ("-h", "--help")]
-    asked, _ = tyro.cli(Train, default=every, args=read, return_unknown_args=True)
-    config = presets.get(asked.preset, asked.method, asked.scale)
-    return dataclasses.replace(
-        every,
-        preset=asked.preset,
-        method=asked.method,
-        scale=asked.scale,
-        data=config.data,
-        model=config.model,
-        training=config.training,
-        terms={term.kind: term for term in config.terms},
-    )
-
-
 def _demo(command: Demo, console: Console) -> None:
-    from adversarial_dropout.experiments.training.grid import run_grid
-
     methods = presets.find("digits-100").methods
     seeds = range(command.seeds)
     configs = [presets.get("digits-100", method, command.scale, seed) for seed in seeds for method in methods]
-    with _progress(console) as progress:
-        task = progress.add_task(f"0 of {len(configs)} runs", total=1.0)
-        found = run_grid(
-            configs,
-            command.out,
-            jobs=command.jobs,
-            progress=lambda share, done: progress.update(
-                task, completed=share, description=f"{done} of {len(configs)} runs"
-            ),
-        )
+    found = _run_grid(configs, command.out, command.jobs, Place(), console)
     _show(found, command.out / _REPORT, console)
 
 
@@ -188,10 +101,89 @@ def _train(command: Train, console: Console) -> None:
             lambda epochs, row: progress.update(
                 task, completed=epochs, description=f"epoch {epochs}: error {row['error']:.2f} %"
             ),
+            Place(command.folder, command.skip_bad_images),
         )
     part = record.final["evaluated_on"]
     console.print(f"{part} error {record.error:.2f} % after {config.training.epochs} epochs, {record.seconds:.1f} s")
     console.print(f"record: {folder}", soft_wrap=True, markup=False)
+
+
+def _reproduce(command: Reproduce, console: Console) -> None:
+    from adversarial_dropout.experiments.analysis import paper_tables
+
+    cells = paper_tables.columns(command.table, command.family)
+    named = {cell.preset: cell for cell in cells}
+    for name in command.presets:
+        check_choice("presets", name, tuple(named))
+    for name in command.methods:
+        check_choice("methods", name, paper.METHODS)
+    chosen = command.presets or tuple(named)
+    seeds = range(command.seeds or _SEEDS[command.scale])
+    configs = [
+        presets.get(preset, method, command.scale, seed)
+        for seed in seeds
+        for preset in chosen
+        for method in command.methods
+    ]
+    try:
+        _run_grid(configs, command.out, command.jobs, Place(command.folder), console)
+    finally:
+        # Also after Ctrl-C or a failed cell: what is finished is shown.
+        folders = [records.run_folder(command.out, config) for config in configs]
+        found = [records.read_record(folder) for folder in folders if records.is_finished(folder)]
+        if found:
+            table = paper_tables.paper_table(
+                command.table, found, command.scale, family=command.family, methods=command.methods
+            )
+            _write_paper_table(table, command.out, console)
+
+
+def _write_paper_table(table: "PaperTable", folder: Path, console: Console) -> None:
+    from adversarial_dropout.experiments.analysis import paper_tables
+    from adversarial_dropout.experiments.report.html import write_paper_table
+
+    for part in paper_tables.as_terminal(table):
+        console.print(part)
+    beside = folder / f"{table.name}-{table.scale}"
+    records.write_bytes(beside.with_suffix(".md"), (paper_tables.as_markdown(table) + "\n").encode())
+    records.write_bytes(beside.with_suffix(".csv"), paper_tables.as_csv(table).encode())
+    write_paper_table(table, beside.with_suffix(".html"))
+    console.print(f"table: {beside}.md, .csv, .html", soft_wrap=True, markup=False)
+
+
+def _evaluate(command: Evaluate, console: Console) -> None:
+    from adversarial_dropout.experiments.analysis import evaluation
+
+    trained = Trained.load(records.read_record(command.run))
+    found = evaluation.evaluate(trained, command.folder)
+    table = Table("class", "error in %", "n", title=f"{command.run}: error {found.error:.2f} % of {found.examples}")
+    for name, (error, examples) in found.classes.items():
+        table.add_row(name, f"{error:.2f}", str(examples))
+    console.print(table)
+    if command.out is not None:
+        records.write_json(command.out, dataclasses.asdict(found))
+
+
+def _predict(command: Predict) -> None:
+    from adversarial_dropout.experiments.analysis import evaluation
+
+    trained = Trained.load(records.read_record(command.run))
+    found, bad = evaluation.predict(trained, command.images, resize=command.resize)
+    text = evaluation.as_csv(found) if command.format == "csv" else evaluation.as_json(found)
+    if command.out is None:
+        print(text, end="")
+    else:
+        records.write_bytes(command.out, text.encode())
+    if bad:
+        raise InvalidValueError(f"{len(bad)} of {len(found) + len(bad)} images are left out:\n" + "\n".join(bad))
+
+
+def _export(command: Export, console: Console) -> None:
+    from adversarial_dropout.experiments import export
+
+    folder = command.out or command.run / "export"
+    for path in export.export(Trained.load(records.read_record(command.run)), folder, onnx=command.onnx):
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
 def _presets(console: Console) -> None:
@@ -214,6 +206,24 @@ def _show(found: Sequence[Record], page: Path, console: Console) -> None:
         console.print(tables.as_terminal(group))
     write_report(found, page, order)
     console.print(f"report: {page}", soft_wrap=True, markup=False)
+
+
+def _run_grid(
+    configs: Sequence[ExperimentConfig], out: Path, jobs: int, place: Place, console: Console
+) -> list[Record]:
+    from adversarial_dropout.experiments.training.grid import run_grid
+
+    with _progress(console) as progress:
+        task = progress.add_task(f"0 of {len(configs)} runs", total=1.0)
+        return run_grid(
+            configs,
+            out,
+            jobs=jobs,
+            progress=lambda share, done: progress.update(
+                task, completed=share, description=f"{done} of {len(configs)} runs"
+            ),
+            place=place,
+        )
 
 
 def _progress(console: Console) -> Progress:

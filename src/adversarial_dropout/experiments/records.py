@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,11 +136,18 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         RecordError: the folder cannot be made or written to.
+
+    Warns:
+        RecordWarning: another process works there.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            warnings.warn(f"another process works on {folder}; waiting for it", RecordWarning, stacklevel=2)
+            lock.acquire()
     try:
         yield
     finally:

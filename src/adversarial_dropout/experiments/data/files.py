@@ -114,17 +114,18 @@ def _by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 def _image_splits(folder: Path) -> dict[str, list[Path]]:
     """Images by split: those of ``train/`` and ``test/`` if there are such folders, otherwise all are for training."""
-    endings = PIL.Image.registered_extensions()
-
-    def images(place: Path) -> list[Path]:
-        found = (path for path in place.rglob("*") if path.suffix.lower() in endings and path.is_file())
-        return sorted(path for path in found if not path.name.startswith("."))
-
     inner = [place for place in sorted(folder.iterdir()) if place.is_dir()] if folder.is_dir() else []
     named = {place.name.lower(): place for place in inner}
     if not any(name in named for name in _TRAIN):
-        return {"train": images(folder)} if folder.is_dir() else {}
-    return {name: images(place) for name, place in named.items() if name in (*_TRAIN, *_TEST, *_UNLABELLED)}
+        return {"train": images_in(folder)} if folder.is_dir() else {}
+    return {name: images_in(place) for name, place in named.items() if name in (*_TRAIN, *_TEST, *_UNLABELLED)}
+
+
+def images_in(folder: Path) -> list[Path]:
+    """All image files below ``folder``, by their endings, in order; hidden ones are left out."""
+    endings = PIL.Image.registered_extensions()
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 @dataclass(frozen=True)

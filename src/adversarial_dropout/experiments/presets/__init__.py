@@ -67,6 +67,9 @@ def find(name: str) -> Preset:
     return PRESETS[name]
 
 
+OWN_IMAGES = "images"
+"""The preset whose data are the user's own."""
+
 _PAPER_SCALES: tuple[Scale, ...] = ("tiny", "quick", "paper")
 
 PRESETS = {
@@ -90,7 +93,7 @@ PRESETS = {
             for cell in paper.CELLS
         ),
         Preset(
-            name="images",
+            name=OWN_IMAGES,
             summary="your own images: train images METHOD --data FOLDER",
             methods=paper.METHODS,
             scales=("tiny", "quick"),

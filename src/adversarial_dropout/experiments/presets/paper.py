@@ -19,6 +19,7 @@ from adversarial_dropout.experiments.config import (
 
 METHODS = ("plain", "at", "vat", "pi", "sadd", "vadd-kl", "vadd-qe", "vadd-kl+vat", "vadd-qe+vat")
 Source = Literal["mnist", "svhn", "cifar10"]
+Family = Literal["paper", "authors"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ LEFT_OPEN = {
 class Cell:
     """One column of a table, in one of the two families."""
 
-    family: Literal["paper", "authors"]
+    family: Family
     source: Source
     all_labels: bool
 
@@ -151,9 +152,13 @@ class Cell:
 
 TITLES: dict[Source, str] = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10"}
 
+_FAMILIES: tuple[tuple[Family, tuple[Source, ...]], ...] = (
+    ("paper", ("mnist", "svhn", "cifar10")),
+    ("authors", ("svhn", "cifar10")),  # Their code has no MNIST.
+)
 CELLS = tuple(
     Cell(family, source, all_labels)
-    for family, sources in (("paper", ("mnist", "svhn", "cifar10")), ("authors", ("svhn", "cifar10")))
+    for family, sources in _FAMILIES
     for source in sources
     for all_labels in (False, True)
 )

@@ -10,6 +10,7 @@ import jinja2
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis import figures
 from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe_run
+from adversarial_dropout.experiments.analysis.paper_tables import QUOTED_HEADER, PaperTable
 from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
 from adversarial_dropout.experiments.records import Record
 
@@ -53,20 +54,34 @@ def write_report(found: Sequence[Record], path: Path, methods: Sequence[str] = (
     Raises:
         RecordError: the file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     environments: list[dict[str, object]] = []
     for record in found:
         if record.final["environment"] not in environments:
             environments.append(record.final["environment"])
-    page = environment.get_template("report.html.j2").render(
+    page = _template("report.html.j2").render(
         header=HEADER,
         sections=[_section(group) for group in summarise(found, methods)],
         environments=environments,
         random_masks=RANDOM_MASKS,
     )
     records.write_bytes(path, page.encode())
+
+
+def write_paper_table(table: PaperTable, path: Path) -> None:
+    """Write one of the paper's tables to ``path``.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    parts = {part for method in table.rows for part in method.split("+")}
+    methods = {name: asked for name, asked in presets.METHODS.items() if name in parts}
+    page = _template("paper_table.html.j2").render(table=table, quoted_header=QUOTED_HEADER, methods=methods)
+    records.write_bytes(path, page.encode())
+
+
+def _template(name: str) -> jinja2.Template:
+    loader = jinja2.PackageLoader(__package__, ".")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
 
 
 def _section(group: Group) -> _Section:

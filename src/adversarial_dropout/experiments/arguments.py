@@ -1,0 +1,196 @@
+"""What the command line takes: one dataclass per command."""
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import tyro
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import presets
+from adversarial_dropout.experiments.config import DataConfig, Kind, ModelConfig, Scale, TermConfig, TrainingConfig
+from adversarial_dropout.experiments.presets import OWN_IMAGES, paper
+
+_DataFolder = Annotated[Path | None, tyro.conf.arg(name="data", metavar="FOLDER")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Train every method on digits with 100 labels, then print the table and write the report."""
+
+    seeds: int = 5
+    """Runs of each method, with seeds 0, 1, 2, ..."""
+    scale: Scale = "quick"
+    """"quick" for the real thing, "tiny" for two steps that only show that it runs."""
+    out: Path = Path("runs/demo")
+    """Folder of the runs and the report. What is finished there is not repeated."""
+    jobs: int = os.cpu_count() or 1
+    """Runs at a time, each on one core."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "seeds", "jobs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train one network. The settings below are those of the preset and method; each can be overridden."""
+
+    preset: tyro.conf.Positional[str] = "digits-100"
+    """Experiment; `adversarial-dropout presets` lists them."""
+    method: tyro.conf.Positional[str] = "vadd-qe"
+    """Method of the experiment."""
+    scale: Scale = "quick"
+    """How much of the schedule is run; "tiny" is two steps."""
+    seed: int = 0
+    """Seed of initialisation, labelled split, order and noise."""
+    threads: int = 1
+    """CPU threads. Another number gives other rounding, and so other results."""
+    out: Path = Path("runs")
+    """Folder below which the run gets a folder of its own. The same command goes on with a run that was stopped."""
+    folder: _DataFolder = None
+    """Folder with the data: images in a folder per class, or parquet files; without it they come from the hub."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, instead of stopping."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    terms: dict[str, TermConfig] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Train the cells of a table of the paper, and set the errors beside its own."""
+
+    table: tyro.conf.Positional[Literal["table1", "table2", "table6", "table7"]]
+    """table1: MNIST. table2: SVHN and CIFAR-10. table6: SVHN. table7: CIFAR-10."""
+    scale: Scale = "quick"
+    """"paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps."""
+    methods: tuple[str, ...] = paper.METHODS
+    """Methods, the rows of the table."""
+    presets: tuple[str, ...] = ()
+    """Columns, by the name of their presets; all of the table if none is given."""
+    family: Literal["paper", "authors"] = "paper"
+    """"paper": as the paper states it. "authors": as the authors' released code runs it."""
+    seeds: int | None = None
+    """Runs of each cell, with seeds 0, 1, 2, ...; 8 at scale "paper", as in the paper, else 3."""
+    out: Path = Path("runs")
+    """Folder of the runs and the table. What is finished there is not repeated."""
+    jobs: int = os.cpu_count() or 1
+    """Runs at a time, each on one core."""
+    folder: _DataFolder = None
+    """Folder with the data in parquet files, or with folders mnist, svhn, cifar10 of them; else they come from the
+    hub."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "jobs")
+        if self.seeds is not None:
+            _positive(self, "seeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Print the error of a trained run, in all and by class."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    folder: _DataFolder = None
+    """Other labelled images to evaluate on; if not given, the run's own evaluation part."""
+    out: Path | None = None
+    """JSON file for the same figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Print the class of each image and its probability."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    format: Literal["csv", "json"] = "csv"
+    """"json" has the probabilities of all classes."""
+    out: Path | None = None
+    """File to write to instead of the terminal."""
+    resize: bool = False
+    """Bring the images to the size that the run was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained network for use elsewhere: model.safetensors and config.json."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    out: Path | None = None
+    """Folder to write to; RUN/export if not given."""
+    onnx: bool = False
+    """Write model.onnx too, which takes stored pixels and gives probabilities (needs the extra "onnx")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presets:
+    """List experiments and their methods."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Print the tables of finished runs and write the HTML report."""
+
+    folder: tyro.conf.Positional[Path] = Path("runs")
+    """Folder below which the runs are."""
+    out: Path | None = None
+    """The HTML file; report.html in FOLDER if not given."""
+
+
+def _positive(command: Demo | Reproduce, *names: str) -> None:
+    for name in names:
+        if getattr(command, name) < 1:
+            raise InvalidValueError(f"expected {name} to be 1 or more, got {getattr(command, name)}")
+
+
+Command = Demo | Train | Reproduce | Evaluate | Predict | Export | Presets | Report
+
+
+def parse(arguments: list[str]) -> Command:
+    """Read the command line; print help or an error and exit where that is called for."""
+    train = _train_defaults(arguments[1:]) if arguments[:1] == ["train"] else Train()
+    return tyro.cli(
+        Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
+        | Annotated[Presets, tyro.conf.subcommand("presets")]
+        | Annotated[Report, tyro.conf.subcommand("report")],
+        args=arguments,
+        prog="adversarial-dropout",
+        description="Adversarial dropout for PyTorch (Park, Park, Shin, Moon; AAAI 2018).",
+        config=(tyro.conf.PositionalMetavarFromFieldName,),
+    )
+
+
+def _train_defaults(arguments: list[str]) -> Train:
+    """The settings of the preset, method and scale that are asked for: what the options then override.
+
+    A first reading finds these three among the options of all kinds of terms.
+    """
+    every = Train(terms={kind: TermConfig(kind=kind) for kind in get_args(Kind)})
+    read = [argument for argument in arguments if argument not in ("-h", "--help")]
+    asked, _ = tyro.cli(Train, default=every, args=read, return_unknown_args=True)
+    config = presets.get(asked.preset, asked.method, asked.scale)
+    data = config.data
+    if asked.preset == OWN_IMAGES and asked.folder is not None:
+        data = dataclasses.replace(data, name=str(asked.folder))
+    return dataclasses.replace(
+        every,
+        preset=asked.preset,
+        method=asked.method,
+        scale=asked.scale,
+        data=data,
+        model=config.model,
+        training=config.training,
+        terms={term.kind: term for term in config.terms},
+    )
