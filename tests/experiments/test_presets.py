@@ -8,9 +8,12 @@ import torch
 from adversarial_dropout import flip_budget
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, presets
-from adversarial_dropout.experiments.config import ExperimentConfig, Scale
+from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, Scale
 from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
+from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 
 CELLS = [
@@ -20,6 +23,7 @@ CELLS = [
     for scale in preset.scales
 ]
 NAMED = {
+    "at": ("at", "ce"),
     "pi": ("pi", "qe"),
     "vat": ("vat", "kl"),
     "sadd": ("sadd", "ce"),
@@ -28,28 +32,68 @@ NAMED = {
 }
 
 
+METHODS = [(preset.name, method) for preset in presets.PRESETS.values() for method in preset.methods]
+SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "cifar10": (3, 32, 32), "images": (3, 20, 24)}
+
+
+def data_of(name: str) -> ImageData:
+    """The digits, or noise of the form that other data have: 200 images of 10 classes."""
+    if name == "digits":
+        return sources.digits()
+    images = torch.randint(256, (200, *SHAPES[name]), dtype=torch.uint8)
+    return ImageData(images, torch.arange(200) % 10, torch.arange(160, 200), 255, tuple("abcdefghij"))
+
+
+def units(model: ModelConfig) -> int:
+    """Units of the dropout layer."""
+    return {"small-cnn": 256, "mnist-cnn": 2048, "conv-large": model.width}[model.name]
+
+
 @pytest.mark.parametrize(("name", "method", "scale"), CELLS)
-def test_every_preset_builds_and_takes_a_step(name: str, method: str, scale: Scale) -> None:
+def test_every_preset_says_what_it_is(name: str, method: str, scale: Scale) -> None:
     config = presets.get(name, method, scale, seed=3)
     assert (config.preset, config.method, config.scale, config.seed, config.threads) == (name, method, scale, 3, 1)
     assert ExperimentConfig.from_dict(config.to_dict()) == config
-    data = sources.load(config.data.name)
+    tiny = presets.get(name, method, "tiny", seed=3)
+    assert (config.model, config.terms) == (tiny.model, tiny.terms), "a scale changes how long, not what"
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_every_preset_builds_and_takes_a_step(name: str, method: str) -> None:
+    config = presets.get(name, method, "tiny")
+    data = data_of(config.data.name)
     split = make_split(data, config.data, config.seed)
-    model = models.build(config.model, len(data.classes))
-    rows, others = split.labelled[: config.training.batch_labelled], split.unlabelled[:16]
-    loss, values = Objective(model, config.terms)(Batch(data.pixels(rows), data.labels[rows], data.pixels(others)), 1.0)
+    # A quarter of conv-large's width, and a few images: enough to see that it works.
+    size = data.images[0].numel()
+    pixels = Pixels(config.data, data.brightest, Whitening(torch.zeros(size), torch.eye(size)))
+    training = dataclasses.replace(
+        config.training, batch_labelled=8, batch_unlabelled=8 if config.training.batch_unlabelled else 0
+    )
+    model = models.build(dataclasses.replace(config.model, width=32), data.shape, len(data.classes))
+    objective = Objective(model, config.terms)
+    order = torch.Generator().manual_seed(0)
+    (step,) = batches(data, pixels, split, training, order, needs_unlabelled=objective.needs_unlabelled)
+    loss, values = objective(step, 1.0)
     loss.backward()
-    gradients = [parameter.grad for parameter in model.parameters()]
-    assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in gradients)
     assert list(values) == ["ce", *(term.kind for term in config.terms)]
+    for parameter, gradient in ((key, value.grad) for key, value in model.named_parameters()):
+        assert gradient is not None
+        assert gradient.isfinite().all()
+        if not (config.model.norm_logits and parameter == "upper.1.0.bias"):  # Normalisation takes it away again.
+            assert gradient.abs().max() > 1e-6, parameter
 
 
 @pytest.mark.parametrize(("name", "method", "scale"), CELLS)
 def test_terms_are_what_the_name_says(name: str, method: str, scale: Scale) -> None:
     config = presets.get(name, method, scale)
     expected = [] if method == "plain" else [NAMED[part] for part in method.split("+")]
+    if name in ("authors/svhn-1000", "authors/cifar10-4000") and method not in ("plain", "at", "sadd"):
+        expected.append(("entmin", "kl"))  # Of its divergence nothing is used.
     assert [(term.kind, term.divergence) for term in config.terms] == expected
-    assert all(term.weight > 0 and term.ramp for term in config.terms)
+    rising = {"pi", "sadd", "vadd"} | ({"vat"} if name == "digits-100" else set())
+    for term in config.terms:
+        assert term.weight > 0
+        assert term.ramp == (term.kind in rising)
 
 
 def test_the_methods_of_digits() -> None:
@@ -82,9 +126,11 @@ def test_tiny_is_two_steps(name: str) -> None:
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_the_search_may_flip(name: str) -> None:
-    model = presets.get(name, "plain").model
-    assert flip_budget(model.delta, 256) >= 1
-    assert model.p > 0, "VAdD needs a base mask to differ from"
+    for method in presets.find(name).methods:
+        config = presets.get(name, method)
+        assert flip_budget(config.model.delta, units(config.model)) >= 1
+        shared = any(term.kind == "vadd" and term.noise == "shared" for term in config.terms)
+        assert config.model.p > 0 or not shared, "VAdD needs a base mask, or noise, to differ from"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +140,7 @@ def test_the_search_may_flip(name: str) -> None:
             "digits-10",
             "plain",
             "quick",
-            "expected a preset of digits-100, got 'digits-10'; did you mean \"digits-100\"",
+            "expected a preset of digits-100, paper/mnist-1000, .*, got 'digits-10'; did you mean \"digits-100\"",
         ),
         ("xyz", "plain", "quick", "got 'xyz'; `adversarial-dropout presets` lists them"),
         ("digits-100", "vadd-q", "quick", 'expected a method of digits-100: plain, .*; did you mean "vadd-qe"'),
@@ -112,7 +158,7 @@ def test_the_step_above_is_repeatable() -> None:
     losses = []
     for _ in range(2):
         torch.manual_seed(5)
-        model = models.build(config.model, 10)
+        model = models.build(config.model, (1, 8, 8), 10)
         images = torch.rand(4, 1, 8, 8)
         loss, _ = Objective(model, config.terms)(Batch(images, torch.arange(4), images), 0.5)
         losses.append(loss)

@@ -1,6 +1,9 @@
 """Many runs at once, in local processes: each cell resumable, none run twice."""
 
+import functools
+import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,7 +63,8 @@ def run_grid(
     watcher.start()
     try:
         failures = joblib.Parallel(n_jobs=min(jobs, len(configs)))(
-            joblib.delayed(_cell)(config, folder, place) for config, folder in zip(configs, folders, strict=True)
+            joblib.delayed(_cell)(config, folder, place, os.getpid())
+            for config, folder in zip(configs, folders, strict=True)
         )
     except TerminatedWorkerError as error:
         raise GridError(
@@ -79,8 +83,10 @@ def run_grid(
     return [records.read_record(folder) for folder in folders]
 
 
-def _cell(config: ExperimentConfig, folder: Path, place: sources.Place) -> str | None:
+def _cell(config: ExperimentConfig, folder: Path, place: sources.Place, parent: int) -> str | None:
     """Run one cell; return why it failed, or ``None``."""
+    if os.getpid() != parent:
+        _end_with(parent)
     try:
         loop.run(config, folder, place=place)
     except AdversarialDropoutError as error:
@@ -88,6 +94,18 @@ def _cell(config: ExperimentConfig, folder: Path, place: sources.Place) -> str |
     except Exception as error:  # The other cells go on, whatever went wrong in this one.
         return f"{type(error).__name__}: {error}"
     return None
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """From now on, end this process when ``parent`` has ended, however that was: what is recorded is whole."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _cost(config: ExperimentConfig) -> float:
