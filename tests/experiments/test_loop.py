@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.config import DataConfig, ModelConfig
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, ModelConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
@@ -21,7 +22,6 @@ from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.training import checkpoint, loop
 from adversarial_dropout.experiments.training.objective import Batch, Objective
-from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
 
 from .runs import StoppedError, interrupt, seen, small, trained
 
@@ -88,20 +88,92 @@ def test_an_epoch_is_one_pass_if_nothing_else_is_said(watch: Watch, tmp_path: Pa
     assert len(watch.batches) == 1297 // 128
 
 
-def test_schedules_are_followed(watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small("pi", epochs=6, steps=1, learning_rate=2e-3)
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, ramp_up=4, ramp_down=3))
-    rates: list[float] = []
+@dataclasses.dataclass
+class Settings:
+    """Adam's learning rate and β₁ at each step."""
+
+    rates: list[float] = dataclasses.field(default_factory=list)
+    betas: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    found = Settings()
     real = torch.optim.Adam.step
 
     def step(self: torch.optim.Adam, *arguments: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
+        (group,) = self.param_groups
+        found.rates.append(group["lr"])
+        found.betas.append(group["betas"])
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    loop.run(config, tmp_path)
-    assert watch.ramps == [ramp_up(epoch, 4) for epoch in range(6)]
-    assert rates == [2e-3 * ramp_down(epoch, 3, 6) for epoch in range(6)]
+    return found
+
+
+def scheduled(**training: Any) -> ExperimentConfig:
+    """Six epochs of a step: four of ramp-up, three of ramp-down."""
+    config = small("pi", epochs=6, steps=1, learning_rate=2e-3)
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, **{"ramp_up": 4, "ramp_down": 3, **training})
+    )
+
+
+# exp(-5 (1 - T)²) for T = 0, 1/4, 1/2, 3/4, and exp(-12.5 T²) for T = 1/3, 2/3.
+UP = [0.006737946999085467, 0.060054667895307945, 0.2865047968601901, 0.7316156289466418, 1.0, 1.0]
+DOWN = [1.0, 1.0, 1.0, 1.0, 0.24935220877729622, 0.003865920139472808]
+
+
+@pytest.mark.parametrize("rises", [False, True])
+@pytest.mark.parametrize(("beta1", "end"), [(0.9, 0.9), (0.9, 0.5), (0.0, 0.75)])
+def test_schedules_are_followed(
+    rises: bool, beta1: float, end: float, watch: Watch, settings: Settings, tmp_path: Path
+) -> None:
+    loop.run(scheduled(ramp_up_learning_rate=rises, beta1=beta1, beta1_end=end), tmp_path)
+    assert watch.ramps == pytest.approx(UP, rel=1e-12)
+    expected = [2e-3 * down * (up if rises else 1.0) for up, down in zip(UP, DOWN, strict=True)]
+    assert settings.rates == pytest.approx(expected, rel=1e-12)
+    assert [first for first, _ in settings.betas] == pytest.approx(
+        [beta1 * down + end * (1 - down) for down in DOWN], rel=1e-12
+    )
+    assert {second for _, second in settings.betas} == {0.999}
+
+
+def test_ramps_that_overlap_multiply(settings: Settings, tmp_path: Path) -> None:
+    # Both take all six epochs, although ten are asked for: exp(-5 (1 - T)²) · exp(-12.5 T²) for T = 0, 1/6, ..., 5/6.
+    loop.run(scheduled(ramp_up=10, ramp_down=10, ramp_up_learning_rate=True, beta1_end=0.5), tmp_path)
+    expected = [2e-3 * math.exp(-5 * (1 - k / 6) ** 2 - 12.5 * (k / 6) ** 2) for k in range(6)]
+    assert settings.rates == pytest.approx(expected, rel=1e-12)
+    falling = [math.exp(-12.5 * (k / 6) ** 2) for k in range(6)]
+    assert [first for first, _ in settings.betas] == pytest.approx([0.5 + 0.4 * value for value in falling], rel=1e-12)
+
+
+def test_without_ramps_nothing_moves(settings: Settings, watch: Watch, tmp_path: Path) -> None:
+    loop.run(scheduled(ramp_up=0, ramp_down=0, ramp_up_learning_rate=True, beta1_end=0.5), tmp_path)
+    assert settings.rates == [2e-3] * 6
+    assert settings.betas == [(0.9, 0.999)] * 6
+    assert watch.ramps == [1.0] * 6
+
+
+def test_every_step_of_an_epoch_has_the_same_settings(settings: Settings, tmp_path: Path) -> None:
+    loop.run(scheduled(steps_per_epoch=2, ramp_up_learning_rate=True, beta1_end=0.5), tmp_path)
+    assert settings.rates[::2] == settings.rates[1::2]
+    assert settings.betas[::2] == settings.betas[1::2]
+    assert len(set(settings.rates)) == 6
+
+
+@pytest.mark.parametrize("after", [2, 5])
+def test_an_interrupted_run_goes_on_with_its_schedule(after: int, settings: Settings, tmp_path: Path) -> None:
+    config = scheduled(ramp_up_learning_rate=True, beta1_end=0.5)
+    loop.run(config, tmp_path / "whole")
+    whole = dataclasses.replace(settings, rates=list(settings.rates), betas=list(settings.betas))
+    settings.rates.clear()
+    settings.betas.clear()
+    interrupt(config, tmp_path / "interrupted", after=after)
+    loop.run(config, tmp_path / "interrupted")
+    assert settings == whole
+    weights = [(tmp_path / name / records.WEIGHTS).read_bytes() for name in ("whole", "interrupted")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("validation", [0, 300])

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.config import ModelConfig
+from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.records import Row
+from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.experiments.training import checkpoint, loop
 
 from .runs import interrupt, result, small, trained
@@ -31,6 +35,58 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(method: str, after: int, 
     loop.run(config, tmp_path / "interrupted", lambda epoch, row: epochs.append(epoch))
     assert epochs == list(range(after + 1, 5)), "what is done is not done again"
     assert result(tmp_path / "interrupted") == expected
+
+
+PAPER = pytest.mark.parametrize(
+    ("preset", "method"),
+    [
+        ("paper/mnist-1000", "vadd-qe+vat"),
+        ("paper/svhn-all", "vadd-kl"),
+        ("authors/svhn-1000", "pi"),
+        ("authors/cifar10-4000", "vadd-kl+vat"),
+    ],
+)
+
+
+def paper(preset: str, method: str) -> tuple[ExperimentConfig, ImageData]:
+    """The paper's settings (whitening, views, norms, a falling β₁), a narrow network, and noise for images."""
+    config = presets.get(preset, method, "tiny")
+    unlabelled = 4 if config.training.batch_unlabelled else 0
+    training = dataclasses.replace(
+        config.training, epochs=3, steps_per_epoch=2, ramp_down=2, batch_labelled=4, batch_unlabelled=unlabelled
+    )
+    channels = 1 if config.model.name == "mnist-cnn" else 3
+    images = torch.randint(256, (60, channels, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    data = ImageData(images, torch.arange(60) % 10, torch.arange(50, 60), 255, tuple("abcdefghij"))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, width=32), training=training), data
+
+
+@PAPER
+def test_a_run_of_the_papers_networks_goes_on_with_the_same_bits(
+    preset: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data = paper(preset, method)
+    monkeypatch.setattr(sources, "load", lambda *arguments: data)
+    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "cache"))
+    expected = trained(config, tmp_path / "whole")
+    for after in (1, 2):
+        interrupt(config, tmp_path / str(after), after=after)
+        assert trained(config, tmp_path / str(after)) == expected
+
+
+@PAPER
+def test_what_is_kept_of_the_papers_networks_gives_the_recorded_error(
+    preset: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data = paper(preset, method)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, noise_in_evaluation=False))
+    monkeypatch.setattr(sources, "load", lambda *arguments: data)
+    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "cache"))
+    record = loop.run(config, tmp_path / "run")
+    kept = Trained.load(record)
+    guesses = [int(kept.model(kept.pixels(data.images[[row]])).argmax()) for row in range(50, 60)]
+    assert record.error == pytest.approx(10 * sum(guess != number for number, guess in enumerate(guesses)))
+    assert (kept.shape, kept.classes) == (data.shape, data.classes)
 
 
 def test_seconds_count_all_restarts(tmp_path: Path) -> None:

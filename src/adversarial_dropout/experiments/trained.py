@@ -10,6 +10,7 @@ from adversarial_dropout.experiments import models, records
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
 from adversarial_dropout.experiments.data.sources import ImageData, Place
+from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.records import Record
 
 
@@ -69,6 +70,14 @@ class Trained:
                 f"order have changed since"
             )
         return data
+
+    def split(self) -> Split:
+        """Which rows of the data the run has used for what.
+
+        Raises:
+            RecordError: the file is missing or damaged.
+        """
+        return Split.from_dict(records.read_json(self.record.folder / records.SPLIT))
 
 
 def write_place(folder: Path, place: Place) -> None:

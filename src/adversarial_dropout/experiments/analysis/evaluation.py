@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.data import files, sources
 from adversarial_dropout.experiments.data.sources import ImageData, Place
 from adversarial_dropout.experiments.models.prediction import logits
@@ -42,7 +41,7 @@ def evaluate(trained: Trained, folder: Path | None = None) -> Evaluation:
     """
     if folder is None:
         data = trained.data()
-        rows = torch.tensor(records.read_json(trained.record.folder / records.SPLIT)["evaluation"])
+        rows = trained.split().evaluation
         labels = data.labels[rows]
     else:
         data = sources.load(trained.record.config.data, Place(folder))

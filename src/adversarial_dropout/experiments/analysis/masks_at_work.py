@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import kl_divergence
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.trained import Trained
@@ -137,7 +136,7 @@ def observe_run(record: Record, seed: int = 0) -> tuple[MasksAtWork, ImageData, 
     """
     trained = Trained.load(record)
     data = trained.data()
-    rows = torch.tensor(records.read_json(record.folder / records.SPLIT)["evaluation"])
+    rows = trained.split().evaluation
     return observe(trained.model, trained.pixels(data.images[rows]), seed), data, rows
 
 

@@ -1,5 +1,6 @@
 """Which rows a run trains on, which of them with labels, and on which it is judged."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +27,28 @@ class Split:
     unlabelled: Tensor
     evaluation: Tensor
 
-    def to_dict(self) -> dict[str, list[int]]:
-        """The indices as plain lists, as JSON keeps them."""
-        return {name: getattr(self, name).tolist() for name in ("labelled", "unlabelled", "evaluation")}
+    def to_dict(self) -> dict[str, str]:
+        """The indices as text like "3, 17, 20-25", as JSON keeps them."""
+        return {field.name: _as_text(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, str]) -> "Split":
+        """The split that :meth:`to_dict` has written."""
+        return cls(**{field.name: _from_text(plain[field.name]) for field in dataclasses.fields(cls)})
+
+
+def _as_text(rows: Tensor) -> str:
+    breaks = (rows.diff() != 1).nonzero().squeeze(1) + 1
+    runs = [(int(run[0]), int(run[-1])) for run in torch.tensor_split(rows, breaks) if len(run)]
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _from_text(text: str) -> Tensor:
+    rows: list[int] = []
+    for run in text.split(", ") if text else []:
+        first, _, last = run.partition("-")
+        rows += range(int(first), int(last or first) + 1)
+    return torch.tensor(rows, dtype=torch.int64)
 
 
 def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:

@@ -1,0 +1,281 @@
+"""The paper's presets: each number is what the paper, or the authors' code, states."""
+
+import dataclasses
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from adversarial_dropout import AdversarialDropout, flip_budget
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import models, presets
+from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig
+from adversarial_dropout.experiments.data.pixels import Pixels
+from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
+from adversarial_dropout.experiments.models.noise import GaussianNoise
+from adversarial_dropout.experiments.presets import paper
+from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.training.batches import steps_of_an_epoch
+
+from . import small_data
+
+Facts = dict[str, object]
+
+PAPER = (
+    *("paper/mnist-1000", "paper/mnist-all", "paper/svhn-1000", "paper/svhn-all"),
+    *("paper/cifar10-4000", "paper/cifar10-all"),
+)
+AUTHORS = ("authors/svhn-1000", "authors/svhn-all", "authors/cifar10-4000", "authors/cifar10-all")
+NAMES = (*PAPER, *AUTHORS)
+METHODS = ("plain", "at", "vat", "pi", "sadd", "vadd-kl", "vadd-qe", "vadd-kl+vat", "vadd-qe+vat")
+EACH_PRESET = pytest.mark.parametrize("name", NAMES)
+
+_MNIST: Facts = {
+    "network": "mnist-cnn",
+    "units": 2048,
+    "flips": 10,
+    "p": 0.5,
+    "rescale": "inverted",
+    "input noise": 0.0,
+    "noise in evaluation": False,
+    "normalisation": set(),
+    "logits normalised": False,
+    "pixels": (0.0, 1.0),
+    "whitened": False,
+    "translated by": 0,
+    "flipped": False,
+    "epochs": 100,
+}
+_SVHN: Facts = {
+    **_MNIST,
+    "network": "conv-large",
+    "units": 128,
+    "flips": 6,
+    "p": 0.0,
+    "input noise": 0.15,
+    "normalisation": {("BatchNorm2d", 9, 0.001)},
+    "pixels": (-0.5, 0.5),
+    "translated by": 2,
+    "epochs": 300,
+}
+_CIFAR: Facts = {**_SVHN, "normalisation": {("MeanOnlyBatchNorm", 9, 0.001)}, "flipped": True}
+_AUTHORS_SVHN: Facts = {
+    **_SVHN,
+    "rescale": "sum",
+    "input noise": 0.0,
+    "normalisation": {("BatchNorm2d", 9, 0.01)},
+    "logits normalised": True,
+}
+_AUTHORS_CIFAR: Facts = {
+    **_CIFAR,
+    "rescale": "sum",
+    "noise in evaluation": True,
+    "normalisation": {("MeanOnlyBatchNorm", 9, 0.01)},
+    "whitened": True,
+}
+# Typed from the paper, section "Experiments", and from the commands and defaults of the authors' code. With all labels
+# an epoch is a pass over the labelled images, otherwise one over the others; the authors' has 400 steps.
+STATED: dict[str, Facts] = {
+    "paper/mnist-1000": {**_MNIST, "labels": 1_000, "others": 59_000, "batch": (32, 128), "steps": 460},
+    "paper/mnist-all": {**_MNIST, "labels": 60_000, "others": None, "batch": (128, 0), "steps": 468},
+    "paper/svhn-1000": {**_SVHN, "labels": 1_000, "others": 72_257, "batch": (32, 128), "steps": 564},
+    "paper/svhn-all": {**_SVHN, "labels": 73_257, "others": None, "batch": (100, 0), "steps": 732},
+    "paper/cifar10-4000": {**_CIFAR, "labels": 4_000, "others": 46_000, "batch": (32, 128), "steps": 359},
+    "paper/cifar10-all": {**_CIFAR, "labels": 50_000, "others": None, "batch": (100, 0), "steps": 500},
+    "authors/svhn-1000": {**_AUTHORS_SVHN, "labels": 1_000, "others": 73_257, "batch": (32, 128), "steps": 400},
+    "authors/svhn-all": {**_AUTHORS_SVHN, "labels": 73_257, "others": None, "batch": (100, 0), "steps": 732},
+    "authors/cifar10-4000": {**_AUTHORS_CIFAR, "labels": 4_000, "others": 50_000, "batch": (32, 128), "steps": 400},
+    "authors/cifar10-all": {**_AUTHORS_CIFAR, "labels": 50_000, "others": None, "batch": (100, 0), "steps": 500},
+}
+# Weights of VAdD by KL, VAdD by QE, and Π.
+WEIGHTS = {
+    "paper/mnist-1000": (1.0, 30.0, 30.0),
+    "paper/mnist-all": (1.0, 30.0, 30.0),
+    **dict.fromkeys((*PAPER[2:], *AUTHORS), (1.0, 25.0, 25.0)),
+    "authors/svhn-all": (1.0, 10.0, 25.0),
+}
+# Lengths of VAT's move and its ξ, where the authors' code says them.
+AUTHORS_VAT = {"svhn": (3.5, 1e-6), "cifar10": (8.0, 1e-6)}
+# Epochs, steps an epoch, labelled and other images a step, ramp up, ramp down, images evaluated.
+QUICK = {
+    "paper/mnist-1000": (10, 150, 32, 128, 3, 5, None),
+    "paper/mnist-all": (10, 30, 128, 0, 3, 5, None),
+    **dict.fromkeys(("paper/svhn-1000", "paper/cifar10-4000", *AUTHORS[0::2]), (5, 4, 4, 16, 1, 1, 200)),
+    **dict.fromkeys(("paper/svhn-all", "paper/cifar10-all", *AUTHORS[1::2]), (5, 4, 12, 0, 1, 1, 200)),
+}
+IMAGES = {"mnist": (60_000, 10_000), "svhn": (73_257, 26_032), "cifar10": (50_000, 10_000)}
+
+
+def source(name: str) -> str:
+    return name.split("/")[1].split("-")[0]
+
+
+@functools.cache
+def full(name: str) -> ImageData:
+    """Data with as many rows as the real ones; nobody looks at their pixels."""
+    train, test = IMAGES[name]
+    rows = torch.arange(train + test)
+    return ImageData(
+        torch.zeros(train + test, 1, 1, 1, dtype=torch.uint8), rows % 10, rows[train:], 255, tuple("0123456789")
+    )
+
+
+@functools.cache
+def network(config: ModelConfig, shape: models.Shape) -> Facts:
+    """What the built network says of itself."""
+    model = models.build(config, shape, 10).eval()
+    (dropout,) = (module for module in model.modules() if isinstance(module, AdversarialDropout))
+    (noise,) = (module for module in model.modules() if isinstance(module, GaussianNoise))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | MeanOnlyBatchNorm)]
+    units = model.get_submodule("under")(torch.zeros(1, *shape)).shape[1]
+    return {
+        "network": config.name,
+        "units": units,
+        "flips": flip_budget(dropout.delta, units),
+        "p": dropout.p,
+        "rescale": dropout.rescale,
+        "input noise": noise.sigma,
+        "noise in evaluation": noise.in_evaluation,
+        "normalisation": {(type(norm).__name__, len(norms), norm.momentum) for norm in norms},
+        "logits normalised": any(isinstance(module, nn.BatchNorm1d) for module in model.modules()),
+    }
+
+
+def facts(config: ExperimentConfig) -> Facts:
+    """The same facts as in the table above, from a config on data of full size."""
+    data, training = config.data, config.training
+    split = make_split(full(data.name), data, config.seed)
+    ends = Pixels(data, 255)(torch.tensor([0, 255]).view(2, 1, 1, 1)).flatten().tolist()
+    return {
+        **network(config.model, small_data.SHAPES[data.name]),
+        "pixels": tuple(ends),
+        "whitened": data.whiten,
+        "translated by": data.translate,
+        "flipped": data.flip,
+        "epochs": training.epochs,
+        "labels": len(split.labelled),
+        "others": len(split.unlabelled) if training.batch_unlabelled else None,
+        "batch": (training.batch_labelled, training.batch_unlabelled),
+        "steps": steps_of_an_epoch(training, split),
+    }
+
+
+def test_the_table_has_every_preset() -> None:
+    assert set(NAMES) == {name for name in presets.PRESETS if name.startswith(("paper/", "authors/"))}
+    for name in NAMES:
+        assert presets.find(name).methods == METHODS
+    assert {cell.preset: cell.labels for cell in paper.CELLS} == {name: STATED[name]["labels"] for name in NAMES}
+
+
+@EACH_PRESET
+def test_every_number_is_the_stated_one(name: str) -> None:
+    for method in METHODS:
+        expected = dict(STATED[name])
+        # In the authors' commands, "top_bn" is given for VAT + VAdD alone.
+        if name == "authors/cifar10-all":
+            expected["logits normalised"] = method in ("vadd-kl+vat", "vadd-qe+vat")
+        assert facts(presets.get(name, method, "paper", 5)) == expected, method
+        assert presets.get(name, method, "paper").data.validation == 0
+        assert presets.get(name, method, "paper").data.evaluated is None, "the whole test part"
+
+
+@EACH_PRESET
+def test_terms_and_their_weights(name: str) -> None:
+    kl, qe, pi = WEIGHTS[name]
+    noise = "shared" if source(name) == "mnist" else "independent"
+    by_kl, by_qe, vat = ("vadd", "kl", kl, True, noise), ("vadd", "qe", qe, True, noise), ("vat", "kl", 1.0, False)
+    expected: dict[str, list[tuple[object, ...]]] = {
+        "plain": [],
+        "at": [("at", "ce", 1.0, False)],
+        "vat": [vat],
+        "pi": [("pi", "qe", pi, True)],
+        "sadd": [("sadd", "ce", 1.0, True)],
+        "vadd-kl": [by_kl],
+        "vadd-qe": [by_qe],
+        "vadd-kl+vat": [by_kl, vat],
+        "vadd-qe+vat": [by_qe, vat],
+    }
+    if name in ("authors/svhn-1000", "authors/cifar10-4000"):
+        for method in ("vat", "pi", "vadd-kl", "vadd-qe", "vadd-kl+vat", "vadd-qe+vat"):
+            expected[method].append(("entmin", "kl", 1.0, False))
+    for method in METHODS:
+        terms = presets.get(name, method, "paper").terms
+        found = [
+            (term.kind, term.divergence, term.weight, term.ramp, *([term.noise] if term.kind == "vadd" else []))
+            for term in terms
+        ]
+        assert found == expected[method], method
+        for term in terms:
+            if term.kind == "vat" and name in AUTHORS:
+                assert (term.eps, term.xi) == AUTHORS_VAT[source(name)]
+            elif term.kind == "vat":
+                assert term.xi is None, "what suits the precision"
+
+
+@EACH_PRESET
+def test_the_schedule(name: str) -> None:
+    training = presets.get(name, "vadd-kl", "paper").training
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=training.learning_rate)
+
+    def at(epoch: int) -> tuple[float, float, float]:
+        """Factor of the weights, learning rate, β₁."""
+        factor = loop._schedule(training, epoch, optimizer)
+        assert optimizer.param_groups[0]["betas"][1] == 0.999
+        return (factor, optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"][0])
+
+    epochs, rise = (100, 30) if source(name) == "mnist" else (300, 80)
+    half = math.exp(-5 / 4)
+    assert at(0) == pytest.approx((math.exp(-5), 0.003 * math.exp(-5), 0.9))
+    assert at(rise // 2) == pytest.approx((half, 0.003 * half, 0.9))
+    assert at(rise - 1)[0] < 1
+    assert at(rise) == pytest.approx((1.0, 0.003, 0.9))
+    assert at(epochs - 50) == pytest.approx((1.0, 0.003, 0.9))
+    assert at(epochs - 49)[1] < 0.003
+    # The authors' exp(-(e / 2)² / 50), e epochs into the last 50.
+    for into in (25, 49):
+        fall = math.exp(-((into / 2) ** 2) / 50)
+        assert at(epochs - 50 + into) == pytest.approx((1.0, 0.003 * fall, 0.9 * fall + 0.5 * (1 - fall)))
+    assert at(epochs - 1)[2] == pytest.approx(0.5, abs=1e-4)
+
+
+@EACH_PRESET
+def test_quick_is_the_same_with_fewer_steps(name: str) -> None:
+    epochs, steps, labelled, others, up, down, evaluated = QUICK[name]
+    assert epochs * steps == {"paper/mnist-1000": 1500, "paper/mnist-all": 300}.get(name, 20)
+    for method in METHODS:
+        whole, quick = presets.get(name, method, "paper", 4), presets.get(name, method, "quick", 4)
+        expected = dataclasses.replace(
+            whole,
+            scale="quick",
+            data=dataclasses.replace(whole.data, evaluated=evaluated),
+            training=dataclasses.replace(
+                whole.training,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                batch_labelled=labelled,
+                batch_unlabelled=others,
+                ramp_up=up,
+                ramp_down=down,
+            ),
+        )
+        assert quick == expected, method
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "message"),
+    [
+        ("paper/mnist-100", "plain", 'did you mean "paper/mnist-1000"'),
+        ("Paper/SVHN-all", "plain", 'did you mean "paper/svhn-all"'),
+        ("author/cifar10-4000", "plain", 'did you mean "authors/cifar10-4000"'),
+        ("authors/mnist-1000", "plain", "expected a preset of .*, got 'authors/mnist-1000'; did you mean"),
+        ("paper/mnist-all", "vadd-lk", 'expected a method of paper/mnist-all: plain, .*; did you mean "vadd-kl"'),
+        ("paper/mnist-all", "vadd-kl-vat", 'did you mean "vadd-kl\\+vat"'),
+    ],
+)
+def test_a_wrong_name_offers_the_nearest(name: str, method: str, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        presets.get(name, method, "paper")
