@@ -5,6 +5,7 @@ says whether anything would change.
 """
 
 import argparse
+import dataclasses
 import re
 import statistics
 import sys
@@ -12,12 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis import tables
+from adversarial_dropout.experiments.analysis import paper_tables, tables
+from adversarial_dropout.experiments.analysis.published import Published
+from adversarial_dropout.experiments.config import differences
+from adversarial_dropout.experiments.presets import paper
+from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-PAGES = ("README.md", "docs/method.md", "docs/digits.md")
+PAGES = ("README.md", "docs/method.md", "docs/digits.md", "docs/experiments.md")
 
 
 def digits() -> str:
@@ -68,11 +73,135 @@ def step_cost() -> str:
     )
 
 
+def table1() -> str:
+    """Table 1 at scale quick."""
+    found = find_records(RESULTS / "paper")
+    table = paper_tables.paper_table("table1", found, "quick")
+    own = [record for record in found if record.config.preset in {cell.preset for cell in table.columns}]
+    return f"{paper_tables.as_markdown(table)}\n\n{_provenance([r for r in own if r.config.scale == 'quick'])}"
+
+
+def cifar10_quick() -> str:
+    """Cross-entropy over the first and the last steps."""
+    found = [r for r in find_records(RESULTS) if r.config.data.name == "cifar10" and r.config.scale == "quick"]
+    cells: dict[tuple[str, str], list[Record]] = {}
+    for record in found:
+        cells.setdefault((record.config.preset, record.config.method), []).append(record)
+    lines = [
+        (
+            preset,
+            method,
+            str(len(runs)),
+            *(f"{statistics.fmean(run.metrics[epoch]['ce'] for run in runs):.3f}" for epoch in (0, -1)),
+            f"{statistics.fmean(run.seconds for run in runs):.0f}",
+        )
+        for (preset, method), runs in sorted(cells.items(), key=lambda item: (item[0][0], METHODS.index(item[0][1])))
+    ]
+    header = ("preset", "method", "n", "first 4 steps", "last 4 steps", "seconds per run")
+    return f"{tables.markdown(header, lines)}\n\n{_provenance(found)}"
+
+
+def true_batch() -> str:
+    """Time and memory of one step."""
+    found = read_json(RESULTS / "true-batch.json")
+    lines = [
+        (preset, str(step["labelled"]), str(step["unlabelled"]), f"{step['seconds']:.1f}", f"{step['peak_gib']:.1f}")
+        for preset, step in found["steps"].items()
+    ]
+    where = found["environment"]
+    return (
+        tables.markdown(("preset, vadd-qe+vat", "labelled", "unlabelled", "seconds", "peak memory in GiB"), lines)
+        + f"\n\n{where['processor']}, PyTorch {where['packages']['torch']}."
+    )
+
+
+def kernel_size() -> str:
+    """Errors with 1 × 1 and 3 × 3 kernels."""
+    lines = []
+    for record_root in (RESULTS / "kernel-size-1", RESULTS / "paper" / "mnist-all" / "quick" / "plain"):
+        found = find_records(record_root)
+        errors = [record.error for record in found]
+        size = found[0].config.model.kernel_size
+        lines.append(
+            (f"{size} × {size}", str(Published(statistics.fmean(errors), statistics.stdev(errors))), str(len(errors)))
+        )
+    return tables.markdown(("kernels", "test error in %, plain, 60,000 labels, 300 steps", "n"), lines)
+
+
+def stated() -> str:
+    """What the paper states."""
+    names = [field.name for field in dataclasses.fields(paper.Stated)]
+    lines = [
+        (
+            name.replace("_", " "),
+            *(
+                f"{getattr(paper.STATED[source], name):,}"
+                if name in ("training_images", "labelled")
+                else str(getattr(paper.STATED[source], name))
+                for source in paper.STATED
+            ),
+        )
+        for name in names
+    ]
+    lines.append(("batch with few labels", *(f"{paper.BATCH_LABELLED} + {paper.BATCH_UNLABELLED}",) * 3))
+    return tables.markdown(("", *(paper.TITLES[source] for source in paper.STATED)), lines)
+
+
+def left_open() -> str:
+    """What it leaves open."""
+    lines = [(what, f"{choice.value:.4g}", choice.reason) for what, choice in paper.LEFT_OPEN.items()]
+    return tables.markdown(("left open", "taken", "because"), lines)
+
+
+def authors() -> str:
+    """Settings in which the families differ."""
+    lines = []
+    for cell in paper.CELLS:
+        if cell.family == "authors":
+            own = presets.get(cell.preset, "vadd-qe+vat", "paper").to_dict()
+            other = presets.get(cell.preset.replace("authors/", "paper/"), "vadd-qe+vat", "paper").to_dict()
+            added = [term["kind"] for term in own["terms"] if term["kind"] not in {t["kind"] for t in other["terms"]}]
+            own["terms"] = [term for term in own["terms"] if term["kind"] not in added]
+            changed = [line for line in differences(other, own) if not line.startswith("preset")]
+            changed += [f"terms.{kind}: none → weight 1" for kind in added]
+            lines.append((cell.preset, "; ".join(changed)))
+    return tables.markdown(("preset", "paper → authors"), lines)
+
+
+def mnist_tuning() -> str:
+    """Validation errors of the candidates for ε."""
+    found = read_json(RESULTS / "mnist-tuning.json")
+    lines = [
+        (name, str(Published(statistics.fmean(values), statistics.stdev(values))))
+        for name, values in found["errors"].items()
+    ]
+    return tables.markdown(("candidate", f"validation error in %, n = {len(found['seeds'])}"), lines)
+
+
+def data_path() -> str:
+    """Share of an epoch that the data path takes."""
+    found = read_json(RESULTS / "data-path.json")
+    lines = [
+        (name, f"{100 * share['median']:.1f} %", f"{100 * share['low']:.1f} to {100 * share['high']:.1f} %")
+        for name, share in found["shares"].items()
+    ]
+    return tables.markdown(("run", "share of an epoch", "quartiles"), lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits-100": digits,
     "digits-search": digits_search,
     "digits-tuning": digits_tuning,
     "step-cost": step_cost,
+    "table1-quick": table1,
+    "cifar10-quick": cifar10_quick,
+    "true-batch": true_batch,
+    "kernel-size": kernel_size,
+    "stated": stated,
+    "left-open": left_open,
+    "authors": authors,
+    "mnist-tuning": mnist_tuning,
+    "data-path": data_path,
 }
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from experiments import small_data
 
 from adversarial_dropout.experiments import cli
 
@@ -21,6 +22,12 @@ RUN_ELSEWHERE = {
     "python3 tasks.py docs": "test_tables_are_up_to_date",
     "pip install .": "the set-up installs the same package",
     "pip install '.[experiments]'": "the set-up installs the same extra",
+    "pip install '.[onnx]'": "the set-up installs the same extra",
+}
+IN_SECONDS = {
+    "demo": ["--scale", "tiny", "--seeds", "1", "--jobs", "1"],
+    "train": ["--scale", "tiny"],
+    "reproduce": ["--scale", "tiny", "--seeds", "1", "--jobs", "1", "--methods", "plain"],
 }
 
 
@@ -59,21 +66,25 @@ def test_the_method_of_contributing_works() -> None:
 
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    small_data.hub_files(tmp_path / "mnist", "mnist")
+    # 200 images, five of each class with a label: what "your own images" is for.
+    classes = ("cat", "dog", "owl", "fox")
+    small_data.image_folder(tmp_path / "photos", classes, each=5, unlabelled=180, shape=(3, 24, 24))
     ran = 0
     for command in commands("README.md"):
         if command in RUN_ELSEWHERE:
             continue
-        name, *arguments = shlex.split(command)
+        name, *arguments = shlex.split(command.replace("/quick/", "/tiny/"))
         assert name == "adversarial-dropout", f"{command}: say in RUN_ELSEWHERE where it is run"
-        if arguments[0] in ("demo", "train"):
-            arguments += ["--scale", "tiny"]
-        if arguments[0] == "demo":
-            arguments += ["--seeds", "1", "--jobs", "1"]
-        cli.main(arguments)
+        cli.main(arguments + IN_SECONDS.get(arguments[0], []))
         ran += 1
-    assert ran >= 5
+    assert ran >= 9
     assert (tmp_path / "runs" / "report.html").exists()
     assert (tmp_path / "runs" / "demo" / "report.html").exists()
+    assert "MNIST" in (tmp_path / "runs" / "table1-tiny.md").read_text()
+    predicted = (tmp_path / "classes.csv").read_text().splitlines()
+    assert len(predicted) == 181
+    assert {line.split(",")[1] for line in predicted[1:]} <= set(classes)
 
 
 def test_other_commands_are_tasks() -> None:
@@ -89,6 +100,6 @@ def test_tables_are_up_to_date() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in ("README.md", "CONTRIBUTING.md", "docs/method.md", "docs/digits.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "docs/method.md", "docs/digits.md", "docs/experiments.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
             assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"

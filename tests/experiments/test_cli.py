@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from adversarial_dropout.experiments import cli, presets, records
+from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.training import loop
 
@@ -106,8 +107,8 @@ def test_options_reach_the_record(tmp_path: Path) -> None:
     assert training.batch_labelled == preset.training.batch_labelled
     assert config.model.input_noise == preset.model.input_noise
     assert term.eps == preset.terms[0].eps
-    split = json.loads((record.folder / records.SPLIT).read_text())
-    assert (len(split["labelled"]), len(split["evaluation"])) == (50, 100)
+    split = Split.from_dict(json.loads((record.folder / records.SPLIT).read_text()))
+    assert (len(split.labelled), len(split.evaluation)) == (50, 100)
     assert len(record.metrics) == 1
 
 

@@ -1,5 +1,6 @@
 """Digits and their splits: what is seen in training, and what never is."""
 
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels
+from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import Split, make_split
 
 DIGITS = sources.load(DataConfig(name="digits"))
@@ -107,11 +109,18 @@ def test_a_split_uses_no_global_randomness() -> None:
     assert torch.equal(first.labelled, split(4).labelled)
 
 
-def test_plain_lists() -> None:
-    made = split(validation=3)
-    plain = made.to_dict()
-    assert list(plain) == ["labelled", "unlabelled", "evaluation"]
-    assert plain["evaluation"] == made.evaluation.tolist()
+def test_plain_text() -> None:
+    made = Split(torch.tensor([3, 17, 20, 21, 22, 25, 26]), torch.arange(300), torch.tensor([], dtype=torch.int64))
+    assert made.to_dict() == {"labelled": "3, 17, 20-22, 25-26", "unlabelled": "0-299", "evaluation": ""}
+
+
+@given(chosen=st.lists(st.lists(st.integers(0, 40), unique=True), min_size=3, max_size=3))
+def test_plain_text_loses_nothing(chosen: list[list[int]]) -> None:
+    made = Split(*(torch.tensor(sorted(rows), dtype=torch.int64) for rows in chosen))
+    again = Split.from_dict(json.loads(json.dumps(made.to_dict())))
+    for name in ("labelled", "unlabelled", "evaluation"):
+        assert torch.equal(getattr(again, name), getattr(made, name))
+        assert getattr(again, name).dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -154,3 +163,114 @@ def test_moving_keeps_everything() -> None:
     assert torch.equal(moved.labels, DIGITS.labels)
     assert torch.equal(moved.test, DIGITS.test)
     assert (moved.brightest, moved.classes) == (16, DIGITS.classes)
+
+
+def own(*labels: int, test: tuple[int, ...] = (), classes: str = "ab") -> ImageData:
+    """Data with these labels, row by row; -1 = none."""
+    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
+    return ImageData(images, torch.tensor(labels), torch.tensor(test, dtype=torch.int64), 255, tuple(classes))
+
+
+def test_all_labels() -> None:
+    data = own(0, -1, 1, 0, -1, 1, 1, test=(5,))
+    made = make_split(data, DataConfig(labelled=None), 0)
+    assert made.labelled.tolist() == [0, 2, 3, 6]
+    assert made.unlabelled.tolist() == [0, 1, 2, 3, 4, 6]
+    assert made.evaluation.tolist() == [5]
+    apart = make_split(data, DataConfig(labelled=None, overlap=False), 0)
+    assert apart.labelled.tolist() == [0, 2, 3, 6]
+    assert apart.unlabelled.tolist() == [1, 4]
+
+
+def test_all_labels_of_all_images_leave_none_without() -> None:
+    made = make_split(own(0, 1, 0, 1, test=(3,)), DataConfig(labelled=None, overlap=False), 0)
+    assert made.unlabelled.tolist() == []
+    assert made.unlabelled.dtype == torch.int64
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    counts=st.lists(st.integers(12, 20), min_size=2, max_size=4),
+    without=st.integers(0, 10),
+    each=st.sampled_from([None, 1, 4]),
+    validation=st.integers(0, 5),
+    overlap=st.booleans(),
+)
+def test_every_split_of_uneven_classes(
+    seed: int, counts: list[int], without: int, each: int | None, validation: int, overlap: bool
+) -> None:
+    labels = [label for label, count in enumerate(counts) for _ in range(count)] + [-1] * without
+    shuffled = torch.tensor(labels)[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    test = tuple(next(row for row in range(len(labels)) if shuffled[row] == label) for label in range(len(counts)))
+    data = own(*shuffled.tolist(), test=test, classes="abcd"[: len(counts)])
+    labelled = None if each is None else each * len(counts)
+    made = make_split(data, DataConfig(labelled=labelled, validation=validation, overlap=overlap), seed)
+    seen, unseen, judged = rows(made.labelled), rows(made.unlabelled), rows(made.evaluation)
+    training = set(range(len(labels))) - set(test)
+    held_out = judged if validation else set()
+    assert judged == set(test) if not validation else len(judged) == validation
+    assert held_out <= training
+    assert not held_out & (seen | unseen)
+    assert seen | unseen == training - held_out
+    assert seen <= unseen if overlap else not seen & unseen
+    assert all(data.labels[row] >= 0 for row in seen | judged)
+    found = torch.bincount(data.labels[made.labelled], minlength=len(counts)).tolist()
+    if each is not None:
+        assert found == [each] * len(counts)
+    else:
+        assert seen == {row for row in training - held_out if data.labels[row] >= 0}
+
+
+def test_each_example_of_a_class_is_as_likely_to_be_labelled() -> None:
+    data = own(*([0] * 10 + [1] * 4 + [-1] * 6))
+    draws = 2000
+    counts = torch.zeros(20)
+    for seed in range(draws):
+        counts[make_split(data, DataConfig(labelled=4), seed).labelled] += 1
+    share = counts / draws
+    deviation = 5 * (0.25 / draws) ** 0.5
+    assert (share[:10] - 2 / 10).abs().max() < deviation
+    assert (share[10:14] - 2 / 4).abs().max() < deviation
+    assert share[14:].max() == 0
+
+
+@pytest.mark.parametrize("evaluated", [1, 2, 3, 7, 499, 500, 501, 10000])
+@pytest.mark.parametrize("validation", [0, 500])
+def test_part_of_the_evaluation(evaluated: int, validation: int) -> None:
+    whole = split(4, validation=validation)
+    part = split(4, validation=validation, evaluated=evaluated)
+    assert torch.equal(part.labelled, whole.labelled)
+    assert torch.equal(part.unlabelled, whole.unlabelled)
+    number = min(evaluated, 500)
+    expected = [whole.evaluation.tolist()[int(place * 500 / number)] for place in range(number)]
+    assert part.evaluation.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "config", "message"),
+    [
+        (
+            own(0, 0, 0, 1, 1, 2, 2, 2, classes="abc"),
+            {"labelled": 9},
+            "expected 3 labelled examples of each class, but class 'b' of own has 2 training examples with a label; ",
+        ),
+        (own(0, 0, 1, 1, -1, test=(3,)), {"labelled": 4}, "expected 2 labelled .* class 'b' of own has 1 training"),
+        (
+            own(0, 0, -1, -1),
+            {"labelled": None},
+            "expected 1 labelled .* class 'b' of own has 0 training .*or add labels",
+        ),
+        (own(0, 1, 0, 1, test=(1, 3)), {"labelled": None}, "but class 'b' of own has 0 training examples with a label"),
+        (own(0, 1, 0, classes="abc"), {"labelled": None}, "but class 'c' of own has 0 training examples with a label"),
+        (
+            own(0, 1, 0, classes="abc"),
+            {"labelled": 4},
+            "expected data.labelled to be a multiple of the 3 classes of own",
+        ),
+        (own(0, 1, -1, -1), {"labelled": 2, "validation": 2}, "data.validation below the 2 labelled training examples"),
+        (own(0, 1, test=(0, 1)), {"labelled": None}, "expected images for training in own, got 2 for test alone"),
+    ],
+)
+def test_data_that_do_not_suffice(data: ImageData, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        make_split(data, DataConfig(name="own", **config), 0)

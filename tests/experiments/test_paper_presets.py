@@ -100,12 +100,12 @@ WEIGHTS = {
 }
 # Lengths of VAT's move and its ξ, where the authors' code says them.
 AUTHORS_VAT = {"svhn": (3.5, 1e-6), "cifar10": (8.0, 1e-6)}
-# Epochs, steps an epoch, labelled and other images a step, ramp up, ramp down, images evaluated.
+# Epochs, steps an epoch, labelled and other images a step, ramp up, ramp down, learning rate, images evaluated.
 QUICK = {
-    "paper/mnist-1000": (10, 150, 32, 128, 3, 5, None),
-    "paper/mnist-all": (10, 30, 128, 0, 3, 5, None),
-    **dict.fromkeys(("paper/svhn-1000", "paper/cifar10-4000", *AUTHORS[0::2]), (5, 4, 4, 16, 1, 1, 200)),
-    **dict.fromkeys(("paper/svhn-all", "paper/cifar10-all", *AUTHORS[1::2]), (5, 4, 12, 0, 1, 1, 200)),
+    "paper/mnist-1000": (10, 150, 32, 128, 3, 5, 0.003, None),
+    "paper/mnist-all": (10, 30, 128, 0, 3, 5, 0.003, None),
+    **dict.fromkeys(("paper/svhn-1000", "paper/cifar10-4000", *AUTHORS[0::2]), (5, 4, 4, 16, 1, 1, 0.0003, 200)),
+    **dict.fromkeys(("paper/svhn-all", "paper/cifar10-all", *AUTHORS[1::2]), (5, 4, 12, 0, 1, 1, 0.0003, 200)),
 }
 IMAGES = {"mnist": (60_000, 10_000), "svhn": (73_257, 26_032), "cifar10": (50_000, 10_000)}
 
@@ -244,7 +244,7 @@ def test_the_schedule(name: str) -> None:
 
 @EACH_PRESET
 def test_quick_is_the_same_with_fewer_steps(name: str) -> None:
-    epochs, steps, labelled, others, up, down, evaluated = QUICK[name]
+    epochs, steps, labelled, others, up, down, rate, evaluated = QUICK[name]
     assert epochs * steps == {"paper/mnist-1000": 1500, "paper/mnist-all": 300}.get(name, 20)
     for method in METHODS:
         whole, quick = presets.get(name, method, "paper", 4), presets.get(name, method, "quick", 4)
@@ -260,9 +260,11 @@ def test_quick_is_the_same_with_fewer_steps(name: str) -> None:
                 batch_unlabelled=others,
                 ramp_up=up,
                 ramp_down=down,
+                learning_rate=quick.training.learning_rate,
             ),
         )
         assert quick == expected, method
+        assert quick.training.learning_rate == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(

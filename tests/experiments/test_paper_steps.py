@@ -1,7 +1,6 @@
 """Every cell of the paper's tables takes a step: full network, real files, all terms."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,12 @@ CELLS = [(name, method) for name in NAMES for method in presets.find(name).metho
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Small files of all three forms; what is decoded is kept beside them."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Small files of all three forms."""
     folder = tmp_path_factory.mktemp("data")
     for source in small_data.SOURCES:
         small_data.hub_files(folder / source, source)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(folder / "cache"))
-        yield Place(folder)
+    return Place(folder)
 
 
 def short(name: str, method: str) -> ExperimentConfig:

@@ -9,7 +9,8 @@ import pytest
 
 from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.records import RecordError
+from adversarial_dropout.experiments.data.splits import Split
+from adversarial_dropout.experiments.records import RecordError, RecordWarning
 from adversarial_dropout.experiments.training import loop
 
 from .runs import result, small
@@ -55,12 +56,8 @@ def test_a_record_holds_all_that_a_run_was(finished: Path) -> None:
     assert record.error == record.metrics[-1]["error"]
     assert record.final["evaluated_on"] == "test"
     assert 0 < record.seconds < 60
-    split = json.loads((finished / records.SPLIT).read_text())
-    assert {name: len(rows) for name, rows in split.items()} == {
-        "labelled": 100,
-        "unlabelled": 1297,
-        "evaluation": 500,
-    }
+    split = Split.from_dict(json.loads((finished / records.SPLIT).read_text()))
+    assert (len(split.labelled), len(split.unlabelled), len(split.evaluation)) == (100, 1297, 500)
     environment = record.final["environment"]
     assert {"python", "packages", "system", "processor", "cores", "gpu", "commit"} <= environment.keys()
     assert {"adversarial-dropout", "torch", "numpy", "scikit-learn", "accelerate"} <= environment["packages"].keys()
@@ -137,7 +134,12 @@ def test_epochs_done(finished: Path, tmp_path: Path) -> None:
 
 def test_a_second_worker_waits_for_the_first(tmp_path: Path) -> None:
     config = small(epochs=2)
-    second = threading.Thread(target=loop.run, args=(config, tmp_path / "shared"))
+
+    def run() -> None:
+        with pytest.warns(RecordWarning, match=f"another process works on {tmp_path / 'shared'}; waiting for it"):
+            loop.run(config, tmp_path / "shared")
+
+    second = threading.Thread(target=run)
     with records.locked(tmp_path / "shared"):
         second.start()
         second.join(0.3)

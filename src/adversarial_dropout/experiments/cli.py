@@ -154,7 +154,7 @@ def _write_paper_table(table: "PaperTable", folder: Path, console: Console) -> N
 def _evaluate(command: Evaluate, console: Console) -> None:
     from adversarial_dropout.experiments.analysis import evaluation
 
-    trained = Trained.load(records.read_record(command.run))
+    trained = Trained.of(command.run)
     found = evaluation.evaluate(trained, command.folder)
     table = Table("class", "error in %", "n", title=f"{command.run}: error {found.error:.2f} % of {found.examples}")
     for name, (error, examples) in found.classes.items():
@@ -167,7 +167,7 @@ def _evaluate(command: Evaluate, console: Console) -> None:
 def _predict(command: Predict) -> None:
     from adversarial_dropout.experiments.analysis import evaluation
 
-    trained = Trained.load(records.read_record(command.run))
+    trained = Trained.of(command.run)
     found, bad = evaluation.predict(trained, command.images, resize=command.resize)
     text = evaluation.as_csv(found) if command.format == "csv" else evaluation.as_json(found)
     if command.out is None:
@@ -182,7 +182,7 @@ def _export(command: Export, console: Console) -> None:
     from adversarial_dropout.experiments import export
 
     folder = command.out or command.run / "export"
-    for path in export.export(Trained.load(records.read_record(command.run)), folder, onnx=command.onnx):
+    for path in export.export(Trained.of(command.run), folder, onnx=command.onnx):
         console.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 

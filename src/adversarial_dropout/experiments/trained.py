@@ -33,6 +33,16 @@ class Trained:
     classes: tuple[str, ...]
 
     @classmethod
+    def of(cls, folder: Path) -> "Trained":
+        """Load the run in ``folder``; see :meth:`load`."""
+        if not records.is_finished(folder):
+            raise InvalidValueError(
+                f"expected the folder of a finished run, with {records.FINAL} in it, got {folder}; `train` prints "
+                f"where the record of a run is"
+            )
+        return cls.load(records.read_record(folder))
+
+    @classmethod
     def load(cls, record: Record) -> "Trained":
         """Load what a finished run has saved.
 

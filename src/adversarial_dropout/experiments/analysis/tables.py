@@ -96,7 +96,9 @@ def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Gr
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in _distinct(records):
-        key = (record.config.preset, record.config.scale, record.final["evaluated_on"])
+        config = record.config
+        preset = config.preset if config.preset != presets.OWN_IMAGES else f"{config.preset}, {config.data.name}"
+        key = (preset, config.scale, record.final["evaluated_on"])
         groups.setdefault(key, []).append(record)
 
     def rank(label: str) -> tuple[int, str]:
@@ -128,7 +130,8 @@ def _labels(members: Sequence[Record]) -> list[tuple[Record, str]]:
             rivals = [other.config for other in members if other.config.method == record.config.method]
             plain = [{**rival.to_dict(), "seed": None} for rival in rivals]
             usual = max(plain, key=plain.count)
-        usual["data"] = {**usual["data"], "validation": record.config.data.validation}  # The table's title says so.
+        told = ("validation", "name") if record.config.preset == presets.OWN_IMAGES else ("validation",)
+        usual["data"] = {**usual["data"], **{name: own["data"][name] for name in told}}  # The table's title says so.
         changed = differences(usual, own)
         labels.append((record, " ".join([record.config.method, *([f"({'; '.join(changed)})"] if changed else [])])))
     return labels

@@ -1,9 +1,11 @@
 """From stored pixels to what the network sees: scaling, whitening, augmentation."""
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -35,13 +37,13 @@ class Whitening:
     def fit(cls, images: Tensor) -> "Whitening":
         """Fit to float images, shape (N, C, H, W), in float64."""
         size = images[0].numel()
-        product = torch.zeros(size, size, dtype=torch.float64)
+        product = torch.zeros(size, size, dtype=torch.float64, device=images.device)
         mean = images.flatten(1).mean(dim=0, dtype=torch.float64)
         for part in torch.split(images, _AT_A_TIME):
             centred = part.flatten(1).double() - mean
             product += centred.T @ centred
         values, vectors = torch.linalg.eigh(product / len(images))
-        values = values.clamp(min=float(values.max()) * _SMALLEST_EIGENVALUE)
+        values = values.clamp(min=max(float(values.max()) * _SMALLEST_EIGENVALUE, _SMALLEST_EIGENVALUE**2))
         matrix = (vectors / values.sqrt()) @ vectors.T
         return cls(mean.float(), matrix.float())
 
@@ -62,13 +64,14 @@ class Whitening:
 def fitted(config: DataConfig, data: ImageData) -> Whitening:
     """The whitening of all training images of ``data``, with and without label; kept in the cache folder."""
     kept = cache_folder() / f"zca-{data.digest[:32]}-{'centred' if config.centre else 'plain'}.safetensors"
-    if not kept.exists():
-        whitening = Whitening.fit(Pixels(config, data.brightest)(data.images[data.training]))
-        try:
-            whitening.save(kept)
-        except RecordError:
-            return whitening
-    return Whitening.load(kept)
+    try:
+        return Whitening.load(kept)
+    except (OSError, safetensors.SafetensorError, TypeError):
+        pass  # Not there, or damaged: it is made anew.
+    whitening = Whitening.fit(Pixels(config, data.brightest)(data.images[data.training]))
+    with contextlib.suppress(RecordError):  # It is kept with the run as well.
+        whitening.save(kept)
+    return whitening
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from adversarial_dropout.errors import InvalidValueError, did_you_mean
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data import files
-from adversarial_dropout.experiments.data.files import Form
+from adversarial_dropout.experiments.data.hub import Hub
+from adversarial_dropout.experiments.data.reading import Form, Origin, read
 from adversarial_dropout.experiments.records import RecordError, RecordWarning
 
 
@@ -80,10 +82,11 @@ class Place:
 
 # The paper's sets: where the hub has them, and their form. Other data say their form themselves.
 _KNOWN = {
-    "mnist": ("ylecun/mnist", "mnist", Form(size=28, channels=1, classes=10)),
-    "svhn": ("ufldl-stanford/svhn", "cropped_digits", Form(size=32, channels=3, classes=10)),
-    "cifar10": ("uoft-cs/cifar10", "plain_text", Form(size=32, channels=3, classes=10)),
+    "mnist": (Hub("ylecun/mnist", "mnist"), Form(size=28, channels=1, classes=10)),
+    "svhn": (Hub("ufldl-stanford/svhn", "cropped_digits"), Form(size=32, channels=3, classes=10)),
+    "cifar10": (Hub("uoft-cs/cifar10", "plain_text"), Form(size=32, channels=3, classes=10)),
 }
+_HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(:(?P<subset>[\w.-]+))?")
 _FORMAT = 1  # Of the files in the cache; another number makes them anew.
 NOWHERE = Place()
 
@@ -98,13 +101,11 @@ def load(config: DataConfig, place: Place = NOWHERE) -> ImageData:
     if config.name == "digits":
         return digits()
     origin, form = _origin(config, place)
-    kept = (
-        cache_folder()
-        / f"{hashlib.sha256(f'{_FORMAT} {origin.identity} {form}'.encode()).hexdigest()[:32]}.safetensors"
-    )
+    key = hashlib.sha256(f"{_FORMAT} {origin.identity} {form}".encode()).hexdigest()
+    kept = cache_folder() / f"{key[:32]}.safetensors"
     data, bad = _from_cache(kept)
     if data is None:
-        found = files.read(origin, form)
+        found = read(origin, form)
         test = found.test if len(found.test) else _held_out(found.labels)
         data, bad = ImageData(found.images, found.labels, test, 255, found.classes), found.bad
         if not bad or place.skip_bad_images:
@@ -120,31 +121,31 @@ def load(config: DataConfig, place: Place = NOWHERE) -> ImageData:
     return data
 
 
-def _origin(config: DataConfig, place: Place) -> tuple[files.Origin, Form]:
-    form = Form(resize=config.resize)
-    folder = place.folder
-    if config.name in _KNOWN:
-        hub_id, subset, form = _KNOWN[config.name]
-        form = dataclasses.replace(form, resize=config.resize)
-        if folder is None:
-            return files.Hub(hub_id, subset), form
-    if folder is None and Path(config.name).is_dir():
-        folder = Path(config.name)
-    if folder is not None:
-        return files.find(folder, config.name), form
-    if config.name.count("/") == 1 and not config.name.startswith((".", "/", "~")):
-        return files.Hub(config.name), form
+def _origin(config: DataConfig, place: Place) -> tuple[Origin, Form]:
+    hub, form = _KNOWN.get(config.name, (None, Form()))
+    form = dataclasses.replace(form, resize=config.resize)
+    named = Path(config.name).expanduser()
+    if place.folder is not None:
+        inner = None if named.is_absolute() or named == place.folder else named.name
+        return files.find(place.folder.expanduser(), inner, None if hub is None else hub.subset), form
+    if hub is not None:
+        return hub, form
+    if config.name and named.exists():
+        return files.find(named), form
+    hub_id = _HUB_ID.fullmatch(config.name)
+    if hub_id:
+        return Hub(hub_id["name"], hub_id["subset"]), form
     known = ("digits", *_KNOWN)
     raise InvalidValueError(
-        f"expected data from one of {', '.join(known)}, a folder that exists (--data FOLDER), or a hub id OWNER/NAME, got "
-        f"{config.name!r}{did_you_mean(config.name, known)}"
+        f"expected data from one of {', '.join(known)}, a folder that exists (--data FOLDER), or a hub id OWNER/NAME "
+        f"or OWNER/NAME:SUBSET, got {config.name!r}{did_you_mean(config.name, known)}"
     )
 
 
 def cache_folder() -> Path:
     """Where decoded images are kept: ``$ADVERSARIAL_DROPOUT_CACHE``, or ``~/.cache/adversarial-dropout``."""
     named = os.environ.get("ADVERSARIAL_DROPOUT_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "adversarial-dropout"
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "adversarial-dropout"
 
 
 def _from_cache(path: Path) -> tuple[ImageData | None, list[str]]:
@@ -152,9 +153,9 @@ def _from_cache(path: Path) -> tuple[ImageData | None, list[str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             noted = json.loads(file.metadata()["adversarial-dropout"])
             tensors = {name: file.get_tensor(name) for name in ("images", "labels", "test")}
-    except (OSError, safetensors.SafetensorError):  # Not there, or damaged: it is made anew.
-        return None, []
-    return ImageData(**tensors, brightest=255, classes=tuple(noted["classes"])), noted["bad"]
+        return ImageData(**tensors, brightest=255, classes=tuple(noted["classes"])), noted["bad"]
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        return None, []  # Not there, or damaged: it is made anew.
 
 
 def _to_cache(path: Path, data: ImageData, bad: list[str]) -> None:
@@ -182,8 +183,8 @@ _HELD_OUT = 5
 def _held_out(labels: Tensor) -> Tensor:
     """A test part for data without one: of each class a fifth of the labelled rows, one at least, at random."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_TEST_SEED))
-    rows = [order[labels[order] == label] for label in labels.unique() if label >= 0]
-    return torch.cat([own[: max(1, len(own) // _HELD_OUT)] for own in rows]).sort().values
+    rows = [order[labels[order] == label] for label in range(int(labels.max()) + 1)]
+    return torch.cat([order[:0], *(own[: max(1, len(own) // _HELD_OUT)] for own in rows)]).sort().values
 
 
 def digits() -> ImageData:

@@ -60,6 +60,8 @@ def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
     """
     generator = torch.Generator().manual_seed(seed)
     pool = data.training
+    if not len(pool):
+        raise InvalidValueError(f"expected images for training in {config.name}, got {len(data.test)} for test alone")
     pool = pool[torch.randperm(len(pool), generator=generator)]
     known = pool[data.labels.cpu()[pool] != UNLABELLED]
     if config.validation >= len(known):

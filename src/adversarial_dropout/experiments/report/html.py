@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 
+from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis import figures
 from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe_run
@@ -40,7 +41,7 @@ class _Section:
     methods: dict[str, str]
     errors: _Picture
     curves: _Picture
-    at_work: _AtWork | None
+    at_work: _AtWork | str | None
 
 
 def write_report(found: Sequence[Record], path: Path, methods: Sequence[str] = ()) -> None:
@@ -100,13 +101,16 @@ def _section(group: Group) -> _Section:
     )
 
 
-def _at_work(group: Group) -> _AtWork | None:
+def _at_work(group: Group) -> _AtWork | str | None:
     """Look at a run of the best method with virtual adversarial dropout whose weights are kept, if there is one."""
     for row in sorted(group.rows, key=lambda row: row.mean):
         for record in row.records:
             vadd = any(term.kind == "vadd" for term in record.config.terms) and record.config.model.p > 0
             if vadd and (record.folder / records.WEIGHTS).exists():
-                return _observe(record)
+                try:
+                    return _observe(record)
+                except AdversarialDropoutError as error:  # The data may be elsewhere; the rest of the report stands.
+                    return f"The model of {record.folder} could not be looked at: {error}"
     return None
 
 

@@ -56,8 +56,12 @@ def run_grid(
 
     Raises:
         GridError: at least one cell failed; the message names each with its cause.
+        InvalidValueError, RecordError: the data cannot be had, or some of them cannot be read.
     """
     folders = [records.run_folder(root, config) for config in configs]
+    unfinished = [config for config, folder in zip(configs, folders, strict=True) if not records.is_finished(folder)]
+    for data in dict.fromkeys(config.data for config in unfinished):
+        sources.load(data, place)  # Decoded and checked once, before any process trains.
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(configs, folders, progress, finished), daemon=True)
     watcher.start()
