@@ -176,7 +176,9 @@ def _steps(cell: Cell, scale: Scale) -> str:
 
 def as_terminal(table: PaperTable) -> list[Table]:
     """The table for the terminal: ours, and below it the rows from other papers."""
-    ours = Table(*table.header, title=table.title, title_justify="left")
+    ours = Table(title=table.title, title_justify="left")
+    for place, name in enumerate(table.header):
+        ours.add_column(name, no_wrap=place == 0, justify="left" if place == 0 else "right")
     for line in table.lines:
         ours.add_row(*line)
     others = Table(*QUOTED_HEADER, title="As published by others, same protocol", title_justify="left")
