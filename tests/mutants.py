@@ -57,6 +57,13 @@ MUTANTS = (
     Mutant("VAT moves against the gradient of x itself", "regularizers/virtual_adversarial_training.py", "xi * direction,", "xi,", "regularizers"),
     Mutant("AT's step is not a sign", "regularizers/adversarial_training.py", "gradient.sign()", "gradient", "regularizers"),
     Mutant("AT goes downhill", "regularizers/adversarial_training.py", "x + (self.eps", "x - (self.eps", "regularizers"),
+    Mutant("mean-only normalisation does not scale the mean", "experiments/models/mean_only_batch_norm.py", "self.bias - self.weight * mean", "self.bias - mean", "experiments/test_mean_only_batch_norm.py"),
+    Mutant("conv-large leaks like ReLU", "experiments/models/conv_large.py", "_LEAK = 0.1", "_LEAK = 0.0", "experiments/test_networks.py"),
+    Mutant("images never move to the far side", "experiments/data/pixels.py", "torch.randint(2 * most + 1", "torch.randint(2 * most", "experiments/test_pixels.py"),
+    Mutant("whitening without the square root", "experiments/data/pixels.py", "vectors / values.sqrt()", "vectors / values", "experiments/test_pixels.py"),
+    Mutant("labelled images stay among the unlabelled", "experiments/data/splits.py", "if config.overlap else", "if True else", "experiments/test_data.py"),
+    Mutant("the cross-entropy's pass is not the target", "experiments/training/objective.py", "target = logits if batch.unlabelled is None else None", "target = None", "experiments/test_views.py"),
+    Mutant("the adversarial pass sees the first view", "experiments/training/objective.py", "regularizer(self.model, second, target=target)", "regularizer(self.model, first, target=target)", "experiments/test_views.py"),
 )  # fmt: skip
 
 

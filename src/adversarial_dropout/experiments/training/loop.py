@@ -97,6 +97,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
             f"expected unlabelled images in {config.data.name}, got labelled ones alone; give "
             f"--training.batch-unlabelled 0, or --data.overlap True, or lower --data.labelled"
         )
+    digest = data.digest
     data = data.to(accelerator.device)
     model = models.build(config.model, data.shape, len(data.classes))
     objective: nn.Module = Objective(model, config.terms)
@@ -117,6 +118,11 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     state = checkpoint.load(folder)
     if state is not None:
         _refuse_another(config, state.get("config", {}), folder)
+        if state.get("data") != digest:
+            raise InvalidValueError(
+                f"{folder} holds a run that began with other data: images, labels or their order have changed since. "
+                f"Choose another folder with --out, or delete this one"
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         order.set_state(state["order"])
@@ -140,6 +146,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
             {
                 "epoch": epoch + 1,
                 "config": config.to_dict(),
+                "data": digest,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "order": order.get_state(),
@@ -160,7 +167,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
         "evaluated_on": "validation" if config.data.validation else "test",
         "seconds": seconds_before + time.monotonic() - started,
         "data": {
-            "sha256": data.digest,
+            "sha256": digest,
             "shape": data.shape,
             "brightest": data.brightest,
             "classes": data.classes,
