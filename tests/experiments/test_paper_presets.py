@@ -37,6 +37,7 @@ EACH_PRESET = pytest.mark.parametrize("name", NAMES)
 _MNIST: Facts = {
     "network": "mnist-cnn",
     "units": 2048,
+    "delta": 0.005,
     "flips": 10,
     "p": 0.5,
     "rescale": "inverted",
@@ -54,6 +55,7 @@ _SVHN: Facts = {
     **_MNIST,
     "network": "conv-large",
     "units": 128,
+    "delta": 0.05,
     "flips": 6,
     "p": 0.0,
     "input noise": 0.15,
@@ -135,6 +137,7 @@ def network(config: ModelConfig, shape: models.Shape) -> Facts:
     return {
         "network": config.name,
         "units": units,
+        "delta": dropout.delta,
         "flips": flip_budget(dropout.delta, units),
         "p": dropout.p,
         "rescale": dropout.rescale,

@@ -276,7 +276,7 @@ def test_without_data_and_network(
         assert part in printed
     assert re.search(r"ylecun/mnist/tree/main/mnist|ylecun/mnist, subset mnist", printed), "which of its files"
     code, printed = fails(capsys, *TABLE1, *asked, "--data", tmp_path / "nowhere")
-    assert code == 1
+    assert code == 2
     assert "expected a folder of images or parquet files" in printed
     assert str(tmp_path / "nowhere") in printed
     assert not list((tmp_path / "runs").rglob(records.CONFIG))
