@@ -73,7 +73,7 @@ class Trained:
         Raises:
             InvalidValueError: they are not the data that the run has seen.
         """
-        data = sources.load(self.record.config.data, place or read_place(self.record.folder))
+        data = sources.load(self.record.config.data, place or Place.of_run(self.record.folder))
         if data.digest != self.record.final["data"]["sha256"]:
             raise InvalidValueError(
                 f"expected the data that {self.record.folder} was trained on, got others: images, labels or their "
@@ -88,18 +88,3 @@ class Trained:
             RecordError: the file is missing or damaged.
         """
         return Split.from_dict(records.read_json(self.record.folder / records.SPLIT))
-
-
-def write_place(folder: Path, place: Place) -> None:
-    """Note with a run where its data lie on this machine."""
-    if place.folder is not None:
-        content = {"folder": str(place.folder.resolve()), "skip_bad_images": place.skip_bad_images}
-        records.write_json(folder / records.PLACE, content)
-
-
-def read_place(folder: Path) -> Place:
-    """What :func:`write_place` has noted."""
-    if not (folder / records.PLACE).exists():
-        return sources.NOWHERE
-    content = records.read_json(folder / records.PLACE)
-    return Place(Path(content["folder"]), content["skip_bad_images"])

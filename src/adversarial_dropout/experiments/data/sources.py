@@ -79,6 +79,24 @@ class Place:
     folder: Path | None = None
     skip_bad_images: bool = False
 
+    def note(self, run: Path) -> None:
+        """Note it with a run, so that what looks at the run later finds the data."""
+        if self.folder is not None:
+            content = {"folder": str(self.folder.expanduser().resolve()), "skip_bad_images": self.skip_bad_images}
+            records.write_json(run / records.PLACE, content)
+
+    @classmethod
+    def of_run(cls, run: Path) -> "Place":
+        """What :meth:`note` has noted.
+
+        Raises:
+            RecordError: the note is damaged.
+        """
+        if not (run / records.PLACE).exists():
+            return cls()
+        content = records.read_json(run / records.PLACE)
+        return cls(Path(content["folder"]), content["skip_bad_images"])
+
 
 # The paper's sets: where the hub has them, and their form. Other data say their form themselves.
 _KNOWN = {

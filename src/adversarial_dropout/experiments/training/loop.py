@@ -21,7 +21,6 @@ from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
-from adversarial_dropout.experiments.trained import write_place
 from adversarial_dropout.experiments.training import checkpoint
 from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Batch, Objective
@@ -110,7 +109,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     records.remove_leftovers(folder)
     records.write_json(folder / records.CONFIG, config.to_dict())
     records.write_json(folder / records.SPLIT, split.to_dict(), indent=None)
-    write_place(folder, place)
+    place.note(folder)
     pixels = _pixels(config, data, folder).to(accelerator.device)
 
     rows: list[Row] = []
