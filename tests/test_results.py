@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 from adversarial_dropout.experiments import presets
+from adversarial_dropout.experiments.analysis.paper_tables import PaperTable, paper_table
 from adversarial_dropout.experiments.analysis.tables import summarise
 from adversarial_dropout.experiments.records import find_records, read_json
 
@@ -58,3 +59,51 @@ def test_the_presets_have_the_lowest_validation_errors() -> None:
         "vadd qe flips=12 weight=10.0 + vat eps=0.25 lr=0.006": best("vadd qe", "+"),
     }
     assert {name: means[name] for name in chosen} == chosen
+
+
+def table1() -> PaperTable:
+    """Refuses records whose settings are not those of the presets."""
+    return paper_table("table1", find_records(RESULTS / "paper"), "quick")
+
+
+def test_table_1_is_complete_over_three_seeds() -> None:
+    for entries in table1().rows.values():
+        assert [len(entry.errors) for entry in entries] == [3, 3]
+
+
+def test_with_1000_labels_the_ranking_is_that_of_the_paper() -> None:
+    """Plain training far behind, Π and VAdD near each other, VAdD not behind."""
+    means = {method: statistics.fmean(entries[0].errors) for method, entries in table1().rows.items()}
+    worst_of_ours = max(means[method] for method in means if method.startswith("vadd"))
+    assert means["pi"] < 0.75 * means["plain"]
+    assert worst_of_ours < 0.6 * means["plain"]
+    assert worst_of_ours < means["pi"]
+    assert min(means["at"], means["sadd"]) > max(means["pi"], worst_of_ours)
+
+
+def test_the_records_of_mnist_are_of_the_complete_set_and_of_seeds_not_tuned_on() -> None:
+    tuned = set(read_json(RESULTS / "mnist-tuning.json")["seeds"])
+    found = [record for record in find_records(RESULTS / "paper") if record.config.data.name == "mnist"]
+    assert len({record.final["data"]["sha256"] for record in found}) == 1
+    assert not tuned & {record.config.seed for record in found}
+    assert not any(record.final["environment"]["commit"].endswith("+") for record in found)
+
+
+def test_the_chosen_perturbations_have_the_lowest_validation_errors() -> None:
+    errors = read_json(RESULTS / "mnist-tuning.json")["errors"]
+    means = {name: statistics.fmean(values) for name, values in errors.items()}
+    for method in ("at", "vat"):
+        best = min((name for name in means if name.startswith(method)), key=lambda name: means[name])
+        assert best == f"{method} eps={presets.get('paper/mnist-1000', method, 'paper').terms[0].eps:g}"
+
+
+def test_the_loss_falls_in_20_steps_of_every_cifar10_preset() -> None:
+    found = [record for record in find_records(RESULTS / "paper") if record.config.data.name == "cifar10"]
+    assert len(found) >= 18
+    first, last = (statistics.fmean(record.metrics[epoch]["ce"] for record in found) for epoch in (0, -1))
+    assert last < first
+
+
+def test_data_path_and_memory() -> None:
+    assert all(share["high"] < 0.05 for share in read_json(RESULTS / "data-path.json")["shares"].values())
+    assert all(step["peak_gib"] < 24 for step in read_json(RESULTS / "true-batch.json")["steps"].values())
