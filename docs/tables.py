@@ -82,23 +82,27 @@ def table1() -> str:
 
 
 def cifar10_quick() -> str:
-    """Cross-entropy over the first and the last steps."""
-    found = [r for r in find_records(RESULTS) if r.config.data.name == "cifar10" and r.config.scale == "quick"]
-    cells: dict[tuple[str, str], list[Record]] = {}
-    for record in found:
-        cells.setdefault((record.config.preset, record.config.method), []).append(record)
+    """Cross-entropy before and after the steps."""
+    found = read_json(RESULTS / "cifar10-steps.json")
+    seconds = {
+        (record.config.preset, record.config.method, record.config.seed): record.seconds
+        for record in find_records(RESULTS / "paper")
+    }
     lines = [
         (
-            preset,
-            method,
-            str(len(runs)),
-            *(f"{statistics.fmean(run.metrics[epoch]['ce'] for run in runs):.3f}" for epoch in (0, -1)),
-            f"{statistics.fmean(run.seconds for run in runs):.0f}",
+            run["preset"],
+            run["method"],
+            f"{run['before']:.3f}",
+            f"{run['after']:.3f}",
+            f"{seconds[run['preset'], run['method'], run['seed']]:.0f}",
         )
-        for (preset, method), runs in sorted(cells.items(), key=lambda item: (item[0][0], METHODS.index(item[0][1])))
+        for run in sorted(found["runs"], key=lambda run: (run["preset"], METHODS.index(run["method"]), run["seed"]))
     ]
-    header = ("preset", "method", "n", "first 4 steps", "last 4 steps", "seconds per run")
-    return f"{tables.markdown(header, lines)}\n\n{_provenance(found)}"
+    where = found["environment"]
+    return (
+        tables.markdown(("preset", "method", "before", "after 20 steps", "seconds per run"), lines)
+        + f"\n\n{where['processor']}, PyTorch {where['packages']['torch']}, one seed."
+    )
 
 
 def true_batch() -> str:
