@@ -147,7 +147,7 @@ def test_a_report_without_weights_says_so(trained: list[Record], tmp_path: Path)
     assert note in page(FOUND, tmp_path).text
     with_weights = page(trained, tmp_path)
     assert note not in with_weights.text
-    assert "on all 500 images of its evaluation part" in with_weights.text
+    assert "on 500 images of its evaluation part" in with_weights.text
 
 
 def test_adversarial_dropout_at_work(trained: list[Record], tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_run_on_validation_data(tmp_path: Path) -> None:
     config = small("vadd-qe", epochs=1, steps=1, validation=50)
     text = page([loop.run(config, tmp_path / "run")], tmp_path).text
     assert "validation error" in text
-    assert "on all 50 images of its evaluation part" in text
+    assert "on 50 images of its evaluation part" in text
 
 
 def test_damaged_weights_are_named(trained: list[Record], tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_damaged_weights_are_named(trained: list[Record], tmp_path: Path) -> Non
     for path in trained[0].folder.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / records.WEIGHTS).write_bytes(b"no tensors")
-    with pytest.raises(InvalidValueError, match=f"cannot read the weights {folder / records.WEIGHTS}"):
-        write_report([records.read_record(folder)], tmp_path / "report.html")
-    assert not (tmp_path / "report.html").exists()
+    text = page([records.read_record(folder)], tmp_path).text
+    assert f"could not be looked at: cannot read the weights {folder / records.WEIGHTS}" in text
+    assert "Error by method" in text, "the rest of the report stands"
 
 
 def test_repetition_gives_the_same_bytes(trained: list[Record], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets, records
@@ -187,7 +187,7 @@ def _export(command: Export, console: Console) -> None:
 
 
 def _presets(console: Console) -> None:
-    table = Table("preset", "methods", "scales", "what it is")
+    table = Table(Column("preset", no_wrap=True), "methods", "scales", "what it is")
     for preset in presets.PRESETS.values():
         table.add_row(preset.name, ", ".join(preset.methods), ", ".join(preset.scales), preset.summary)
     console.print(table)
