@@ -84,23 +84,18 @@ def table1() -> str:
 def cifar10_quick() -> str:
     """Cross-entropy before and after the steps."""
     found = read_json(RESULTS / "cifar10-steps.json")
-    seconds = {
-        (record.config.preset, record.config.method, record.config.seed): record.seconds
-        for record in find_records(RESULTS / "paper")
-    }
     lines = [
         (
             run["preset"],
             run["method"],
             f"{run['before']:.3f}",
             f"{run['after']:.3f}",
-            f"{seconds[run['preset'], run['method'], run['seed']]:.0f}",
         )
         for run in sorted(found["runs"], key=lambda run: (run["preset"], METHODS.index(run["method"]), run["seed"]))
     ]
     where = found["environment"]
     return (
-        tables.markdown(("preset", "method", "before", "after 20 steps", "seconds per run"), lines)
+        tables.markdown(("preset", "method", "before", "after 20 steps"), lines)
         + f"\n\n{where['processor']}, PyTorch {where['packages']['torch']}, one seed."
     )
 
