@@ -131,19 +131,18 @@ def stated() -> str:
     """What the paper states."""
     names = [field.name for field in dataclasses.fields(paper.Stated)]
     lines = [
-        (
-            name.replace("_", " "),
-            *(
-                f"{getattr(paper.STATED[source], name):,}"
-                if name in ("training_images", "labelled")
-                else str(getattr(paper.STATED[source], name))
-                for source in paper.STATED
-            ),
-        )
+        (name.replace("_", " "), *(_plain(getattr(paper.STATED[source], name)) for source in paper.STATED))
         for name in names
     ]
-    lines.append(("batch with few labels", *(f"{paper.BATCH_LABELLED} + {paper.BATCH_UNLABELLED}",) * 3))
+    few = f"{paper.BATCH_LABELLED} + {paper.BATCH_UNLABELLED}"
+    lines.append(("batch with few labels", "not given", few, few))
     return tables.markdown(("", *(paper.TITLES[source] for source in paper.STATED)), lines)
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def left_open() -> str:

@@ -29,8 +29,8 @@ class Stated:
     training_images: int
     labelled: int
     network: str
-    norm: Norm
-    norm_momentum: float
+    norm: Norm | None
+    norm_momentum: float | None
     input_noise: float
     p: float
     delta: float
@@ -50,8 +50,8 @@ STATED: dict[Source, Stated] = {
         training_images=60_000,
         labelled=1_000,
         network="mnist-cnn",
-        norm="batch",  # It has no normalisation.
-        norm_momentum=0.1,
+        norm=None,
+        norm_momentum=None,
         input_noise=0.0,
         p=0.5,
         delta=0.005,
@@ -106,9 +106,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-_ONE_WEIGHT = (
-    "weights of VAT are 1 in the authors' code, from the first step on; AT and SAdD are weighted like VAT there"
-)
+_ONE_WEIGHT = "the authors' code has 1 for VAT and for SAdD; AT likewise"
 
 LEFT_OPEN = {
     "MNIST: kernel size": Choice(3, "Table 3 prints 1 × 1, with which the network cannot reach the paper's errors"),
@@ -175,6 +173,7 @@ def make(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig:
 def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig:
     stated = STATED[cell.source]
     natural = cell.source != "mnist"
+    usual = ModelConfig()
     return ExperimentConfig(
         preset=cell.preset,
         method=method,
@@ -191,8 +190,8 @@ def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig
         model=ModelConfig(
             name=stated.network,
             kernel_size=int(LEFT_OPEN["MNIST: kernel size"].value),
-            norm=stated.norm,
-            norm_momentum=stated.norm_momentum,
+            norm=stated.norm or usual.norm,
+            norm_momentum=stated.norm_momentum or usual.norm_momentum,
             input_noise=stated.input_noise,
             p=stated.p,
             delta=stated.delta,
