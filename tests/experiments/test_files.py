@@ -30,8 +30,8 @@ def layout(found: Files) -> dict[str, dict[str, str | None]]:
     [
         (["dogs/1.png", "cats/2.png"], {"train": {"cats/2.png": "cats", "dogs/1.png": "dogs"}}),
         (
-            ["Train/a/1.png", "train/b/2.png", "TEST/a/3.png"],
-            {"test": {"TEST/a/3.png": "a"}, "train": {"Train/a/1.png": "a", "train/b/2.png": "b"}},
+            ["Train/a/1.png", "Train/b/2.png", "TEST/a/3.png"],
+            {"test": {"TEST/a/3.png": "a"}, "train": {"Train/a/1.png": "a", "Train/b/2.png": "b"}},
         ),
         (
             ["train/a/1.png", "train/b/2.png", "val/b/3.png", "unlabeled/4.png", "unlabeled/deep/er/5.png"],
@@ -174,6 +174,20 @@ def test_the_named_one_of_several_sets(tmp_path: Path) -> None:
     write_all(tmp_path / "two" / "pictures", "a/1.png", "b/2.png")
     assert set(layout(files.find(tmp_path / "two" / "pictures"))["train"].values()) == {"a", "b"}
     assert set(layout(files.find(tmp_path / "two", "pictures"))["train"].values()) == {"a", "b"}
+
+
+@pytest.mark.parametrize(("inner", "other"), [("data", "old"), ("plain_text", "zebras"), ("set/data", "data2")])
+def test_a_usual_place_comes_before_others(inner: str, other: str, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / inner / "train.parquet", image=images(1), label=[0])
+    write_parquet(tmp_path / other / "train.parquet", image=images(1), label=[0])
+    write_all(tmp_path / "images", "a/1.png", "b/2.png")
+    assert files.find(tmp_path, "set", "plain_text") == Files(tmp_path / inner, {"train": [path]})
+
+
+def test_the_named_one_of_several_folders_of_images(tmp_path: Path) -> None:
+    write_all(tmp_path, "one/a/1.png", "one/b/2.png", "two/c/3.png", "two/d/4.png")
+    assert layout(files.find(tmp_path, "two")) == {"train": {"c/3.png": "c", "d/4.png": "d"}}
+    assert set(layout(files.find(tmp_path, "three"))["train"].values()) == {"one", "two"}
 
 
 def test_images_come_before_a_table_further_down(tmp_path: Path) -> None:

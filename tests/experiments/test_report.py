@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.analysis import figures
 from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise

@@ -149,7 +149,7 @@ def test_stopped_and_killed_at_random_moments(
     os.killpg(killed.pid, signal.SIGKILL)
     assert killed.ended()[0] == -signal.SIGKILL
 
-    assert 0 < len(list(out.rglob(records.FINAL))) < RUNS, "each death was in the middle"
+    assert len(list(out.rglob(records.FINAL))) < RUNS, "each death was in the middle"
     printed_by(*COMMAND, "--jobs", 1, "--data", data, "--out", out)
     assert len(alone) == RUNS
     assert results(out) == alone
