@@ -63,7 +63,7 @@ CONFIGS = st.builds(
     model=st.builds(
         ModelConfig,
         name=st.text(),
-        kernel_size=COUNTS,
+        kernel_size=COUNTS.map(lambda count: 2 * count + 1),
         width=COUNTS,
         norm=st.sampled_from(["batch", "mean-only"]),
         norm_momentum=SHARES,
@@ -85,8 +85,8 @@ CONFIGS = st.builds(
         ramp_up=st.integers(0, 100),
         ramp_up_learning_rate=st.booleans(),
         ramp_down=st.integers(0, 100),
-        beta1=SHARES,
-        beta1_end=SHARES,
+        beta1=st.floats(0, 1, exclude_max=True),
+        beta1_end=st.floats(0, 1, exclude_max=True),
     ),
     terms=st.lists(TERMS, max_size=3, unique_by=lambda term: term.kind).map(tuple),
 )
@@ -238,3 +238,14 @@ def test_differences_name_each_changed_field() -> None:
 def test_differences_of_unlike_forms(old: dict[str, Any], new: dict[str, Any], line: str) -> None:
     (only,) = differences(old, new)
     assert only.startswith(line)
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta1_end"])
+def test_a_momentum_of_one_is_refused(name: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"training.{name} below 1"):
+        TrainingConfig(**{name: 1.0})  # type: ignore[arg-type]
+
+
+def test_even_kernels_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="kernel_size to be odd, got 2"):
+        ModelConfig(kernel_size=2)

@@ -189,3 +189,14 @@ def test_the_search_leaves_its_buffers_as_they_were(noise: Any) -> None:
         expected = 0.9 * expected + 0.1 * rows.sum(dim=0) / 8
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-12, atol=0)
     assert int(norm.num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_half_precision_stays_half(training: bool) -> None:
+    """The statistics are taken in the parameters' precision."""
+    norm = MeanOnlyBatchNorm(3, 0.5).train(training)
+    x = torch.randn(64, 3, 4, 4).bfloat16()
+    assert norm(x).dtype == torch.bfloat16
+    if training:
+        expected = 0.5 * x.float().mean(dim=(0, 2, 3))
+        torch.testing.assert_close(norm.running_mean, expected, rtol=0, atol=1e-6)

@@ -91,7 +91,7 @@ class Grid:
 
     def ended(self) -> tuple[int, str]:
         """Its exit code and what it printed, when all of its processes are over."""
-        until(lambda: not self.processes(), seconds=20)
+        until(lambda: not self.processes(), seconds=30)
         printed, _ = self._process.communicate(timeout=GIVE_UP_SECONDS)
         return self._process.returncode, printed
 

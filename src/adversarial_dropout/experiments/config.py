@@ -60,9 +60,9 @@ class ModelConfig:
     name: str = "small-cnn"
     """Network: "small-cnn", "mnist-cnn" (Table 3) or "conv-large" (Table 4)."""
     kernel_size: int = 3
-    """Width of mnist-cnn's kernels in pixels; the paper prints 1."""
+    """Width of mnist-cnn's kernels in pixels, odd; the paper prints 1."""
     width: int = 128
-    """Channels of conv-large's first block, a multiple of 4; the later blocks have 2 and 4 times as many."""
+    """Channels of conv-large's first block; the later ones have 2 and 4 times as many."""
     norm: Norm = "batch"
     """Normalisation in conv-large: "batch", or "mean-only"."""
     norm_momentum: float = 0.1
@@ -89,6 +89,8 @@ class ModelConfig:
         check_choice("model.norm", self.norm, get_args(Norm))
         for name in ("kernel_size", "width"):
             _at_least(f"model.{name}", getattr(self, name), 1)
+        if self.kernel_size % 2 == 0:
+            raise InvalidValueError(f"expected model.kernel_size to be odd, got {self.kernel_size}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +150,8 @@ class TrainingConfig:
             _at_least(f"training.{name}", getattr(self, name), 0)
         for name in ("beta1", "beta1_end"):
             check_fraction(f"training.{name}", getattr(self, name))
+            if getattr(self, name) == 1:
+                raise InvalidValueError(f"expected training.{name} below 1, got 1: Adam would never move")
         if self.steps_per_epoch is not None:
             _at_least("training.steps_per_epoch", self.steps_per_epoch, 1)
         if not 0 < self.learning_rate < float("inf"):

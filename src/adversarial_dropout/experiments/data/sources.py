@@ -117,6 +117,10 @@ def load(config: DataConfig, place: Place = NOWHERE) -> ImageData:
         RecordError: it cannot be read, or cannot be had without a network.
     """
     if config.name == "digits":
+        if config.resize is not None:
+            raise InvalidValueError(
+                f"digits have 8 × 8 pixels: expected no data.resize, got {config.resize}; leave it out"
+            )
         return digits()
     origin, form = _origin(config, place)
     key = hashlib.sha256(f"{_FORMAT} {origin.identity} {form}".encode()).hexdigest()

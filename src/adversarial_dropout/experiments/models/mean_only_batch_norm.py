@@ -42,14 +42,14 @@ class MeanOnlyBatchNorm(nn.Module):
             raise InvalidValueError(f"expected shape (N, {channels}) or (N, {channels}, H, W), got {tuple(x.shape)}")
         mean = self.running_mean
         if self.training:
-            mean = x.mean(dim=[0, *range(2, x.dim())])
+            mean = x.mean(dim=[0, *range(2, x.dim())], dtype=self.weight.dtype)
             with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_mean.lerp_(mean, self.momentum)
                 self.num_batches_tracked.add_(1)
         # One pass over x: γ x + (β - γ μ).
         per_channel = (1, channels, *(1,) * (x.dim() - 2))
-        shift = (self.bias - self.weight * mean).view(per_channel)
-        return torch.addcmul(shift, self.weight.view(per_channel), x)
+        shift = (self.bias - self.weight * mean).to(x.dtype).view(per_channel)
+        return torch.addcmul(shift, self.weight.to(x.dtype).view(per_channel), x)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, momentum={self.momentum}"
