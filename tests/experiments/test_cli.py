@@ -63,7 +63,7 @@ def test_train_is_the_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     record = train(tmp_path, "digits-100", "vadd-qe+vat", *TINY, "--seed", "3")
     assert record.config == presets.get("digits-100", "vadd-qe+vat", "tiny", 3)
     printed = capsys.readouterr().out
-    assert f"test error {record.error:.2f} % after 2 epochs" in printed
+    assert f"test error {record.error:.2f} % of 500 images after 2 epochs" in printed
     assert f"record: {record.folder}" in printed
     assert record.folder == tmp_path / "digits-100" / "tiny" / "vadd-qe+vat" / "seed-3"
 

@@ -258,7 +258,7 @@ def test_part_of_the_evaluation(evaluated: int, validation: int) -> None:
         (
             own(0, 0, -1, -1),
             {"labelled": None},
-            "expected 1 labelled .* class 'b' of own has 0 training .*or add labels",
+            "expected 1 labelled .* class 'b' of own has 0 training examples with a label; add labels",
         ),
         (own(0, 1, 0, 1, test=(1, 3)), {"labelled": None}, "but class 'b' of own has 0 training examples with a label"),
         (own(0, 1, 0, classes="abc"), {"labelled": None}, "but class 'c' of own has 0 training examples with a label"),

@@ -141,13 +141,17 @@ def test_a_label_outside_the_classes(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidValueError, match="expected labels from 0 to 9, and -1 for none, got 10 in row 1 of train"
     ):
-        read_table(tmp_path, Form(classes=10), label=[0, 10])
-    assert read_table(tmp_path, Form(classes=10), label=[3, 9]).classes == tuple("0123456789")
+        read_table(tmp_path, Form(classes=tuple("0123456789")), label=[0, 10])
+    assert read_table(tmp_path, Form(classes=tuple("0123456789")), label=[3, 9]).classes == tuple("0123456789")
     with pytest.raises(
-        InvalidValueError, match="expected 3 classes, got 2: bird, cat; give the folder of the data set"
+        InvalidValueError, match="expected the classes cat, dog, got bird, cat; give the folder of the data set"
     ):
-        read_table(tmp_path, Form(classes=3), label=["bird", "cat"])
-    assert read_table(tmp_path, Form(classes=2), label=["bird", "cat"]).classes == ("bird", "cat")
+        read_table(tmp_path, Form(classes=("cat", "dog")), label=["bird", "cat"])
+    found = read_table(tmp_path, Form(classes=("dog", "cat", "bird")), label=["bird", "cat"])
+    assert found.classes == ("dog", "cat", "bird")
+    assert found.labels.tolist() == [2, 1]
+    one = read_table(tmp_path, Form(classes=("dog", "cat")), label=["cat", "cat"])
+    assert one.labels.tolist() == [1, 1], "in evaluation one class is enough"
 
 
 @pytest.mark.parametrize(

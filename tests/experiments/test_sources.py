@@ -17,6 +17,7 @@ from adversarial_dropout.experiments.data.hub import Hub
 from adversarial_dropout.experiments.data.sources import ImageData, Place
 from adversarial_dropout.experiments.records import RecordWarning
 
+from . import small_data
 from .pictures import encoded, images, noise, plain, write, write_all, write_parquet
 
 
@@ -101,7 +102,7 @@ def test_bad_images_are_left_out_on_request(
 ) -> None:
     bad = write(pets / "cats" / "2.png", encoded(plain(2))[:40])
     for _ in range(2):
-        with pytest.warns(RecordWarning, match=f"1 images? cannot be read and .* left out: {bad}"):
+        with pytest.warns(RecordWarning, match=f"an image that cannot be read is left out: {bad}"):
             data = load(pets, skip_bad_images=True)
         assert data.images[:, 0, 0, 0].tolist() == [0, 1, *range(3, 10)]
         assert data.labels.tolist() == [0] * 4 + [1] * 5
@@ -311,7 +312,7 @@ def test_known_sets_from_a_folder(name: str, around: str, tmp_path: Path) -> Non
     write_all(tmp_path / "others", "a/1.png", "b/2.png")
     data = load(tmp_path, name)
     assert data.shape == (channels, size, size)
-    assert data.classes == tuple("0123456789")
+    assert data.classes == small_data.CLASSES[name]
     assert (len(data.training), data.labels[data.test].tolist()) == (20, list(range(10)))
     assert torch.bincount(data.labels).tolist() == [3] * 10
 
@@ -338,8 +339,13 @@ def test_other_data_for_a_known_set(tmp_path: Path) -> None:
     ):
         load(tmp_path, "cifar10")
     write_all(tmp_path / "two", "a/1.png", "b/2.png")
-    with pytest.raises(InvalidValueError, match="expected 10 classes, got 2: a, b; give the folder"):
+    with pytest.raises(InvalidValueError, match=r"expected the classes airplane, .*, truck, got a, b; give the folder"):
         load(tmp_path / "two", "cifar10")
+    small_data.hub_files(tmp_path / "things", "cifar10", train=1, test=1)
+    with pytest.raises(
+        InvalidValueError, match=r"expected the classes 0, .*, 9, got airplane, .*, truck; give the folder"
+    ):
+        load(tmp_path / "things", "svhn")
 
 
 def test_the_digest_tells_data_apart(tmp_path: Path) -> None:

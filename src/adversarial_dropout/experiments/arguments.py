@@ -85,6 +85,8 @@ class Reproduce:
 
     def __post_init__(self) -> None:
         _positive(self, "jobs")
+        if not self.methods:
+            raise InvalidValueError(f"expected methods, one at least of {', '.join(paper.METHODS)}, got none")
         if self.seeds is not None:
             _positive(self, "seeds")
 
@@ -97,6 +99,8 @@ class Evaluate:
     """Folder of the run."""
     folder: _DataFolder = None
     """Other labelled images to evaluate on; if not given, the run's own evaluation part."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, instead of stopping."""
     out: Path | None = None
     """JSON file for the same figures."""
 

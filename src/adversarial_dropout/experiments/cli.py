@@ -1,13 +1,16 @@
 """The command ``adversarial-dropout``: reads arguments, calls the rest, prints."""
 
+import contextlib
 import dataclasses
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
@@ -44,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # A terminal without Greek letters still shows the rest.
     console = Console()
+    warnings.showwarning = _show_warning
     try:
         match parse(arguments):
             case Demo() as command:
@@ -70,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _demo(command: Demo, console: Console) -> None:
     methods = presets.find("digits-100").methods
     seeds = range(command.seeds)
@@ -92,7 +100,10 @@ def _train(command: Train, console: Console) -> None:
         training=command.training,
         terms=tuple(command.terms.values()),
     )
+    if config.data.name == presets.OWN_IMAGES:
+        raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
     folder = records.run_folder(command.out, config)
+    before = records.is_finished(folder)
     with _progress(console) as progress:
         task = progress.add_task(f"{config.preset} {config.method}", total=config.training.epochs)
         record = loop.run(
@@ -104,7 +115,11 @@ def _train(command: Train, console: Console) -> None:
             Place(command.folder, command.skip_bad_images),
         )
     part = record.final["evaluated_on"]
-    console.print(f"{part} error {record.error:.2f} % after {config.training.epochs} epochs, {record.seconds:.1f} s")
+    examples = f" of {record.final['examples']} images" if "examples" in record.final else ""
+    console.print(
+        f"{part} error {record.error:.2f} %{examples} after {config.training.epochs} epochs, {record.seconds:.1f} s"
+        f"{' (trained before)' if before else ''}"
+    )
     console.print(f"record: {folder}", soft_wrap=True, markup=False)
 
 
@@ -127,15 +142,35 @@ def _reproduce(command: Reproduce, console: Console) -> None:
     ]
     try:
         _run_grid(configs, command.out, command.jobs, Place(command.folder), console)
-    finally:
-        # Also after Ctrl-C or a failed cell: what is finished is shown.
-        folders = [records.run_folder(command.out, config) for config in configs]
-        found = [records.read_record(folder) for folder in folders if records.is_finished(folder)]
-        if found:
-            table = paper_tables.paper_table(
-                command.table, found, command.scale, family=command.family, methods=command.methods
-            )
-            _write_paper_table(table, command.out, console)
+    except BaseException:  # Also after Ctrl-C or a failed cell, what is finished is shown.
+        with contextlib.suppress(AdversarialDropoutError):  # It must not hide what stopped the grid.
+            _show_paper_table(command, tuple(named), console)
+        raise
+    _show_paper_table(command, tuple(named), console)
+
+
+def _show_paper_table(command: Reproduce, columns: Sequence[str], console: Console) -> None:
+    """What is finished below ``--out``, by this command or another."""
+    from adversarial_dropout.experiments.analysis import paper_tables
+
+    found = [
+        records.read_record(path.parent)
+        for preset in columns
+        for path in sorted((command.out / preset / command.scale).glob(f"*/*/{records.FINAL}"))
+    ]
+    trained = {(record.config.preset, record.config.method) for record in found}
+    methods = {*command.methods, *(method for _, method in trained)}
+    shown = {*command.presets, *(preset for preset, _ in trained)} if command.presets else set(columns)
+    if found:
+        table = paper_tables.paper_table(
+            command.table,
+            found,
+            command.scale,
+            family=command.family,
+            methods=[method for method in paper.METHODS if method in methods],
+            shown=tuple(shown),
+        )
+        _write_paper_table(table, command.out, console)
 
 
 def _write_paper_table(table: "PaperTable", folder: Path, console: Console) -> None:
@@ -143,8 +178,9 @@ def _write_paper_table(table: "PaperTable", folder: Path, console: Console) -> N
     from adversarial_dropout.experiments.report.html import write_paper_table
 
     for part in paper_tables.as_terminal(table):
-        console.print(part)
-    beside = folder / f"{table.name}-{table.scale}"
+        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+    family = "" if table.columns[0].family == "paper" else f"-{table.columns[0].family}"
+    beside = folder / f"{table.name}{family}-{table.scale}"
     records.write_bytes(beside.with_suffix(".md"), (paper_tables.as_markdown(table) + "\n").encode())
     records.write_bytes(beside.with_suffix(".csv"), paper_tables.as_csv(table).encode())
     write_paper_table(table, beside.with_suffix(".html"))
@@ -155,10 +191,12 @@ def _evaluate(command: Evaluate, console: Console) -> None:
     from adversarial_dropout.experiments.analysis import evaluation
 
     trained = Trained.of(command.run)
-    found = evaluation.evaluate(trained, command.folder)
-    table = Table("class", "error in %", "n", title=f"{command.run}: error {found.error:.2f} % of {found.examples}")
+    place = None if command.folder is None else Place(command.folder, command.skip_bad_images)
+    found = evaluation.evaluate(trained, place)
+    console.print(f"error {found.error:.2f} % of {found.examples} images")
+    table = Table("class", "error in %", "n")
     for name, (error, examples) in found.classes.items():
-        table.add_row(name, f"{error:.2f}", str(examples))
+        table.add_row(escape(name), f"{error:.2f}", str(examples))
     console.print(table)
     if command.out is not None:
         records.write_json(command.out, dataclasses.asdict(found))

@@ -28,7 +28,7 @@ class DataConfig:
     validation: int = 0
     """Examples held out of the training part. Above 0, errors are measured on them and the test part stays unseen."""
     evaluated: int | None = None
-    """Errors are measured on the first so many examples of the evaluation part; None: on all."""
+    """Errors are measured on so many examples of the evaluation part, evenly spaced; None: on all."""
     resize: int | None = None
     """Height and width in pixels that images are brought to; None: all have one size already."""
     centre: bool = False

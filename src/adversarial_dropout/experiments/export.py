@@ -1,5 +1,6 @@
 """A trained network for use elsewhere: safetensors with its config, and ONNX."""
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.trained import Trained
 
 _ONNX = "model.onnx"
@@ -36,10 +38,12 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
         The files written.
 
     Raises:
-        InvalidValueError: onnxscript is not installed.
+        InvalidValueError: onnxscript is not installed, or ``folder`` holds a run.
         RecordError: a file cannot be written.
     """
     run = trained.record.folder
+    if (folder / records.FINAL).exists():
+        raise InvalidValueError(f"expected a folder for the export alone, got {folder}, which holds a run")
     names = [records.WEIGHTS, *([records.WHITENING] if trained.pixels.whitening is not None else [])]
     for name in names:
         records.write_bytes(folder / name, (run / name).read_bytes())
@@ -57,7 +61,11 @@ def _onnx(trained: Trained) -> bytes:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise InvalidValueError("--onnx needs onnxscript; pip install 'adversarial-dropout[onnx]'") from error
+    for module in trained.model.modules():
+        if isinstance(module, GaussianNoise):
+            module.in_evaluation = False  # What is exported has no noise, whatever its preset says.
     example = torch.zeros(2, *trained.shape)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of the exporter, about its own insides.
         program = torch.onnx.export(

@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 import torch
+from safetensors import SafetensorError
 
 from adversarial_dropout.errors import AdversarialDropoutError, AdversarialDropoutWarning, InvalidValueError
 from adversarial_dropout.experiments.config import ExperimentConfig
@@ -160,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: it is not there, not readable, or damaged.
     """
-    with _undamaged(path):
+    with undamaged(path):
         content: object = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, got {type(content).__name__}")
@@ -197,24 +198,25 @@ def read_record(folder: Path) -> Record:
         config = ExperimentConfig.from_dict(read_json(folder / CONFIG))
     except InvalidValueError as error:
         raise InvalidValueError(f"{folder / CONFIG}: {error}") from error
-    with _undamaged(folder / METRICS), (folder / METRICS).open(newline="") as file:
+    with undamaged(folder / METRICS), (folder / METRICS).open(newline="") as file:
         metrics = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
-    with _undamaged(folder / FINAL):
+    with undamaged(folder / FINAL):
         record = Record(folder=folder, config=config, metrics=metrics, final=final)
         if not math.isfinite(record.error + record.seconds):
             raise ValueError("error and seconds must be finite")
         final["evaluated_on"], [final["environment"][name] for name in _ENVIRONMENT]
-    with _undamaged(folder / METRICS):
+    with undamaged(folder / METRICS):
         if len(metrics) != config.training.epochs or metrics[-1] != final["metrics"]:
             raise ValueError(f"expected {config.training.epochs} rows, the last one as in {FINAL}")
     return record
 
 
 @contextlib.contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
+def undamaged(path: Path) -> Iterator[None]:
+    """Turn what damaged content raises into a :class:`RecordError` that names ``path``."""
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, SafetensorError) as error:
         raise RecordError(
             f"cannot read {path}: it is damaged or incomplete ({error!r}); delete this file and give the command "
             f"of the run again"

@@ -55,14 +55,17 @@ class Trained:
                 f"{record.folder} was written by an earlier version, which did not note what its data look like; "
                 f"delete it and give the command of the run again"
             )
-        channels, height, width = seen["shape"]
-        classes = tuple(seen["classes"])
-        config = record.config
-        whitening = Whitening.load(record.folder / records.WHITENING) if config.data.whiten else None
+        config, whitening = record.config, None
+        with records.undamaged(record.folder / records.FINAL):
+            channels, height, width = seen["shape"]
+            classes, brightest = tuple(seen["classes"]), int(seen["brightest"])
+        if config.data.whiten:
+            with records.undamaged(record.folder / records.WHITENING):
+                whitening = Whitening.load(record.folder / records.WHITENING)
         return cls(
             record=record,
             model=models.load(config.model, (channels, height, width), len(classes), record.folder / records.WEIGHTS),
-            pixels=Pixels(config.data, seen["brightest"], whitening),
+            pixels=Pixels(config.data, brightest, whitening),
             shape=(channels, height, width),
             classes=classes,
         )
@@ -87,4 +90,7 @@ class Trained:
         Raises:
             RecordError: the file is missing or damaged.
         """
-        return Split.from_dict(records.read_json(self.record.folder / records.SPLIT))
+        path = self.record.folder / records.SPLIT
+        content = records.read_json(path)
+        with records.undamaged(path):
+            return Split.from_dict(content)

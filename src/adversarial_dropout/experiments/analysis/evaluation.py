@@ -1,6 +1,7 @@
 """What a trained network says: of labelled images, as errors; of any images, as classes and probabilities."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data import files, sources
-from adversarial_dropout.experiments.data.sources import ImageData, Place
+from adversarial_dropout.experiments.data.reading import Form
+from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.models.prediction import logits
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.regularizers.base import UNLABELLED
+
+_BRIGHTEST = 255  # In image files.
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,33 @@ class Evaluation:
     classes: dict[str, tuple[float, int]]
 
 
-def evaluate(trained: Trained, folder: Path | None = None) -> Evaluation:
-    """Measure the error of a run on its own evaluation part, or on all labelled images in ``folder``.
+def evaluate(trained: Trained, place: Place | None = None) -> Evaluation:
+    """Measure the error of a run on its own evaluation part, or on all labelled images in ``place``: where these
+    are the data that it was trained on, on its evaluation part again.
 
     Raises:
         InvalidValueError: the images have another form, or classes that the run does not know.
     """
-    if folder is None:
+    if place is None:
         data = trained.data()
         rows = trained.split().evaluation
         labels = data.labels[rows]
     else:
-        data = sources.load(trained.record.config.data, Place(folder))
+        channels, height, width = trained.shape
+        form = Form(size=height if height == width else None, channels=channels, classes=trained.classes)
+        data = sources.load(trained.record.config.data, place, like=form)
+        if data.shape != trained.shape:
+            raise InvalidValueError(
+                f"expected images of shape (C, H, W) = {trained.shape}, as in training, got {data.shape} in "
+                f"{place.folder}"
+            )
         rows = (data.labels != UNLABELLED).nonzero().squeeze(1)
-        labels = _known(trained, data, folder)[data.labels[rows]]
-    wrong = _logits(trained, data.images[rows]).argmax(dim=1) != labels
+        if data.digest == trained.record.final["data"]["sha256"]:
+            rows = trained.split().evaluation  # The run's own data: not those that it was trained on.
+        if not len(rows):
+            raise InvalidValueError(f"expected images with labels in {place.folder}, got {len(data.labels)} without")
+        labels = data.labels[rows]
+    wrong = _logits(trained, data.images[rows], data.brightest).argmax(dim=1) != labels
     by_class = {}
     for label, name in enumerate(trained.classes):
         own = wrong[labels == label]
@@ -56,25 +72,10 @@ def evaluate(trained: Trained, folder: Path | None = None) -> Evaluation:
     return Evaluation(100 * float(wrong.double().mean()), len(rows), by_class)
 
 
-def _known(trained: Trained, data: ImageData, folder: Path) -> Tensor:
-    """The run's label for each class of ``data``."""
-    if data.shape != trained.shape:
-        raise InvalidValueError(
-            f"expected images of shape (C, H, W) = {trained.shape}, as in training, got {data.shape} in {folder}"
-        )
-    unknown = [name for name in data.classes if name not in trained.classes]
-    if unknown:
-        raise InvalidValueError(
-            f"expected labels among the run's classes ({', '.join(trained.classes)}), got {', '.join(unknown)} "
-            f"in {folder}"
-        )
-    return torch.tensor([trained.classes.index(name) for name in data.classes])
-
-
-def _logits(trained: Trained, stored: Tensor) -> Tensor:
+def _logits(trained: Trained, stored: Tensor, brightest: int = _BRIGHTEST) -> Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(0)  # Of noise in evaluation, which the authors' presets have.
-        return logits(trained.model, trained.pixels, stored)
+        return logits(trained.model, dataclasses.replace(trained.pixels, brightest=brightest), stored)
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ class PaperTable:
         ]
 
 
+_PER_COLUMN = 4  # Ours, n, the paper's, the difference.
 QUOTED_HEADER = ("published method", "in", "data", "few labels", "all labels")
 
 
@@ -125,13 +126,14 @@ def paper_table(
     *,
     family: str = "paper",
     methods: Sequence[str] = METHODS,
+    shown: Sequence[str] = (),
 ) -> PaperTable:
     """Put finished runs into a table of the paper. Runs of other experiments, scales and methods are left out.
 
     Raises:
         InvalidValueError: a record's settings are not those of its preset; the difference is shown.
     """
-    cells = columns(name, family)
+    cells = tuple(cell for cell in columns(name, family) if not shown or cell.preset in shown)
     runs: dict[tuple[str, str], dict[int, Record]] = {}
     for record in found:
         config = record.config
@@ -139,6 +141,8 @@ def paper_table(
         if own and record.final["evaluated_on"] == "test":
             _check_settings(record)
             runs.setdefault((config.preset, config.method), {})[config.seed] = record
+    for cell in cells:
+        _check_data([record for (preset, _), own in runs.items() if preset == cell.preset for record in own.values()])
     rows = {}
     for method in methods:
         rows[method] = tuple(
@@ -150,9 +154,20 @@ def paper_table(
         )
     only_same = name == "table2"
     literature = {
-        source: tuple(row for row in LITERATURE[source] if row.same_network or not only_same) for source in TABLES[name]
+        source: tuple(row for row in LITERATURE[source] if row.same_network or not only_same)
+        for source in dict.fromkeys(cell.source for cell in cells)
     }
     return PaperTable(name, scale, cells, rows, literature, tuple(_steps(cell, scale) for cell in cells))
+
+
+def _check_data(column: Sequence[Record]) -> None:
+    digests = {record.final.get("data", {}).get("sha256"): record.folder for record in column}
+    if len(digests) > 1:
+        raise InvalidValueError(
+            f"expected runs on the same data, got other images or labels in "
+            f"{' than in '.join(map(str, digests.values()))}; "
+            f"take one of them away, or give another --out"
+        )
 
 
 def _check_settings(record: Record) -> None:
@@ -174,17 +189,20 @@ def _steps(cell: Cell, scale: Scale) -> str:
     return f" after {training.epochs * training.steps_per_epoch:,} steps"
 
 
-def as_terminal(table: PaperTable) -> list[Table]:
-    """The table for the terminal: ours, and below it the rows from other papers."""
-    ours = Table(title=table.title, title_justify="left")
-    for place, name in enumerate(table.header):
-        ours.add_column(name, no_wrap=place == 0, justify="left" if place == 0 else "right")
-    for line in table.lines:
-        ours.add_row(*line)
-    others = Table(*QUOTED_HEADER, title="As published by others, same protocol", title_justify="left")
+def as_terminal(table: PaperTable) -> list[str | Table]:
+    """The table for the terminal: ours, one below the other for each column, then the rows from other papers."""
+    parts: list[str | Table] = [table.title]
+    for place, name in enumerate(table.header[1::_PER_COLUMN]):
+        ours = Table()
+        for text in ("method", "ours", *table.header[2 : 1 + _PER_COLUMN]):
+            ours.add_column(text, no_wrap=True, justify="left" if text == "method" else "right")
+        for line in table.lines:
+            ours.add_row(line[0], *line[1 + _PER_COLUMN * place : 1 + _PER_COLUMN * (place + 1)])
+        parts += [name, ours]
+    others = Table(*QUOTED_HEADER)
     for line in table.quoted:
         others.add_row(*line)
-    return [ours, others]
+    return [*parts, "As published by others, same protocol", others]
 
 
 def as_markdown(table: PaperTable) -> str:

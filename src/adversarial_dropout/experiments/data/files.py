@@ -144,7 +144,10 @@ def _deeper(folder: Path) -> Files:
         return Files(places[0], _parquet(places[0]))
     if places:
         raise InvalidValueError(
-            f"expected one data set in {folder}, got parquet files in {', '.join(map(str, places))}; give one of these"
+            f"expected one data set in {folder}, got parquet files in {', '.join(map(str, places))}; give one of "
+            f"these, or, for a table of several, put train-*.parquet and test-*.parquet of each into a folder mnist, "
+            f"svhn, cifar10 (on the hub: ylecun/mnist, ufldl-stanford/svhn, uoft-cs/cifar10), or leave columns out "
+            f"with --presets"
         )
     raise InvalidValueError(
         f"expected images or parquet files in {folder}, got neither; give a folder with train-*.parquet and "

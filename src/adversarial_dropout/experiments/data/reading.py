@@ -26,13 +26,13 @@ class Form:
     Attributes:
         size: Height and width in pixels that are expected; ``None``: that of the first image.
         channels: 1 for grey, 3 for RGB; ``None``: grey if all images are.
-        classes: Number of classes that is expected; ``None``: those that occur.
+        classes: Names of the classes that there are at most, in order; ``None``: those that occur.
         resize: Height and width that images of any size are brought to.
     """
 
     size: int | None = None
     channels: int | None = None
-    classes: int | None = None
+    classes: tuple[str, ...] | None = None
     resize: int | None = None
 
     def stack(self) -> Stack:
@@ -111,9 +111,13 @@ def _classes(splits: "list[_Split]", form: Form) -> tuple[str, ...]:
     occurring = {label for split in splits for label in split.labels if label is not None}
     classes = tuple(dict.fromkeys([*declared, *sorted(occurring, key=_numbers_first)]))
     shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-    if form.classes is not None and len(classes) != form.classes:
+    if form.classes is not None:
+        numbered = tuple(str(number) for number in range(len(form.classes)))
+        for names in (form.classes, numbered):
+            if set(classes) <= set(names):
+                return names
         raise InvalidValueError(
-            f"expected {form.classes} classes, got {len(classes)}: {shown}; give the folder of the data set that is "
+            f"expected the classes {', '.join(form.classes)}, got {shown}; give the folder of the data set that is "
             f"asked for"
         )
     if len(classes) < 2:
@@ -154,7 +158,7 @@ class _Split:
             if isinstance(kind, datasets.ClassLabel):
                 names = list(kind.names)
             elif form.classes is not None and "string" not in str(kind.dtype):
-                names = [str(number) for number in range(form.classes)]
+                names = list(form.classes)
             self.labels = [_label(value, names, self._row(place)) for place, value in enumerate(rows[column])]
             self.declared = [declared for declared in names or [] if declared.lower() not in UNLABELLED_NAMES]
         if self.is_test and None in self.labels:

@@ -95,34 +95,44 @@ class Place:
         if not (run / records.PLACE).exists():
             return cls()
         content = records.read_json(run / records.PLACE)
-        return cls(Path(content["folder"]), content["skip_bad_images"])
+        with records.undamaged(run / records.PLACE):
+            return cls(Path(content["folder"]), content["skip_bad_images"])
 
+
+_DIGITS = tuple("0123456789")
+_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 # The paper's sets: where the hub has them, and their form. Other data say their form themselves.
 _KNOWN = {
-    "mnist": (Hub("ylecun/mnist", "mnist"), Form(size=28, channels=1, classes=10)),
-    "svhn": (Hub("ufldl-stanford/svhn", "cropped_digits"), Form(size=32, channels=3, classes=10)),
-    "cifar10": (Hub("uoft-cs/cifar10", "plain_text"), Form(size=32, channels=3, classes=10)),
+    "mnist": (Hub("ylecun/mnist", "mnist"), Form(size=28, channels=1, classes=_DIGITS)),
+    "svhn": (Hub("ufldl-stanford/svhn", "cropped_digits"), Form(size=32, channels=3, classes=_DIGITS)),
+    "cifar10": (Hub("uoft-cs/cifar10", "plain_text"), Form(size=32, channels=3, classes=_THINGS)),
 }
 _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(:(?P<subset>[\w.-]+))?")
 _FORMAT = 1  # Of the files in the cache; another number makes them anew.
 NOWHERE = Place()
 
 
-def load(config: DataConfig, place: Place = NOWHERE) -> ImageData:
+def load(config: DataConfig, place: Place = NOWHERE, like: Form | None = None) -> ImageData:
     """Load the source that ``config`` names. What had to be decoded is kept in :func:`cache_folder`.
+
+    Args:
+        config: Uses ``name`` and ``resize``.
+        place: Where it lies.
+        like: Bring the images to this form, and expect these classes; ``None``: those of the source itself.
 
     Raises:
         InvalidValueError: there is no such source, or it holds something else than labelled images of one size.
         RecordError: it cannot be read, or cannot be had without a network.
     """
-    if config.name == "digits":
+    if config.name == "digits" and like is None:
         if config.resize is not None:
             raise InvalidValueError(
                 f"digits have 8 × 8 pixels: expected no data.resize, got {config.resize}; leave it out"
             )
         return digits()
     origin, form = _origin(config, place)
+    form = form if like is None else dataclasses.replace(like, resize=config.resize)
     key = hashlib.sha256(f"{_FORMAT} {origin.identity} {form}".encode()).hexdigest()
     kept = cache_folder() / f"{key[:32]}.safetensors"
     data, bad = _from_cache(kept)
@@ -139,7 +149,8 @@ def load(config: DataConfig, place: Place = NOWHERE) -> ImageData:
             f"Mend or remove them, or leave them out with --skip-bad-images"
         )
     if bad:
-        warnings.warn(f"{len(bad)} images cannot be read and are left out: {bad[0]} ...", RecordWarning, stacklevel=2)
+        others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+        warnings.warn(f"an image that cannot be read is left out: {bad[0]}{others}", RecordWarning, stacklevel=2)
     return data
 
 

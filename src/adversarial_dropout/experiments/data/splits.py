@@ -95,8 +95,9 @@ def _labelled(data: ImageData, shuffled: Tensor, config: DataConfig) -> Tensor:
         own = [rows[:least] for rows in own]
     shortest = min(range(classes), key=lambda label: len(own[label]))
     if len(own[shortest]) < least:
+        advice = "add labels" if config.labelled is None else "lower data.labelled, or add labels"
         raise InvalidValueError(
             f"expected {least} labelled examples of each class, but class {data.classes[shortest]!r} of {config.name} "
-            f"has {len(own[shortest])} training examples with a label; lower data.labelled, or add labels"
+            f"has {len(own[shortest])} training examples with a label; {advice}"
         )
     return torch.cat(own).sort().values

@@ -1,10 +1,10 @@
 """One run, from its config to its record: resumable at every epoch, bit-identical on CPU."""
 
+import contextlib
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,11 @@ def run(
             f"expected one process, got WORLD_SIZE={os.environ['WORLD_SIZE']}; training over several processes is not "
             f"there yet: start without torchrun or accelerate launch"
         )
-    if not _finished(config, folder):
+    if _finished(config, folder):
+        if place.folder is not None:
+            recorded = records.read_record(folder).final.get("data", {})
+            _refuse_other_data(recorded.get("sha256"), sources.load(config.data, place).digest, folder)
+    else:
         with records.locked(folder), _threads(config.threads), torch.random.fork_rng():
             if not _finished(config, folder):  # Another process may have finished it meanwhile.
                 _train(config, folder, progress, place)
@@ -74,10 +78,20 @@ def _finished(config: ExperimentConfig, folder: Path) -> bool:
 
 
 def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: Path) -> None:
-    changed = differences(ExperimentConfig.from_dict(recorded).to_dict(), config.to_dict())
+    with contextlib.suppress(InvalidValueError):  # Of another version: what differs is shown all the same.
+        recorded = ExperimentConfig.from_dict(recorded).to_dict()
+    changed = differences(recorded, config.to_dict())
     if changed:
         raise InvalidValueError(
             f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
+            f"folder with --out, or delete this one"
+        )
+
+
+def _refuse_other_data(recorded: str | None, digest: str, folder: Path) -> None:
+    if recorded != digest:
+        raise InvalidValueError(
+            f"{folder} holds a run on other data: images, labels or their order have changed since. Choose another "
             f"folder with --out, or delete this one"
         )
 
@@ -94,7 +108,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     if config.training.batch_unlabelled and not len(split.unlabelled):
         raise InvalidValueError(
             f"expected unlabelled images in {config.data.name}, got labelled ones alone; give "
-            f"--training.batch-unlabelled 0, or --data.overlap True, or lower --data.labelled"
+            f"--training.batch-unlabelled 0, or --data.overlap, or lower --data.labelled"
         )
     digest = data.digest
     data = data.to(accelerator.device)
@@ -105,23 +119,21 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     objective, optimizer = accelerator.prepare(objective, optimizer)
     order = torch.Generator().manual_seed(config.seed)
 
+    state = checkpoint.load(folder)
+    if state is not None:
+        _refuse_another(config, state.get("config", {}), folder)
+        _refuse_other_data(state.get("data"), digest, folder)
+
     # Only now, so that a config that cannot be built does not occupy the folder.
     records.remove_leftovers(folder)
     records.write_json(folder / records.CONFIG, config.to_dict())
     records.write_json(folder / records.SPLIT, split.to_dict(), indent=None)
     place.note(folder)
-    pixels = _pixels(config, data, folder).to(accelerator.device)
+    pixels = _pixels(config, data, folder, begun=state is not None).to(accelerator.device)
 
     rows: list[Row] = []
     seconds_before = 0.0
-    state = checkpoint.load(folder)
     if state is not None:
-        _refuse_another(config, state.get("config", {}), folder)
-        if state.get("data") != digest:
-            raise InvalidValueError(
-                f"{folder} holds a run that began with other data: images, labels or their order have changed since. "
-                f"Choose another folder with --out, or delete this one"
-            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         order.set_state(state["order"])
@@ -164,6 +176,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     final = {
         "metrics": rows[-1],
         "evaluated_on": "validation" if config.data.validation else "test",
+        "examples": len(split.evaluation),
         "seconds": seconds_before + time.monotonic() - started,
         "data": {
             "sha256": digest,
@@ -176,12 +189,12 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     records.write_json(folder / records.FINAL, final)
 
 
-def _pixels(config: ExperimentConfig, data: ImageData, folder: Path) -> Pixels:
+def _pixels(config: ExperimentConfig, data: ImageData, folder: Path, *, begun: bool) -> Pixels:
     """Makes the network's view of the data; what that takes is kept with the run."""
     whitening = None
     if config.data.whiten:
         kept = folder / records.WHITENING
-        if not kept.exists():
+        if not (begun and kept.exists()):
             fitted(config.data, data).save(kept)
         whitening = Whitening.load(kept)
     return Pixels(config.data, data.brightest, whitening)
@@ -223,7 +236,7 @@ def _epoch(
     return means
 
 
-@contextmanager
+@contextlib.contextmanager
 def _threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(number)
