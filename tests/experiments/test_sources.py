@@ -404,5 +404,5 @@ def test_real_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(REAL is None, reason="ADVERSARIAL_DROPOUT_DATA does not name a folder with mnist, cifar10, ...")
 def test_one_real_set_for_another() -> None:
     assert REAL is not None
-    with pytest.raises(InvalidValueError, match="expected images of 28 × 28 pixels, got 32 × 32 in row 0 of test"):
+    with pytest.raises(InvalidValueError, match=r"expected the classes 0, .*, 9, got airplane"):
         load(Path(REAL) / "cifar10", "mnist")
