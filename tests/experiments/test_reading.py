@@ -170,6 +170,20 @@ def test_other_names_of_columns(image: str, label: str, tmp_path: Path) -> None:
     assert (values(found), names(found)) == ([1, 2], ["3", "4"])
 
 
+def test_a_column_of_the_right_kind_comes_before_one_of_a_usual_name(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Value("string"), "img": datasets.Image(), "y": datasets.Value("int64")}
+    )
+    rows = {"image": ["of a cat", "of a dog"], "img": [plain(1), plain(2)], "y": [0, 1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    assert values(read(files.find(tmp_path), Form())) == [1, 2]
+
+
+def test_parquet_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    found = read_table(tmp_path / "[a-c]* Öl?" / "{x}", label=[0, 1])
+    assert values(found) == [0, 1]
+
+
 def test_columns_known_by_their_kind(tmp_path: Path) -> None:
     kinds = {
         "photo": datasets.Image(),
