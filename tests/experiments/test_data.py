@@ -201,11 +201,14 @@ def test_every_split_of_uneven_classes(
 ) -> None:
     labels = [label for label, count in enumerate(counts) for _ in range(count)] + [-1] * without
     shuffled = torch.tensor(labels)[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    test = tuple(next(row for row in range(len(labels)) if shuffled[row] == label) for label in range(len(counts)))
+    firsts = (next(row for row in range(len(labels)) if shuffled[row] == label) for label in range(len(counts)))
+    test = tuple(sorted(firsts))
     data = own(*shuffled.tolist(), test=test, classes="abcd"[: len(counts)])
     labelled = None if each is None else each * len(counts)
     made = make_split(data, DataConfig(labelled=labelled, validation=validation, overlap=overlap), seed)
     seen, unseen, judged = rows(made.labelled), rows(made.unlabelled), rows(made.evaluation)
+    for drawn in (made.labelled, made.unlabelled, made.evaluation):
+        assert drawn.tolist() == sorted(drawn.tolist())
     training = set(range(len(labels))) - set(test)
     held_out = judged if validation else set()
     assert judged == set(test) if not validation else len(judged) == validation
