@@ -126,27 +126,25 @@ def _train(command: Train, console: Console) -> None:
 def _reproduce(command: Reproduce, console: Console) -> None:
     from adversarial_dropout.experiments.analysis import paper_tables
 
-    cells = paper_tables.columns(command.table, command.family)
-    named = {cell.preset: cell for cell in cells}
+    columns = tuple(cell.preset for cell in paper_tables.columns(command.table, command.family))
     for name in command.presets:
-        check_choice("presets", name, tuple(named))
+        check_choice("presets", name, columns)
     for name in command.methods:
         check_choice("methods", name, paper.METHODS)
-    chosen = command.presets or tuple(named)
     seeds = range(command.seeds or _SEEDS[command.scale])
     configs = [
         presets.get(preset, method, command.scale, seed)
         for seed in seeds
-        for preset in chosen
+        for preset in command.presets or columns
         for method in command.methods
     ]
     try:
         _run_grid(configs, command.out, command.jobs, Place(command.folder), console)
     except BaseException:  # Also after Ctrl-C or a failed cell, what is finished is shown.
         with contextlib.suppress(AdversarialDropoutError):  # It must not hide what stopped the grid.
-            _show_paper_table(command, tuple(named), console)
+            _show_paper_table(command, columns, console)
         raise
-    _show_paper_table(command, tuple(named), console)
+    _show_paper_table(command, columns, console)
 
 
 def _show_paper_table(command: Reproduce, columns: Sequence[str], console: Console) -> None:

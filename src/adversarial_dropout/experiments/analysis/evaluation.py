@@ -47,7 +47,6 @@ def evaluate(trained: Trained, place: Place | None = None) -> Evaluation:
     if place is None:
         data = trained.data()
         rows = trained.split().evaluation
-        labels = data.labels[rows]
     else:
         channels, height, width = trained.shape
         form = Form(size=height if height == width else None, channels=channels, classes=trained.classes)
@@ -62,7 +61,7 @@ def evaluate(trained: Trained, place: Place | None = None) -> Evaluation:
             rows = trained.split().evaluation  # The run's own data: not those that it was trained on.
         if not len(rows):
             raise InvalidValueError(f"expected images with labels in {place.folder}, got {len(data.labels)} without")
-        labels = data.labels[rows]
+    labels = data.labels[rows]
     wrong = _logits(trained, data.images[rows], data.brightest).argmax(dim=1) != labels
     by_class = {}
     for label, name in enumerate(trained.classes):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adversarial_dropout.divergences import kl_divergence
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.layers import adversarial_layers, steered
@@ -137,9 +138,7 @@ def observe_run(record: Record, seed: int = 0) -> tuple[MasksAtWork, ImageData, 
     """
     trained = Trained.load(record)
     data = trained.data()
-    rows = trained.split().evaluation
-    if len(rows) > _AT_MOST:
-        rows = rows[torch.arange(_AT_MOST) * len(rows) // _AT_MOST]
+    rows = evenly_spaced(trained.split().evaluation, _AT_MOST)
     return observe(trained.model, trained.pixels(data.images[rows]), seed), data, rows
 
 

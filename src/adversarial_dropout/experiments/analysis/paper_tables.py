@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -53,14 +52,20 @@ class Entry:
     paper: Published | None
 
     @property
+    def ours(self) -> Published | None:
+        """Mean and standard deviation (n - 1) of our errors."""
+        if not self.errors:
+            return None
+        return Published(statistics.fmean(self.errors), statistics.stdev(self.errors) if len(self.errors) > 1 else None)
+
+    @property
     def texts(self) -> tuple[str, str, str, str]:
         """Ours, n, the paper's, the difference of the means."""
-        if not self.errors:
-            return ("", "", str(self.paper or ""), "")
-        mean = statistics.fmean(self.errors)
-        ours = Published(mean, statistics.stdev(self.errors) if len(self.errors) > 1 else None)
-        apart = "" if self.paper is None else f"{mean - self.paper.mean:+.2f}"
-        return (str(ours), str(len(self.errors)), str(self.paper or ""), apart)
+        ours, paper = self.ours, self.paper
+        if ours is None:
+            return ("", "", str(paper or ""), "")
+        apart = "" if paper is None else f"{ours.mean - paper.mean:+.2f}"
+        return (str(ours), str(len(self.errors)), str(paper or ""), apart)
 
 
 @dataclass(frozen=True)
@@ -219,10 +224,7 @@ def as_csv(table: PaperTable) -> str:
     )
     for method, entries in table.rows.items():
         for cell, entry in zip(table.columns, entries, strict=True):
-            mean = statistics.fmean(entry.errors) if entry.errors else math.nan
-            std = statistics.stdev(entry.errors) if len(entry.errors) > 1 else math.nan
-            ours = ("" if math.isnan(value) else repr(value) for value in (mean, std))
-            paper = (None, None) if entry.paper is None else entry.paper
+            ours, paper = (value or (None, None) for value in (entry.ours, entry.paper))
             where = (table.name, table.scale, cell.source, cell.labels, method)
             writer.writerow((*where, *ours, len(entry.errors), *paper, cell.family))
     for source, rows in table.literature.items():

@@ -74,9 +74,14 @@ def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
     labelled = _labelled(data, known[config.validation :], config)
     unlabelled = (training if config.overlap else training[~torch.isin(training, labelled)]).sort().values
     evaluation = held_out.sort().values if config.validation else data.test
-    if config.evaluated is not None and config.evaluated < len(evaluation):
-        evaluation = evaluation[torch.arange(config.evaluated) * len(evaluation) // config.evaluated]
+    if config.evaluated is not None:
+        evaluation = evenly_spaced(evaluation, config.evaluated)
     return Split(labelled=labelled, unlabelled=unlabelled, evaluation=evaluation)
+
+
+def evenly_spaced(rows: Tensor, most: int) -> Tensor:
+    """All of ``rows``, or that many of them, evenly spaced."""
+    return rows if len(rows) <= most else rows[torch.arange(most) * len(rows) // most]
 
 
 def _labelled(data: ImageData, shuffled: Tensor, config: DataConfig) -> Tensor:

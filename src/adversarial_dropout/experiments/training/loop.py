@@ -194,9 +194,11 @@ def _pixels(config: ExperimentConfig, data: ImageData, folder: Path, *, begun: b
     whitening = None
     if config.data.whiten:
         kept = folder / records.WHITENING
-        if not (begun and kept.exists()):
-            fitted(config.data, data).save(kept)
-        whitening = Whitening.load(kept)
+        if begun and kept.exists():
+            whitening = Whitening.load(kept)
+        else:
+            whitening = fitted(config.data, data)
+            whitening.save(kept)
     return Pixels(config.data, data.brightest, whitening)
 
 
