@@ -13,13 +13,14 @@ from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.presets import paper
 from adversarial_dropout.experiments.training import loop
 from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Objective
 
 from . import small_data
 
-NAMES = [name for name in presets.PRESETS if name.startswith(("paper/", "authors/"))]
+NAMES = [cell.preset for cell in paper.CELLS]
 CELLS = [(name, method) for name in NAMES for method in presets.find(name).methods]
 
 

@@ -9,7 +9,7 @@ from adversarial_dropout.layers import Granularity, Rescale
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode
 
 Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
-DivergenceName = Literal["ce", "kl", "qe"]
+DivergenceName = Literal["ce", "kl", "qe", "se"]
 Norm = Literal["batch", "mean-only"]
 _LARGEST_SEED = 2**63 - 1
 Scale = Literal["tiny", "quick", "paper"]
@@ -58,11 +58,11 @@ class ModelConfig:
     """The network, and its adversarial dropout layer. What a network does not have, its setting does not change."""
 
     name: str = "small-cnn"
-    """Network: "small-cnn", "mnist-cnn" (Table 3) or "conv-large" (Table 4)."""
+    """Network: "small-cnn", "mnist-cnn" (Table 3), "conv-large" (Table 4), or "autoencoder" (Figures 2 and 3)."""
     kernel_size: int = 3
     """Width of mnist-cnn's kernels in pixels, odd; the paper prints 1."""
     width: int = 128
-    """Channels of conv-large's first block; the later ones have 2 and 4 times as many."""
+    """Channels of conv-large's first block; the later ones have 2 and 4 times as many. Hidden units of autoencoder."""
     norm: Norm = "batch"
     """Normalisation in conv-large: "batch", or "mean-only"."""
     norm_momentum: float = 0.1
@@ -102,7 +102,7 @@ class TermConfig:
     weight: float = 1.0
     """Its weight λ."""
     divergence: DivergenceName = "kl"
-    """Its divergence D (AT and SAdD with "ce"; entropy minimisation has none)."""
+    """Its divergence D (AT and SAdD with "ce"; entropy minimisation has none; an autoencoder has "se" alone)."""
     eps: float = 1.0
     """Length of the perturbation in units of x: L∞ for AT, L2 for VAT."""
     xi: float | None = None
@@ -185,9 +185,31 @@ class ExperimentConfig:
         kinds = [term.kind for term in self.terms]
         if len(set(kinds)) < len(kinds):
             raise InvalidValueError(f"expected terms of different kinds, got {', '.join(kinds)}")
+        self._check_autoencoder()
         if self.data.augmented and any(term.kind == "vadd" and term.noise == "shared" for term in self.terms):
             raise InvalidValueError(
                 'expected terms.vadd.noise="independent" with data.translate or data.flip: the two passes see two views'
+            )
+
+    def _check_autoencoder(self) -> None:
+        """An autoencoder's target is its input, whatever its label."""
+        if self.model.name != "autoencoder":
+            if any(term.divergence == "se" for term in self.terms):
+                raise InvalidValueError(
+                    f'expected divergence "se", the squared error of images, with model.name="autoencoder" alone, got '
+                    f"{self.model.name!r}"
+                )
+            return
+        wrong = [f"{t.kind} ({t.divergence}, {t.noise})" for t in self.terms if _form(t) != ("vadd", "se", "shared")]
+        if wrong:
+            raise InvalidValueError(
+                f"expected terms of an autoencoder to be vadd (se, shared): adversarial dropout with the image as "
+                f"target, got {', '.join(wrong)}"
+            )
+        if self.training.batch_unlabelled or self.data.augmented:
+            raise InvalidValueError(
+                "expected training.batch_unlabelled=0 and neither data.translate nor data.flip with an autoencoder, "
+                "which sees every image alike"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -244,6 +266,10 @@ def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = inner
     return flat
+
+
+def _form(term: TermConfig) -> tuple[str, str, str]:
+    return term.kind, term.divergence, term.noise
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.trained import Trained
 
@@ -38,7 +39,7 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
         The files written.
 
     Raises:
-        InvalidValueError: onnxscript is not installed, or ``folder`` holds a run.
+        InvalidValueError: onnxscript is not installed, the network is an autoencoder, or ``folder`` holds a run.
         RecordError: a file cannot be written.
     """
     run = trained.record.folder
@@ -61,6 +62,10 @@ def _onnx(trained: Trained) -> bytes:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise InvalidValueError("--onnx needs onnxscript; pip install 'adversarial-dropout[onnx]'") from error
+    if isinstance(trained.model, Autoencoder):
+        raise InvalidValueError(
+            f"--onnx is for networks that predict classes, got an autoencoder in {trained.record.folder}; leave it out"
+        )
     for module in trained.model.modules():
         if isinstance(module, GaussianNoise):
             module.in_evaluation = False  # What is exported has no noise, whatever its preset says.

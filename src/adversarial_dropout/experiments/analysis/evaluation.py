@@ -1,10 +1,11 @@
 """What a trained network says: of labelled images, as errors; of any images, as classes and probabilities."""
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data import files, sources
+from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.reading import Form
 from adversarial_dropout.experiments.data.sources import Place
-from adversarial_dropout.experiments.models.prediction import logits
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder
+from adversarial_dropout.experiments.models.prediction import errors, outputs
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.regularizers.base import UNLABELLED
 
@@ -62,19 +65,26 @@ def evaluate(trained: Trained, place: Place | None = None) -> Evaluation:
         if not len(rows):
             raise InvalidValueError(f"expected images with labels in {place.folder}, got {len(data.labels)} without")
     labels = data.labels[rows]
-    wrong = _logits(trained, data.images[rows], data.brightest).argmax(dim=1) != labels
+    with _same_noise():
+        found = errors(trained.model, _pixels(trained, data.brightest), data, rows)
     by_class = {}
     for label, name in enumerate(trained.classes):
-        own = wrong[labels == label]
+        own = found[labels == label]
         if len(own):
-            by_class[name] = (100 * float(own.double().mean()), len(own))
-    return Evaluation(100 * float(wrong.double().mean()), len(rows), by_class)
+            by_class[name] = (float(own.sum()) / len(own), len(own))
+    return Evaluation(float(found.sum()) / len(rows), len(rows), by_class)
 
 
-def _logits(trained: Trained, stored: Tensor, brightest: int = _BRIGHTEST) -> Tensor:
+def _pixels(trained: Trained, brightest: int) -> Pixels:
+    return dataclasses.replace(trained.pixels, brightest=brightest)
+
+
+@contextlib.contextmanager
+def _same_noise() -> Iterator[None]:
+    """Noise in evaluation, which the authors' presets have, is the same at every call."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # Of noise in evaluation, which the authors' presets have.
-        return logits(trained.model, dataclasses.replace(trained.pixels, brightest=brightest), stored)
+        torch.manual_seed(0)
+        yield
 
 
 @dataclass(frozen=True)
@@ -108,8 +118,12 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
         A prediction for each image that can be read, and a line for each other.
 
     Raises:
-        InvalidValueError: there is no image at all.
+        InvalidValueError: there is no image at all, or the run has no classes to predict.
     """
+    if isinstance(trained.model, Autoencoder):
+        raise InvalidValueError(
+            f"expected a run that predicts classes, got the autoencoder {trained.record.folder}; `inspect` looks at it"
+        )
     paths = [path for given in images for path in (files.images_in(given) if given.is_dir() else [given])]
     if not paths:
         raise InvalidValueError(
@@ -126,7 +140,9 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
             bad.append(str(error))
     if not read:
         return [], bad
-    probabilities = _logits(trained, torch.stack([stored for _, stored in read])).softmax(dim=1)
+    with _same_noise():
+        stored = torch.stack([stored for _, stored in read])
+        probabilities = outputs(trained.model, _pixels(trained, _BRIGHTEST), stored).softmax(dim=1)
     found = []
     for (path, _), row in zip(read, probabilities, strict=True):
         ordered = row.argsort(descending=True, stable=True).tolist()

@@ -9,6 +9,7 @@ from torch import nn
 
 from adversarial_dropout.errors import InvalidValueError, did_you_mean
 from adversarial_dropout.experiments.config import ModelConfig
+from adversarial_dropout.experiments.models.autoencoder import autoencoder
 from adversarial_dropout.experiments.models.conv_large import conv_large
 from adversarial_dropout.experiments.models.mnist_cnn import mnist_cnn
 from adversarial_dropout.experiments.models.small_cnn import small_cnn
@@ -21,6 +22,7 @@ _MODELS: dict[str, Callable[[ModelConfig, AdversarialDropout, Shape, int], nn.Mo
     "small-cnn": small_cnn,
     "mnist-cnn": mnist_cnn,
     "conv-large": conv_large,
+    "autoencoder": autoencoder,
 }
 
 

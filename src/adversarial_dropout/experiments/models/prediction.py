@@ -1,16 +1,18 @@
-"""What a network says of images, in batches."""
+"""What a network says of images, in batches, and how far off it is."""
 
 import torch
 from torch import Tensor, nn
 
+from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
 
 _AT_A_TIME = 500
 
 
-def logits(model: nn.Module, pixels: Pixels, stored: Tensor) -> Tensor:
-    """Logits (N, classes) of ``model`` in evaluation for stored images, uint8 (N, C, H, W); its mode comes back."""
+def outputs(model: nn.Module, pixels: Pixels, stored: Tensor) -> Tensor:
+    """Output of ``model`` in evaluation for stored images, uint8 (N, C, H, W); its mode comes back."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -21,7 +23,25 @@ def logits(model: nn.Module, pixels: Pixels, stored: Tensor) -> Tensor:
             module.training = training
 
 
+def errors(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor) -> Tensor:
+    """Error of ``model`` on each of ``rows`` in percent, float64, shape (N,).
+
+    A classifier has 0 or 100. An autoencoder has its squared error over the mean squared distance of the images from
+    their mean: the mean over rows is the share of the variance that it does not explain.
+
+    Raises:
+        InvalidValueError: the images of an autoencoder are all the same.
+    """
+    found = outputs(model, pixels, data.images[rows])
+    if isinstance(model, Autoencoder):
+        images = pixels(data.images[rows]).flatten(1)
+        if bool((images == images[0]).all()):
+            raise InvalidValueError(f"expected images that differ, got {len(rows)} that are all the same")
+        spread = reconstruction_error(images, images.mean(dim=0).expand_as(images)).double().mean()
+        return 100 * reconstruction_error(images, found).double() / spread
+    return 100 * (found.argmax(dim=1) != data.labels[rows]).double()
+
+
 def error(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor) -> float:
-    """Share of ``rows`` that ``model`` classifies wrongly, in percent."""
-    predictions = logits(model, pixels, data.images[rows]).argmax(dim=1)
-    return 100 * int((predictions != data.labels[rows]).sum()) / len(rows)
+    """Mean of :func:`errors`: for a classifier, the share of ``rows`` that it gets wrong, in percent."""
+    return float(errors(model, pixels, data, rows).sum()) / len(rows)

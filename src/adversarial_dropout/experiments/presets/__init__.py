@@ -6,7 +6,7 @@ from functools import partial
 
 from adversarial_dropout.errors import InvalidValueError, did_you_mean
 from adversarial_dropout.experiments.config import ExperimentConfig, Scale
-from adversarial_dropout.experiments.presets import digits, images, paper
+from adversarial_dropout.experiments.presets import autoencoder, digits, images, paper
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ METHODS = {
     "sadd": "SAdD: right on the labelled images under the worst dropout mask",
     "vadd-kl": "VAdD: agreement with itself under the worst dropout mask, by KL divergence",
     "vadd-qe": "VAdD by quadratic error",
+    "none": "an autoencoder's reconstruction error alone, without dropout",
+    "dropout": "the same with dropout",
+    "add": "to give the image back under the worst dropout mask too",
 }
 """What each method asks of the network; "a+b" is the sum of two."""
 
@@ -91,6 +94,13 @@ PRESETS = {
                 make=partial(paper.make, cell),
             )
             for cell in paper.CELLS
+        ),
+        Preset(
+            name=autoencoder.NAME,
+            summary="MNIST's images again from 256 hidden units: Figures 2 and 3",
+            methods=tuple(autoencoder.METHODS),
+            scales=("tiny", "paper"),
+            make=autoencoder.autoencoder,
         ),
         Preset(
             name=OWN_IMAGES,

@@ -105,8 +105,8 @@ def _at_work(group: Group) -> _AtWork | str | None:
     """Look at a run of the best method with virtual adversarial dropout whose weights are kept, if there is one."""
     for row in sorted(group.rows, key=lambda row: row.mean):
         for record in row.records:
-            vadd = any(term.kind == "vadd" for term in record.config.terms) and record.config.model.p > 0
-            if vadd and (record.folder / records.WEIGHTS).exists():
+            vadd = any(t.kind == "vadd" and t.divergence != "se" for t in record.config.terms)
+            if vadd and record.config.model.p > 0 and (record.folder / records.WEIGHTS).exists():
                 try:
                     return _observe(record)
                 except AdversarialDropoutError as error:  # The data may be elsewhere; the rest of the report stands.

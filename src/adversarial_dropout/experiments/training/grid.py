@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.5
 # of a network on an image of the paper's size, in units of mnist-cnn. They weigh the progress, no more.
 _COST = {"pi": 6, "vat": 8, "at": 6, "sadd": 4, "vadd": 7, "entmin": 1}
 _COST_PLAIN = 3
-_COST_NETWORK = {"small-cnn": 0.1, "mnist-cnn": 1.0, "conv-large": 100.0}
+_COST_NETWORK = {"small-cnn": 0.1, "autoencoder": 0.1, "mnist-cnn": 1.0, "conv-large": 100.0}
 _USUAL_STEPS = 400
 
 

@@ -23,7 +23,7 @@ from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
 from adversarial_dropout.experiments.training import checkpoint
 from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.objective import Batch, build_objective
 from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
 
 Progress = Callable[[int, Row], None]
@@ -113,7 +113,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     digest = data.digest
     data = data.to(accelerator.device)
     model = models.build(config.model, data.shape, len(data.classes))
-    objective: nn.Module = Objective(model, config.terms)
+    objective: nn.Module = build_objective(model, config.terms)
     needs_unlabelled = bool(objective.needs_unlabelled)
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     objective, optimizer = accelerator.prepare(objective, optimizer)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adversarial_dropout.experiments.config import TermConfig
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
 from adversarial_dropout.regularizers.adversarial_training import AdversarialTraining
 from adversarial_dropout.regularizers.base import Regularizer
 from adversarial_dropout.regularizers.entropy_minimization import EntropyMinimization
@@ -62,7 +63,7 @@ class Objective(nn.Module):
             ramp: Factor in [0, 1] of the weights that follow the ramp-up.
 
         Returns:
-            The loss, a scalar, and the detached values of cross-entropy and terms before weighting.
+            The loss, a scalar, and the detached values before weighting: of what is learned ("ce", "se") and the terms.
         """
         under, upper = cut(self.model)
         h = under(batch.images)
@@ -93,6 +94,30 @@ class Objective(nn.Module):
             yield regularizer
 
 
+class Reconstruction(Objective):
+    """Reconstruction error of the images plus λ-weighted adversarial dropout terms, with the images as target.
+
+    All passes share the hidden units; the search starts from the masks of the first pass.
+    """
+
+    def forward(self, batch: Batch, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
+        under, upper = cut(self.model)
+        images = batch.images.flatten(1)
+        h = under(batch.images)
+        loss = reconstruction_error(images, upper(h)).mean()
+        values = {"se": loss.detach()}
+        for term, regularizer in zip(self.terms, self._regularizers(), strict=True):
+            value = regularizer(upper, h, target=images)
+            values[term.kind] = value.detach()
+            loss = loss + term.weight * (ramp if term.ramp else 1.0) * value
+        return loss, values
+
+
+def build_objective(model: nn.Module, terms: Sequence[TermConfig]) -> Objective:
+    """What ``model`` is trained for: its images again if it is an autoencoder, else their classes."""
+    return Reconstruction(model, terms) if isinstance(model, Autoencoder) else Objective(model, terms)
+
+
 def build_regularizer(term: TermConfig) -> Regularizer:
     """The regulariser that ``term`` describes."""
     match term.kind:
@@ -105,6 +130,7 @@ def build_regularizer(term: TermConfig) -> Regularizer:
         case "sadd":
             return SupervisedAdversarialDropout(divergence=term.divergence)
         case "vadd":
-            return VirtualAdversarialDropout(divergence=term.divergence, noise=term.noise)
+            divergence = reconstruction_error if term.divergence == "se" else term.divergence
+            return VirtualAdversarialDropout(divergence=divergence, noise=term.noise)
         case "entmin":
             return EntropyMinimization()

@@ -1,0 +1,56 @@
+"""paper/autoencoder: the network of Figures 2 and 3, with three kinds of dropout."""
+
+import dataclasses
+
+from adversarial_dropout.experiments.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    Scale,
+    TermConfig,
+    TrainingConfig,
+)
+
+NAME = "paper/autoencoder"
+
+# Stated in the paper: 256 hidden units, p, λ and δ. Left open: optimiser, batch and epochs; Adam with its usual
+# learning rate, the batch of the paper's other networks on MNIST.
+_UNITS = 256
+_P = 0.5
+_WEIGHT = 0.2
+_DELTA = 0.3
+_LEARNING_RATE = 1e-3
+_BATCH = 128
+_EPOCHS = 20
+
+METHODS: dict[str, tuple[float, tuple[TermConfig, ...]]] = {
+    "none": (0.0, ()),
+    "dropout": (_P, ()),
+    "dropout+add": (_P, (TermConfig(kind="vadd", divergence="se", weight=_WEIGHT, noise="shared", ramp=False),)),
+}
+"""Probability of dropping a unit, and the terms besides the reconstruction error."""
+
+
+def autoencoder(method: str, scale: Scale, seed: int) -> ExperimentConfig:
+    """All training images of MNIST; labels are not used."""
+    p, terms = METHODS[method]
+    training = TrainingConfig(
+        epochs=_EPOCHS,
+        batch_labelled=_BATCH,
+        batch_unlabelled=0,
+        learning_rate=_LEARNING_RATE,
+        ramp_up=0,
+        ramp_down=0,
+    )
+    if scale == "tiny":
+        training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, batch_labelled=8)
+    return ExperimentConfig(
+        preset=NAME,
+        method=method,
+        scale=scale,
+        seed=seed,
+        data=DataConfig(name="mnist", labelled=None),
+        model=ModelConfig(name="autoencoder", width=_UNITS, input_noise=0.0, p=p, delta=_DELTA),
+        training=training,
+        terms=terms,
+    )
