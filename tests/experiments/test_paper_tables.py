@@ -17,7 +17,7 @@ from adversarial_dropout.experiments.analysis.paper_tables import PaperTable, pa
 from adversarial_dropout.experiments.analysis.published import LITERATURE, PAPER
 from adversarial_dropout.experiments.config import Scale
 from adversarial_dropout.experiments.records import Record
-from adversarial_dropout.experiments.report.html import write_paper_table
+from adversarial_dropout.experiments.report.runs import write_paper_table
 
 METHODS = ("plain", "at", "vat", "pi", "sadd", "vadd-kl", "vadd-qe", "vadd-kl+vat", "vadd-qe+vat")
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.analysis import figures
 from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
+from adversarial_dropout.experiments.figures import runs as figures
 from adversarial_dropout.experiments.records import Record, RecordError
-from adversarial_dropout.experiments.report.html import write_report
+from adversarial_dropout.experiments.report.runs import write_report
 from adversarial_dropout.experiments.training import loop
 
 from .runs import record, small

@@ -13,6 +13,9 @@ from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import DataConfig, Kind, ModelConfig, Scale, TermConfig, TrainingConfig
 from adversarial_dropout.experiments.presets import OWN_IMAGES, paper
 
+REPORT = "report.html"
+"""Name of the report in the folder of the runs."""
+
 _DataFolder = Annotated[Path | None, tyro.conf.arg(name="data", metavar="FOLDER")]
 
 

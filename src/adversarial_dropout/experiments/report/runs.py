@@ -1,46 +1,34 @@
-"""The report: tables, figures and adversarial dropout at work, in one file without links to others."""
+"""The pages of finished runs: the report with its figures, and the paper's tables."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.analysis import figures
 from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe_run
 from adversarial_dropout.experiments.analysis.paper_tables import QUOTED_HEADER, PaperTable
 from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
+from adversarial_dropout.experiments.figures import runs as figures
 from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.report.page import Picture, write_page
 
 _SHOWN_IMAGES = 3
-
-
-@dataclass(frozen=True)
-class _Picture:
-    svg: str
-    alt: str
-
-    @property
-    def source(self) -> str:
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
 @dataclass(frozen=True)
 class _AtWork:
     run: str
     work: MasksAtWork
-    picture: _Picture
+    picture: Picture
 
 
 @dataclass(frozen=True)
 class _Section:
     group: Group
     methods: dict[str, str]
-    errors: _Picture
-    curves: _Picture
+    errors: Picture
+    curves: Picture
     at_work: _AtWork | str | None
 
 
@@ -59,13 +47,14 @@ def write_report(found: Sequence[Record], path: Path, methods: Sequence[str] = (
     for record in found:
         if record.final["environment"] not in environments:
             environments.append(record.final["environment"])
-    page = _template("report.html.j2").render(
+    write_page(
+        "runs.html.j2",
+        path,
         header=HEADER,
         sections=[_section(group) for group in summarise(found, methods)],
         environments=environments,
         random_masks=RANDOM_MASKS,
     )
-    records.write_bytes(path, page.encode())
 
 
 def write_paper_table(table: PaperTable, path: Path) -> None:
@@ -76,13 +65,7 @@ def write_paper_table(table: PaperTable, path: Path) -> None:
     """
     parts = {part for method in table.rows for part in method.split("+")}
     methods = {name: asked for name, asked in presets.METHODS.items() if name in parts}
-    page = _template("paper_table.html.j2").render(table=table, quoted_header=QUOTED_HEADER, methods=methods)
-    records.write_bytes(path, page.encode())
-
-
-def _template(name: str) -> jinja2.Template:
-    loader = jinja2.PackageLoader(__package__, ".")
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+    write_page("paper_table.html.j2", path, table=table, quoted_header=QUOTED_HEADER, methods=methods)
 
 
 def _section(group: Group) -> _Section:
@@ -92,8 +75,8 @@ def _section(group: Group) -> _Section:
     return _Section(
         group=group,
         methods={name: asked for name, asked in presets.METHODS.items() if name in parts},
-        errors=_Picture(figures.errors(group), f"Errors in percent by method: {listed}. Lowest: {best.method}."),
-        curves=_Picture(
+        errors=Picture(figures.errors(group), f"Errors in percent by method: {listed}. Lowest: {best.method}."),
+        curves=Picture(
             figures.learning_curves(group),
             f"Learning curves: error against epoch, mean over seeds; at the end {listed}.",
         ),
@@ -131,6 +114,6 @@ def _observe(record: Record) -> _AtWork:
             for place, row in enumerate(rows[shown])
         )
     )
-    picture = _Picture(figures.masks_at_work(few, data, rows[shown]), f"Adversarial dropout at work; {moved}.")
+    picture = Picture(figures.masks_at_work(few, data, rows[shown]), f"Adversarial dropout at work; {moved}.")
     run = f"{record.config.preset} {record.config.method}, seed {record.config.seed}"
     return _AtWork(run, work, picture)

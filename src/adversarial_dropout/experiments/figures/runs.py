@@ -1,39 +1,31 @@
-"""Figures from records and models, as SVG."""
+"""Figures of finished runs: errors, learning curves, adversarial dropout at work."""
 
-import io
 import math
 import statistics
-import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from adversarial_dropout.experiments.analysis.masks_at_work import MasksAtWork
 from adversarial_dropout.experiments.analysis.tables import Group
 from adversarial_dropout.experiments.data.sources import ImageData
-
-# Okabe and Ito's colours, told apart by colour-blind readers as well.
-_COLOURS = ("#000000", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#888888", "#8B5A2B")
-_MARKERS = "osD^vPX*h"
+from adversarial_dropout.experiments.figures.canvas import canvas, short, style
 
 
 def errors(group: Group) -> str:
     """Draw each method's errors: every seed a dot, mean and standard deviation a bar."""
-    with _figure(8, 0.9 + 0.42 * len(group.rows)) as (figure, done):
+    with canvas(8, 0.9 + 0.42 * len(group.rows)) as (figure, done):
         axes = figure.subplots()
         for place, row in enumerate(group.rows):
             axes.plot(row.errors, [place] * len(row.errors), "o", color="#999999", markersize=4, zorder=1)
             deviation = row.std if len(row.errors) > 1 else 0.0
-            colour, marker = _style(place)
+            colour, marker = style(place)
             axes.errorbar(row.mean, place, xerr=deviation, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2)
-        axes.set_yticks(range(len(group.rows)), [_short(row.method) for row in group.rows])
+        axes.set_yticks(range(len(group.rows)), [short(row.method) for row in group.rows])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel(f"{group.evaluated_on} error in % (grey: single seeds; bar: mean ± std)")
@@ -43,7 +35,7 @@ def errors(group: Group) -> str:
 
 def learning_curves(group: Group) -> str:
     """Draw the error after each epoch, the mean over seeds."""
-    with _figure(8, 4.2) as (figure, done):
+    with canvas(8, 4.2) as (figure, done):
         axes = figure.subplots()
         lowest = math.inf
         for place, row in enumerate(group.rows):
@@ -51,13 +43,13 @@ def learning_curves(group: Group) -> str:
             epochs = range(min(len(run) for run in runs))
             means = [statistics.fmean(run[epoch]["error"] for run in runs) for epoch in epochs]
             lowest = min(lowest, *means)
-            colour, marker = _style(place)
+            colour, marker = style(place)
             axes.plot(
                 [epoch + 1 for epoch in epochs],
                 means,
                 marker + "-",
                 color=colour,
-                label=_short(row.method),
+                label=short(row.method),
                 markersize=4,
                 markevery=max(1, len(means) // 10),
                 linewidth=1.4,
@@ -83,7 +75,7 @@ def masks_at_work(work: MasksAtWork, data: ImageData, rows: Tensor) -> str:
         data: Their source.
         rows: One row of ``data`` per image of ``work``; each is drawn.
     """
-    with _figure(10, 2.6 * len(rows)) as (figure, done):
+    with canvas(10, 2.6 * len(rows)) as (figure, done):
         grid = figure.subplots(len(rows), 3, squeeze=False, width_ratios=(1, 1.25, 3))
         for place, row in enumerate(rows):
             picture, units, bars = grid[place]
@@ -124,22 +116,3 @@ def _draw_probabilities(
     axes.set_ylabel("probability")
     if with_legend:
         axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-
-
-def _short(label: str) -> str:
-    """A label that leaves room for the figure; the table has the whole one."""
-    return textwrap.shorten(label, 30, placeholder=" …")
-
-
-def _style(place: int) -> tuple[str, str]:
-    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], str]]]:
-    """A figure, and a function that gives it as SVG once it is drawn: the same bytes for the same content."""
-    with mpl.rc_context({"svg.hashsalt": "adversarial-dropout", "font.size": 10}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        text = io.StringIO()
-        yield figure, text.getvalue
-        figure.savefig(text, format="svg", metadata={"Date": None})

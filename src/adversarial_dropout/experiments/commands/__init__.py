@@ -1,0 +1,1 @@
+"""What each command does: calls the rest, prints. No logic of its own."""

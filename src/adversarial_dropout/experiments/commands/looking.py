@@ -1,0 +1,67 @@
+"""Commands that look at what there is, and train nothing."""
+
+import dataclasses
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.arguments import REPORT, Evaluate, Export, Predict, Report
+from adversarial_dropout.experiments.commands.terminal import show
+from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.trained import Trained
+
+
+def evaluate(command: Evaluate, console: Console) -> None:
+    """Print the error of a run, in all and by class."""
+    from adversarial_dropout.experiments.analysis import evaluation
+
+    trained = Trained.of(command.run)
+    place = None if command.folder is None else Place(command.folder, command.skip_bad_images)
+    found = evaluation.evaluate(trained, place)
+    console.print(f"error {found.error:.2f} % of {found.examples} images")
+    table = Table("class", "error in %", "n")
+    for name, (error, examples) in found.classes.items():
+        table.add_row(escape(name), f"{error:.2f}", str(examples))
+    console.print(table)
+    if command.out is not None:
+        records.write_json(command.out, dataclasses.asdict(found))
+
+
+def predict(command: Predict) -> None:
+    """Print or write the class of each image."""
+    from adversarial_dropout.experiments.analysis import evaluation
+
+    trained = Trained.of(command.run)
+    found, bad = evaluation.predict(trained, command.images, resize=command.resize)
+    text = evaluation.as_csv(found) if command.format == "csv" else evaluation.as_json(found)
+    if command.out is None:
+        print(text, end="")
+    else:
+        records.write_bytes(command.out, text.encode())
+    if bad:
+        raise InvalidValueError(f"{len(bad)} of {len(found) + len(bad)} images are left out:\n" + "\n".join(bad))
+
+
+def export(command: Export, console: Console) -> None:
+    """Write a network for use elsewhere."""
+    from adversarial_dropout.experiments.export import export as write
+
+    folder = command.out or command.run / "export"
+    for path in write(Trained.of(command.run), folder, onnx=command.onnx):
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+
+
+def list_presets(console: Console) -> None:
+    """Print what can be trained."""
+    table = Table(Column("preset", no_wrap=True), "methods", "scales", "what it is")
+    for preset in presets.PRESETS.values():
+        table.add_row(preset.name, ", ".join(preset.methods), ", ".join(preset.scales), preset.summary)
+    console.print(table)
+
+
+def report(command: Report, console: Console) -> None:
+    """Print the tables of finished runs and write their page."""
+    show(records.find_records(command.folder), command.out or command.folder / REPORT, console)

@@ -1,0 +1,1 @@
+"""Figures as SVG, drawn from what analysis found."""

@@ -1,0 +1,33 @@
+"""What every figure shares: colours, and the way to the same SVG bytes for the same content."""
+
+import io
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers as well.
+_COLOURS = ("#000000", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#888888", "#8B5A2B")
+_MARKERS = "osD^vPX*h"
+
+
+def short(label: str) -> str:
+    """A label that leaves room for the figure; the table has the whole one."""
+    return textwrap.shorten(label, 30, placeholder=" …")
+
+
+def style(place: int) -> tuple[str, str]:
+    """Colour and marker of the series at ``place``."""
+    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], str]]]:
+    """A figure, and a function that gives it as SVG once it is drawn: the same bytes for the same content."""
+    with mpl.rc_context({"svg.hashsalt": "adversarial-dropout", "font.size": 10}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        text = io.StringIO()
+        yield figure, text.getvalue
+        figure.savefig(text, format="svg", metadata={"Date": None})
