@@ -64,22 +64,27 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Train the cells of a table of the paper, and set the errors beside its own."""
+    """Train what a table or a figure of the paper shows, and set the results beside its own."""
 
-    table: tyro.conf.Positional[Literal["table1", "table2", "table6", "table7"]]
-    """table1: MNIST. table2: SVHN and CIFAR-10. table6: SVHN. table7: CIFAR-10."""
-    scale: Scale = "quick"
-    """"paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps."""
+    result: tyro.conf.Positional[Literal["table1", "table2", "table6", "table7", "figure2", "figure3"]]
+    """table1: MNIST. table2: SVHN and CIFAR-10. table6: SVHN. table7: CIFAR-10. figure2: what the units of autoencoders
+    see. figure3: how strongly they are activated."""
+    scale: Scale | None = None
+    """"paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps. If not given, "quick" for
+    a table and "paper" for a figure."""
     methods: tuple[str, ...] = paper.METHODS
-    """Methods, the rows of the table."""
+    """Methods, the rows of a table."""
     presets: tuple[str, ...] = ()
-    """Columns, by the name of their presets; all of the table if none is given."""
+    """Columns of a table, by the name of their presets; all of them if none is given."""
     family: Literal["paper", "authors"] = "paper"
     """"paper": as the paper states it. "authors": as the authors' released code runs it."""
     seeds: int | None = None
-    """Runs of each cell, with seeds 0, 1, 2, ...; 8 at scale "paper", as in the paper, else 3."""
+    """Runs of each cell, with seeds 0, 1, 2, ...; at scale "paper" 8 for a table, as in the paper, and 5 for a figure;
+    else 3 and 1."""
+    images: int = 1000
+    """Test images that the units of a figure's autoencoders are shown."""
     out: Path = Path("runs")
-    """Folder of the runs and the table. What is finished there is not repeated."""
+    """Folder of the runs and the result. What is finished there is not repeated."""
     jobs: int = os.cpu_count() or 1
     """Runs at a time, each on one core."""
     folder: _DataFolder = None
@@ -87,11 +92,24 @@ class Reproduce:
     hub."""
 
     def __post_init__(self) -> None:
-        _positive(self, "jobs")
+        _positive(self, "jobs", "images")
         if not self.methods:
             raise InvalidValueError(f"expected methods, one at least of {', '.join(paper.METHODS)}, got none")
         if self.seeds is not None:
             _positive(self, "seeds")
+        if self.is_figure:
+            for_tables = {"methods": paper.METHODS, "presets": (), "family": "paper"}
+            given = [f"--{name}" for name, usual in for_tables.items() if getattr(self, name) != usual]
+            if given:
+                raise InvalidValueError(
+                    f"expected {' and '.join(given)} with a table alone, got {self.result}, which compares three "
+                    f"autoencoders; leave it out"
+                )
+
+    @property
+    def is_figure(self) -> bool:
+        """Whether a figure is asked for; otherwise it is a table."""
+        return self.result.startswith("figure")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +155,24 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Write a page on what the search finds in a trained network: units, classes, predictions, fragile images."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    images: int | None = None
+    """Images of its evaluation part to look at, evenly spaced; 1,000, or all there are, if not given."""
+    flips: int | None = None
+    """Units that the search may flip per image; as many as in training if not given."""
+    seed: int = 0
+    """Seed of base masks and random flips."""
+    folder: _DataFolder = None
+    """Where the run's data lie now, if not where they lay."""
+    out: Path | None = None
+    """The HTML file, beside which a CSV file of the units goes; inspection.html in RUN if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Presets:
     """List experiments and their methods."""
 
@@ -157,7 +193,7 @@ def _positive(command: Demo | Reproduce, *names: str) -> None:
             raise InvalidValueError(f"expected {name} to be 1 or more, got {getattr(command, name)}")
 
 
-Command = Demo | Train | Reproduce | Evaluate | Predict | Export | Presets | Report
+Command = Demo | Train | Reproduce | Evaluate | Predict | Export | Inspect | Presets | Report
 
 
 def parse(arguments: list[str]) -> Command:
@@ -170,6 +206,7 @@ def parse(arguments: list[str]) -> Command:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Export, tyro.conf.subcommand("export")]
+        | Annotated[Inspect, tyro.conf.subcommand("inspect")]
         | Annotated[Presets, tyro.conf.subcommand("presets")]
         | Annotated[Report, tyro.conf.subcommand("report")],
         args=arguments,

@@ -12,6 +12,7 @@ from adversarial_dropout.experiments.arguments import (
     Demo,
     Evaluate,
     Export,
+    Inspect,
     Predict,
     Presets,
     Report,
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 looking.predict(command)
             case Export() as command:
                 looking.export(command, console)
+            case Inspect() as command:
+                looking.inspect(command, console)
             case Presets():
                 looking.list_presets(console)
             case Report() as command:

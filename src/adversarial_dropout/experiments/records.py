@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,6 +238,15 @@ def find_records(folder: Path) -> list[Record]:
 
 
 _ENVIRONMENT = ("python", "packages", "system", "processor", "cores", "gpu", "commit")
+
+
+def environments(found: Iterable[Record]) -> list[dict[str, Any]]:
+    """The different environments in which runs were made, in their order."""
+    seen: list[dict[str, Any]] = []
+    for record in found:
+        if record.final["environment"] not in seen:
+            seen.append(record.final["environment"])
+    return seen
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ from adversarial_dropout.divergences import kl_divergence
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import evenly_spaced
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.layers import adversarial_layers, steered
@@ -30,10 +32,10 @@ class MasksAtWork:
         base: Base masks εˢ, bool, shape (N, H).
         found: Masks that the search found, same form.
         random: Masks with as many random flips per image, shape (RANDOM_MASKS, N, H).
-        before: Class probabilities under εˢ, shape (N, C).
-        after: Under the masks found, shape (N, C).
-        after_random: Under the random masks, shape (RANDOM_MASKS, N, C).
-        divergence: KL(before ‖ after) per image, shape (N,).
+        before: Class probabilities under εˢ, shape (N, C); of an autoencoder, the reconstruction, (N, D).
+        after: Under the masks found, same form.
+        after_random: Under the random masks, shape (RANDOM_MASKS, N, ...).
+        divergence: KL(before ‖ after) per image, shape (N,); of an autoencoder, their mean squared difference.
         divergence_random: The same under the random masks, shape (RANDOM_MASKS, N).
     """
 
@@ -73,24 +75,30 @@ class MasksAtWork:
         return float(self.divergence_random.mean())
 
 
-def observe(model: nn.Module, images: Tensor, seed: int = 0) -> MasksAtWork:
-    """Search on ``images`` as VAdD does in training, with everything but the dropout layer in evaluation.
+def observe(model: nn.Module, images: Tensor, seed: int = 0, *, own_class: bool = False) -> MasksAtWork:
+    """Search on ``images`` as in training, with everything but the dropout layer in evaluation.
 
-    The base mask is drawn as in training, because without any noise J is zero for VAdD.
+    The base mask εˢ is drawn as in training. The search moves the prediction away from that under εˢ, as VAdD does, or
+    from the class that is most probable under εˢ, as SAdD does with that class as label. In an autoencoder it moves the
+    reconstruction away from the image.
 
     Args:
-        model: Trained model with exactly one AdversarialDropout layer, with p > 0.
+        model: Trained model with exactly one AdversarialDropout layer.
         images: Shape (N, C, H, W).
         seed: Of the base masks and random flips.
+        own_class: Search against the most probable class. Otherwise a classifier needs p > 0: without any noise J is
+            zero for VAdD.
 
     Raises:
-        InvalidValueError: the model has another number of such layers, or its p is 0.
+        InvalidValueError: the model has another number of such layers, or p = 0 where it must not be.
     """
     layers = adversarial_layers(model)
-    if len(layers) != 1 or layers[0].p == 0:
+    reconstructs = isinstance(model, Autoencoder)
+    if len(layers) != 1 or (layers[0].p == 0 and not (own_class or reconstructs)):
         raise InvalidValueError(
             f"expected a model with one AdversarialDropout layer with p > 0, got {layers if layers else 'none'}"
         )
+    divergence = reconstruction_error if reconstructs else kl_divergence
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -101,8 +109,9 @@ def observe(model: nn.Module, images: Tensor, seed: int = 0) -> MasksAtWork:
             search = Search(Noise(model, images), steerings)
             under, upper = cut(model)
             h = search.under_pass(under, images)
-            target = search.base_pass(upper, h)
-            search.find(upper, h, target, kl_divergence)
+            before = search.base_pass(upper, h)
+            target = images.flatten(1) if reconstructs else before.argmax(dim=1) if own_class else before
+            search.find(upper, h, target, divergence)
             after = search.adversarial_pass(upper, h)
             steering = steerings[0][1]
             base, found = cast(Tensor, steering.base).flatten(1), cast(Tensor, steering.found)
@@ -115,15 +124,16 @@ def observe(model: nn.Module, images: Tensor, seed: int = 0) -> MasksAtWork:
     finally:
         for module, training in modes:
             module.training = training
+    read = torch.clone if reconstructs else partial(torch.softmax, dim=1)
     return MasksAtWork(
         base=base,
         found=found.flatten(1),
         random=torch.stack(masks),
-        before=target.softmax(dim=1),
-        after=after.softmax(dim=1),
-        after_random=torch.stack([output.softmax(dim=1) for output in outputs]),
-        divergence=kl_divergence(target, after),
-        divergence_random=torch.stack([kl_divergence(target, output) for output in outputs]),
+        before=read(before),
+        after=read(after),
+        after_random=torch.stack([read(output) for output in outputs]),
+        divergence=divergence(before, after),
+        divergence_random=torch.stack([divergence(before, output) for output in outputs]),
     )
 
 

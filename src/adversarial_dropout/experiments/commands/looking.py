@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.arguments import REPORT, Evaluate, Export, Predict, Report
+from adversarial_dropout.experiments.arguments import REPORT, Evaluate, Export, Inspect, Predict, Report
 from adversarial_dropout.experiments.commands.terminal import show
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.trained import Trained
@@ -52,6 +52,28 @@ def export(command: Export, console: Console) -> None:
     folder = command.out or command.run / "export"
     for path in write(Trained.of(command.run), folder, onnx=command.onnx):
         console.print(f"wrote {path}", soft_wrap=True, markup=False)
+
+
+def inspect(command: Inspect, console: Console) -> None:
+    """Print what the search finds in a network, by class, and write the page and the table of its units."""
+    from adversarial_dropout.experiments.analysis import inspection
+    from adversarial_dropout.experiments.report.inspection import write_inspection
+
+    found = inspection.inspect(
+        Trained.of(command.run),
+        images=command.images,
+        flips=command.flips,
+        place=None if command.folder is None else Place(command.folder),
+        seed=command.seed,
+    )
+    table = Table(*found.header[:-1], title=f"mean {found.scored}", title_justify="left")
+    for line in found.lines:
+        table.add_row(*(escape(text) for text in line[:-1]))
+    console.print(table)
+    page = command.out or command.run / "inspection.html"
+    write_inspection(found, page)
+    records.write_bytes(page.with_suffix(".csv"), inspection.as_csv(found).encode())
+    console.print(f"page: {page}, units: {page.with_suffix('.csv')}", soft_wrap=True, markup=False)
 
 
 def list_presets(console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The command that trains what a table of the paper shows, and sets the errors beside its own."""
+"""The command that trains what a table or a figure of the paper shows."""
 
 import contextlib
 from collections.abc import Sequence
@@ -11,28 +11,61 @@ from adversarial_dropout.errors import AdversarialDropoutError, check_choice
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.arguments import Reproduce
 from adversarial_dropout.experiments.commands.terminal import run_grid_shown
+from adversarial_dropout.experiments.config import Scale
 from adversarial_dropout.experiments.data.sources import Place
-from adversarial_dropout.experiments.presets import paper
+from adversarial_dropout.experiments.presets import autoencoder, paper
 
 if TYPE_CHECKING:
     from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
 
-_SEEDS = {"tiny": 1, "quick": 3, "paper": 8}
+_TABLE_SEEDS = {"tiny": 1, "quick": 3, "paper": 8}
+_FIGURE_SEEDS = {"tiny": 1, "paper": 5}
 
 
 def reproduce(command: Reproduce, console: Console) -> None:
-    """Train the cells of a table; show what is finished, whatever happens."""
+    """Train what a table or figure shows, and show it."""
+    if command.is_figure:
+        _reproduce_figure(command, console)
+    else:
+        _reproduce_table(command, command.scale or "quick", console)
+
+
+def _reproduce_figure(command: Reproduce, console: Console) -> None:
+    from adversarial_dropout.experiments.analysis import autoencoders
+    from adversarial_dropout.experiments.analysis.features import check_images
+    from adversarial_dropout.experiments.data import sources
+    from adversarial_dropout.experiments.report.autoencoders import write_figure
+
+    scale = command.scale or "paper"
+    configs = [
+        presets.get(autoencoder.NAME, method, scale, seed)
+        for seed in range(command.seeds or _FIGURE_SEEDS.get(scale, 1))
+        for method in autoencoders.METHODS
+    ]
+    place = Place(command.folder)
+    check_images(command.images, len(sources.load(configs[0].data, place).test))  # Before anything is trained.
+    found = run_grid_shown(configs, command.out, command.jobs, place, console)
+    comparison = autoencoders.compare(found, command.images)
+    for table in autoencoders.as_terminal(comparison):
+        console.print(table)
+    beside = command.out / f"{command.result}-{scale}"
+    records.write_bytes(beside.with_suffix(".md"), (autoencoders.as_markdown(comparison) + "\n").encode())
+    records.write_bytes(beside.with_suffix(".csv"), autoencoders.as_csv(comparison).encode())
+    write_figure(command.result, comparison, beside)
+    console.print(f"figure: {beside}.svg, .html, .md, .csv", soft_wrap=True, markup=False)
+
+
+def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None:
     from adversarial_dropout.experiments.analysis import paper_tables
 
-    columns = tuple(cell.preset for cell in paper_tables.columns(command.table, command.family))
+    columns = tuple(cell.preset for cell in paper_tables.columns(command.result, command.family))
     for name in command.presets:
         check_choice("presets", name, columns)
     for name in command.methods:
         check_choice("methods", name, paper.METHODS)
-    seeds = range(command.seeds or _SEEDS[command.scale])
     configs = [
-        presets.get(preset, method, command.scale, seed)
-        for seed in seeds
+        presets.get(preset, method, scale, seed)
+        for seed in range(command.seeds or _TABLE_SEEDS[scale])
         for preset in command.presets or columns
         for method in command.methods
     ]
@@ -40,28 +73,28 @@ def reproduce(command: Reproduce, console: Console) -> None:
         run_grid_shown(configs, command.out, command.jobs, Place(command.folder), console)
     except BaseException:  # Also after Ctrl-C or a failed cell, what is finished is shown.
         with contextlib.suppress(AdversarialDropoutError):  # It must not hide what stopped the grid.
-            _show_paper_table(command, columns, console)
+            _show_paper_table(command, scale, columns, console)
         raise
-    _show_paper_table(command, columns, console)
+    _show_paper_table(command, scale, columns, console)
 
 
-def _show_paper_table(command: Reproduce, columns: Sequence[str], console: Console) -> None:
+def _show_paper_table(command: Reproduce, scale: Scale, columns: Sequence[str], console: Console) -> None:
     """What is finished below ``--out``, by this command or another."""
     from adversarial_dropout.experiments.analysis import paper_tables
 
     found = [
         records.read_record(path.parent)
         for preset in columns
-        for path in sorted((command.out / preset / command.scale).glob(f"*/*/{records.FINAL}"))
+        for path in sorted((command.out / preset / scale).glob(f"*/*/{records.FINAL}"))
     ]
     trained = {(record.config.preset, record.config.method) for record in found}
     methods = {*command.methods, *(method for _, method in trained)}
     shown = {*command.presets, *(preset for preset, _ in trained)} if command.presets else set(columns)
     if found:
         table = paper_tables.paper_table(
-            command.table,
+            command.result,
             found,
-            command.scale,
+            scale,
             family=command.family,
             methods=[method for method in paper.METHODS if method in methods],
             shown=tuple(shown),

@@ -14,17 +14,18 @@ class Picture:
     """A figure in a page.
 
     Attributes:
-        svg: What is drawn.
+        content: A drawing as SVG, or an image file as PNG.
         alt: The same in words.
     """
 
-    svg: str
+    content: str | bytes
     alt: str
 
     @property
     def source(self) -> str:
         """The figure as the address of an image."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
+        kind, content = ("svg+xml", self.content.encode()) if isinstance(self.content, str) else ("png", self.content)
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def write_page(template: str, path: Path, **content: object) -> None:

@@ -43,16 +43,12 @@ def write_report(found: Sequence[Record], path: Path, methods: Sequence[str] = (
     Raises:
         RecordError: the file cannot be written.
     """
-    environments: list[dict[str, object]] = []
-    for record in found:
-        if record.final["environment"] not in environments:
-            environments.append(record.final["environment"])
     write_page(
         "runs.html.j2",
         path,
         header=HEADER,
         sections=[_section(group) for group in summarise(found, methods)],
-        environments=environments,
+        environments=records.environments(found),
         random_masks=RANDOM_MASKS,
     )
 

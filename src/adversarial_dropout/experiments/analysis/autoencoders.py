@@ -1,0 +1,170 @@
+"""Figures 2 and 3 over seeds: three autoencoders in numbers, and what the paper says of them."""
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments.analysis.features import MEASURES, Features, high_level, look, measure
+from adversarial_dropout.experiments.analysis.tables import markdown
+from adversarial_dropout.experiments.records import Record
+
+NONE, DROPOUT, ADVERSARIAL = METHODS = ("none", "dropout", "dropout+add")
+"""The three autoencoders that are compared."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something the paper says of these figures, as we read it, and whether it is seen here.
+
+    Attributes:
+        text: What it says.
+        measure: The name of what it is judged by.
+        holds: From the values without dropout, with dropout, and with adversarial dropout besides.
+    """
+
+    text: str
+    measure: str
+    holds: Callable[[float, float, float], bool]
+
+
+_SIMILAR = 0.1
+CLAIMS = (
+    Claim(
+        "Figure 2, claim 1: dropout leaves dead filters, adversarial dropout has fewer",
+        "dead filters",
+        lambda _, dropout, ours: ours < dropout,
+    ),
+    Claim(
+        "Figure 2, claim 2: dropout's filters are spots, those of adversarial dropout use what is around them too",
+        "filter reach in pixels",
+        lambda _, dropout, ours: ours > dropout,
+    ),
+    Claim(
+        "Figure 3, claim 3: adversarial dropout has the fewest highly activated units",
+        "highly activated in %",
+        lambda none, dropout, ours: ours < min(none, dropout),
+    ),
+    Claim(
+        "Figure 3, claim 4: the mean activations of adversarial dropout are the lowest",
+        "mean activation",
+        lambda none, dropout, ours: ours < min(none, dropout),
+    ),
+    Claim(
+        "what they rest on: with and without adversarial dropout, reconstruction is similar (within 10 %)",
+        "reconstruction error in %",
+        lambda _, dropout, ours: abs(ours / dropout - 1) <= _SIMILAR,
+    ),
+    Claim(
+        "what follows: adversarial dropout makes the units sparser than dropout does",
+        "Hoyer sparsity",
+        lambda _, dropout, ours: ours > dropout,
+    ),
+)
+"""The paper's four claims, the observation that they rest on and the conclusion drawn from them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The three autoencoders over seeds.
+
+    Attributes:
+        features: By method, one per seed, in the order of ``seeds``.
+        seeds: Of the runs.
+        images: Number of test images.
+    """
+
+    features: dict[str, tuple[Features, ...]]
+    seeds: tuple[int, ...]
+    images: int
+
+    def values(self, method: str) -> list[dict[str, float]]:
+        """The :data:`MEASURES` of one method, one per seed."""
+        return [
+            measure(own, high_level(dropout.activations))
+            for own, dropout in zip(self.features[method], self.features[DROPOUT], strict=True)
+        ]
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Names of the columns of :attr:`lines`."""
+        return ("measure", *METHODS, "how it is measured")
+
+    @property
+    def lines(self) -> list[tuple[str, ...]]:
+        """The table as text: a line per measure, mean ± standard deviation (n - 1) over seeds."""
+        found = {method: self.values(method) for method in METHODS}
+        return [
+            (name, *(_spread([run[name] for run in found[method]]) for method in METHODS), how)
+            for name, how in MEASURES.items()
+        ]
+
+    @property
+    def verdicts(self) -> list[tuple[str, str, str]]:
+        """For each of :data:`CLAIMS`: its text, "seen" if it holds in every seed, and the figures."""
+        found = [self.values(method) for method in METHODS]
+        verdicts = []
+        for claim in CLAIMS:
+            runs = list(zip(*([run[claim.measure] for run in method] for method in found), strict=True))
+            times = sum(claim.holds(*run) for run in runs)
+            seen = "seen" if times == len(runs) else "not seen"
+            means = " · ".join(f"{statistics.fmean(values):.4g}" for values in zip(*runs, strict=True))
+            verdicts.append((claim.text, seen, f"{claim.measure} {means}; in {times} of {len(runs)} seeds"))
+        return verdicts
+
+
+VERDICT_HEADER = ("claim", "here", f"figures ({' · '.join(METHODS)})")
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.4g}"
+    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
+
+
+def compare(found: Sequence[Record], images: int) -> Comparison:
+    """Look at finished runs of the three methods, the same seeds of each.
+
+    Raises:
+        InvalidValueError: a run of a method is missing, or see :func:`look`.
+    """
+    by_method = {
+        method: {record.config.seed: record for record in found if record.config.method == method} for method in METHODS
+    }
+    seeds = sorted(by_method[NONE])
+    if not seeds or any(sorted(runs) != seeds for runs in by_method.values()):
+        raise InvalidValueError(
+            f"expected runs of {', '.join(METHODS)} with the same seeds, got "
+            f"{', '.join(f'{method}: {sorted(runs)}' for method, runs in by_method.items())}"
+        )
+    features = {method: tuple(look(runs[seed], images) for seed in seeds) for method, runs in by_method.items()}
+    return Comparison(features, tuple(seeds), images)
+
+
+def as_terminal(comparison: Comparison) -> list[Table]:
+    """Numbers and verdicts for the terminal."""
+    numbers, claims = Table(*comparison.header[:-1]), Table(*VERDICT_HEADER)
+    for line in comparison.lines:
+        numbers.add_row(*line[:-1])
+    for verdict in comparison.verdicts:
+        claims.add_row(*verdict)
+    return [numbers, claims]
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Numbers and verdicts as Markdown."""
+    return f"{markdown(comparison.header, comparison.lines)}\n\n{markdown(VERDICT_HEADER, comparison.verdicts)}"
+
+
+def as_csv(comparison: Comparison) -> str:
+    """One line per method and seed, numbers in full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("method", "seed", *MEASURES))
+    for method in METHODS:
+        for seed, values in zip(comparison.seeds, comparison.values(method), strict=True):
+            writer.writerow((method, seed, *values.values()))
+    return text.getvalue()

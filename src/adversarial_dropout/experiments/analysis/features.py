@@ -1,0 +1,147 @@
+"""What the hidden units of an autoencoder have learned: its filters and activations, and measures of them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
+from adversarial_dropout.experiments.data.splits import evenly_spaced
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder
+from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.trained import Trained
+
+_HIGH = 0.01
+"""Dropout's own share of highly activated units, which sets the level."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The hidden units of one autoencoder.
+
+    Attributes:
+        record: Of its run.
+        filters: Incoming weights of each unit as an image, shape (H, C, height, width).
+        activations: On test images, shape (N, H), 0 or more.
+    """
+
+    record: Record
+    filters: Tensor
+    activations: Tensor
+
+
+def look(record: Record, images: int) -> Features:
+    """Show a trained autoencoder some images of its evaluation part, evenly spaced.
+
+    Args:
+        record: Of its run.
+        images: How many.
+
+    Raises:
+        InvalidValueError: it is no autoencoder, or there are fewer images.
+        RecordError: a file of the run is missing or damaged.
+    """
+    trained = Trained.load(record)
+    if not isinstance(trained.model, Autoencoder):
+        raise InvalidValueError(
+            f"expected the run of an autoencoder, got {record.config.model.name} in {record.folder}"
+        )
+    rows = trained.split().evaluation
+    check_images(images, len(rows))
+    stored = trained.data().images[evenly_spaced(rows, images)]
+    weights = next(module.weight for module in trained.model.under.modules() if isinstance(module, nn.Linear))
+    with torch.no_grad():
+        activations: Tensor = trained.model.under(trained.pixels(stored))
+    return Features(record, weights.detach().view(-1, *trained.shape), activations)
+
+
+def check_images(images: int, there_are: int) -> None:
+    """Raise :class:`InvalidValueError` unless there are so many images to look at."""
+    if not 0 < images <= there_are:
+        raise InvalidValueError(
+            f"expected images between 1 and the {there_are} that runs are evaluated on, got {images}; give another "
+            f"--images"
+        )
+
+
+def hoyer(activations: Tensor) -> Tensor:
+    r"""Hoyer's sparsity :math:`(\sqrt H - \|a\|_1 / \|a\|_2) / (\sqrt H - 1)` of each example: 0 where all units are
+    equal, 1 where one alone is active (Hoyer, JMLR 2004).
+
+    Args:
+        activations: Shape (N, H), floating, H ≥ 2.
+
+    Returns:
+        Values in [0, 1], shape (N,).
+
+    Raises:
+        InvalidValueError: another shape, or an example without any active unit, whose sparsity is not defined.
+    """
+    if not activations.is_floating_point():
+        raise InvalidTypeError(f"expected floating activations, got {activations.dtype}")
+    if activations.dim() != 2 or activations.shape[1] < 2:
+        raise InvalidValueError(
+            f"expected activations of shape (N, H) with 2 units or more, got {tuple(activations.shape)}"
+        )
+    silent = (activations == 0).all(dim=1)
+    if silent.any():
+        raise InvalidValueError(
+            f"expected an active unit for every example, got {int(silent.sum())} of {len(silent)} with none: all-zero "
+            f"features have no sparsity; train for longer, or with a lower learning rate"
+        )
+    root = math.sqrt(activations.shape[1])
+    sparsity: Tensor = (root - activations.abs().sum(dim=1) / activations.square().sum(dim=1).sqrt()) / (root - 1)
+    return sparsity
+
+
+def dead(activations: Tensor) -> Tensor:
+    """Which units are 0 on every example: of activations (N, H), bool, shape (H,)."""
+    return (activations <= 0).all(dim=0)
+
+
+def reach(filters: Tensor) -> Tensor:
+    r"""How many pixels a filter uses: the participation ratio :math:`(\sum w^2)^2 / \sum w^4`, between 1 and all.
+
+    Args:
+        filters: Shape (H, ...), floating.
+
+    Returns:
+        Shape (H,); 0 for a filter that is 0 everywhere.
+    """
+    squares = filters.flatten(1).double().square()
+    largest = squares.amax(dim=1, keepdim=True)
+    squares = squares / largest.where(largest > 0, torch.ones_like(largest))
+    return squares.sum(dim=1).square() / squares.square().sum(dim=1).clamp(min=1)
+
+
+MEASURES: dict[str, str] = {
+    "reconstruction error in %": "share of the variance of all test images that is not explained",
+    "dead filters": "units that are 0 on every image",
+    "filter reach in pixels": "mean participation ratio of the filters",
+    "highly activated in %": "activations above the level that 1 % of dropout's exceed, same seed",
+    "mean activation": "over units and images",
+    "zero in %": "activations that are 0",
+    "Hoyer sparsity": "mean over images; 1: one active unit",
+}
+"""What is measured of each autoencoder, and how."""
+
+
+def measure(features: Features, level: float) -> dict[str, float]:
+    """The :data:`MEASURES` of one autoencoder; above ``level`` an activation is high."""
+    activations = features.activations
+    values = (
+        features.record.error,
+        float(dead(activations).sum()),
+        float(reach(features.filters).mean()),
+        100 * float((activations > level).double().mean()),
+        float(activations.double().mean()),
+        100 * float((activations <= 0).double().mean()),
+        float(hoyer(activations).mean()),
+    )
+    return dict(zip(MEASURES, values, strict=True))
+
+
+def high_level(dropout: Tensor) -> float:
+    """The activation that 1 % of dropout's activations exceed."""
+    return float(dropout.flatten().double().sort().values[math.ceil((1 - _HIGH) * dropout.numel()) - 1])

@@ -1,0 +1,231 @@
+"""What the search finds in one trained network: which units, for which classes, and what that does to predictions."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adversarial_dropout.divergences import cross_entropy
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments.analysis.features import check_images
+from adversarial_dropout.experiments.analysis.masks_at_work import MasksAtWork, observe
+from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.splits import evenly_spaced
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
+from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.trained import Trained
+from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
+from adversarial_dropout.masks import flip_budget
+
+USUAL_IMAGES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """A search on N images of one network.
+
+    Attributes:
+        trained: The network.
+        stored: The images, uint8, shape (N, C, H, W).
+        labels: Their classes, int64, shape (N,).
+        work: The search.
+        budget: Flips that it was allowed for each image.
+        importance: Of each unit, mean over images of |J| at ε = 1: how fast the loss of the network as it is used (of
+            its own most probable class, or of the reconstruction) changes with the unit; shape (H,).
+        before: Of each image, what the search attacks: the probability of the class that is most probable under the
+            base mask; of an autoencoder, the reconstruction error. Shape (N,).
+        after: The same after the flips of the search.
+        after_random: After random flips, as many, shape (RANDOM_MASKS, N).
+    """
+
+    trained: Trained
+    stored: Tensor
+    labels: Tensor
+    work: MasksAtWork
+    budget: int
+    importance: Tensor
+    before: Tensor
+    after: Tensor
+    after_random: Tensor
+
+    @property
+    def layer(self) -> AdversarialDropout:
+        """The layer whose masks are searched."""
+        return adversarial_layers(self.trained.model)[0]
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the network is an autoencoder."""
+        return isinstance(self.trained.model, Autoencoder)
+
+    @property
+    def scored(self) -> str:
+        """What ``before`` and ``after`` are."""
+        return "reconstruction error" if self.reconstructs else "probability of the class predicted before"
+
+    @property
+    def damage(self) -> Tensor:
+        """How much each image lost by the flips of the search, shape (N,): the fragile ones have the largest values."""
+        return self.after - self.before if self.reconstructs else self.before - self.after
+
+    @property
+    def fragile(self) -> Tensor:
+        """The images by :attr:`damage`, the most fragile first; shape (N,)."""
+        return self.damage.argsort(descending=True, stable=True)
+
+    @property
+    def flipped(self) -> Tensor:
+        """Where the search has flipped a unit, bool, shape (N, H)."""
+        return self.work.base != self.work.found
+
+    @property
+    def flipped_by_class(self) -> Tensor:
+        """Share of the images of each class for which a unit is flipped, shape (classes, H); NaN without images."""
+        return torch.stack(
+            [self.flipped[self.labels == label].double().mean(dim=0) for label in range(len(self.trained.classes))]
+        )
+
+    @property
+    def units(self) -> Tensor:
+        """The units by how often they are flipped, the most frequent first; shape (H,)."""
+        return self.flipped.double().mean(dim=0).argsort(descending=True, stable=True)
+
+    @property
+    def changed(self) -> tuple[float, float]:
+        """Share of the images with another most probable class after the flips of the search, and after random ones."""
+        classes = self.work.before.argmax(dim=1)
+        found = self.work.after.argmax(dim=1) != classes
+        random = self.work.after_random.argmax(dim=2) != classes
+        return float(found.double().mean()), float(random.double().mean())
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Names of the columns of :attr:`lines`."""
+        return ("class", "n", "flips", "before", "after random flips", "after the search", "units flipped most often")
+
+    @property
+    def lines(self) -> list[tuple[str, ...]]:
+        """What happens to each class as text, and to all."""
+        every = torch.ones(len(self.labels), dtype=torch.bool)
+        lines = [self._line("all", every)]
+        for label, name in enumerate(self.trained.classes):
+            own = self.labels == label
+            if own.any():
+                lines.append(self._line(name, own))
+        return lines
+
+    def _line(self, name: str, own: Tensor) -> tuple[str, ...]:
+        often = self.flipped[own].double().mean(dim=0)
+        most = [
+            f"{unit} ({100 * often[unit]:.0f} %)" for unit in often.argsort(descending=True, stable=True)[:3].tolist()
+        ]
+        means = (self.before[own], self.after_random[:, own], self.after[own])
+        flips = self.flipped[own].sum(dim=1).double().mean()
+        return (name, str(int(own.sum())), f"{flips:.1f}", *(f"{float(m.mean()):.4f}" for m in means), ", ".join(most))
+
+
+def inspect(
+    trained: Trained, *, images: int | None = None, flips: int | None = None, place: Place | None = None, seed: int = 0
+) -> Inspection:
+    """Search on images of a run's evaluation part for the flips that hurt most; see :func:`~.masks_at_work.observe`.
+
+    Of a classifier these are the flips that take most from the class that is most probable under the base mask, of an
+    autoencoder those that raise the reconstruction error most.
+
+    Args:
+        trained: The network.
+        images: How many, evenly spaced; ``None``: 1,000, or all if there are fewer.
+        flips: Budget of the search per image, k ≥ 1; ``None``: that of the run.
+        place: Where the run's data lie, if not where they lay.
+        seed: Of base masks and random flips.
+
+    Raises:
+        InvalidValueError: there are fewer images, the layer has fewer units than flips, no flip is allowed, the network
+            has no AdversarialDropout layer, or the data are not those of the run.
+        RecordError: a file of the run is missing or damaged.
+    """
+    model = trained.model
+    layers = adversarial_layers(model)
+    if not isinstance(model, CutNetwork) or len(layers) != 1:
+        raise InvalidValueError(
+            f"expected a network with one AdversarialDropout layer in {trained.record.folder}, got {len(layers)}; "
+            f"train one with such a layer in front of its last layers"
+        )
+    rows = trained.split().evaluation
+    if images is not None:
+        check_images(images, len(rows))
+    data = trained.data(place)
+    rows = evenly_spaced(rows, images or USUAL_IMAGES)
+    x = trained.pixels(data.images[rows])
+    with torch.no_grad():
+        h = model.under(x)
+    budget = _set_budget(layers[0], h, flips)
+    work = observe(model, x, seed, own_class=True)
+    if isinstance(model, Autoencoder):
+        target = x.flatten(1)
+        before, after = (reconstruction_error(target, output) for output in (work.before, work.after))
+        after_random = torch.stack([reconstruction_error(target, output) for output in work.after_random])
+    else:
+        classes = work.before.argmax(dim=1, keepdim=True)
+        before, after = (output.gather(1, classes).squeeze(1) for output in (work.before, work.after))
+        after_random = torch.stack([output.gather(1, classes).squeeze(1) for output in work.after_random])
+    return Inspection(
+        trained=trained,
+        stored=data.images[rows],
+        labels=data.labels[rows],
+        work=work,
+        budget=budget,
+        importance=_importance(model, layers[0], x, h),
+        before=before,
+        after=after,
+        after_random=after_random,
+    )
+
+
+def _set_budget(layer: AdversarialDropout, h: Tensor, flips: int | None) -> int:
+    """Have the layer's search flip so many units; return how many that are."""
+    units = math.prod(layer.mask_shape(h)[1:])
+    if flips is not None:
+        if not 0 < flips <= units:
+            raise InvalidValueError(f"expected flips between 1 and the {units} units of the layer, got {flips}")
+        layer.delta = flips / units
+    budget = flip_budget(layer.delta, units)
+    if not budget:
+        raise InvalidValueError(
+            f"expected a run whose search may flip a unit, got delta={layer.delta} of {units} units; give --flips 1 or "
+            f"more"
+        )
+    return budget
+
+
+def _importance(model: CutNetwork, layer: AdversarialDropout, x: Tensor, h: Tensor) -> Tensor:
+    """Mean over images of |∂D/∂ε| at ε = 1, in evaluation; D is the loss of what the network itself says (eq. 11)."""
+    mask = torch.ones(layer.mask_shape(h), requires_grad=True)
+    output = model.upper(h * mask)
+    if isinstance(model, Autoencoder):
+        loss = reconstruction_error(x.flatten(1), output)
+    else:
+        loss = cross_entropy(output.detach().argmax(dim=1), output)
+    (jacobian,) = torch.autograd.grad(loss.sum(), mask)
+    return jacobian.abs().flatten(1).mean(dim=0)
+
+
+def as_csv(found: Inspection) -> str:
+    """One line per unit: importance, how often it is flipped, dropped where kept, revived where dropped, by class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("unit", "importance", "flipped", "dropped", "revived", *found.trained.classes))
+    kept = found.work.base
+    columns = (
+        found.importance,
+        found.flipped.double().mean(dim=0),
+        (found.flipped & kept).double().mean(dim=0),
+        (found.flipped & ~kept).double().mean(dim=0),
+        *found.flipped_by_class,
+    )
+    for unit, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        writer.writerow((unit, *values))
+    return text.getvalue()
