@@ -22,25 +22,29 @@ from adversarial_dropout.masks import sample_mask
 
 Granularity = Literal["element", "channel", "feature"]
 Rescale = Literal["inverted", "sum", "none"]
+LinearizeAt = Literal["ones", "base"]
+Stage = Literal["under", "base", "search", "found"]
 
 
 @dataclass(eq=False)
 class Steering:
     """What a regulariser has one layer do while its passes run.
 
-    ``stage`` names the mask that the next passes apply: the base mask εˢ, ε⁰ = 1 as a leaf to differentiate by, or the
-    mask found. At ``"under"`` the layer must not be reached at all. εˢ is ``kept`` if that fits, else drawn from a
-    generator of its own, so that the default random streams hold every *other* noise and can be replayed.
+    ``stage`` names the mask that the next passes apply: the base mask εˢ, the point of linearisation ε⁰ as a leaf to
+    differentiate by, or the mask found. At ``"under"`` the layer must not be reached at all. εˢ is ``kept`` if that
+    fits, else drawn from a generator of its own, so that the default random streams hold every *other* noise and can be
+    replayed.
     """
 
     seed: int
     kept: Tensor | None = None
-    stage: Literal["under", "base", "ones", "found"] = "under"
+    stage: Stage = "under"
+    linearize_at: LinearizeAt = "ones"
     base: Tensor | None = None
-    ones: Tensor | None = None
+    leaf: Tensor | None = None
     found: Tensor | None = None
     seen: Tensor | None = None
-    """What entered the layer at ``"ones"``."""
+    """What entered the layer at ``"search"``."""
 
 
 class AdversarialDropout(nn.Module):
@@ -140,12 +144,11 @@ class AdversarialDropout(nn.Module):
                 "them, so that forward(x) equals upper(under(x))"
             )
         shape = self.mask_shape(h)
-        if steering.stage == "ones":
-            if steering.ones is None:
-                precision = torch.promote_types(h.dtype, torch.float32)
-                steering.ones = torch.ones(shape, dtype=precision, device=h.device, requires_grad=True)
+        if steering.stage == "search":
+            if steering.leaf is None:
+                steering.leaf = self._leaf(steering, shape, h)
                 steering.seen = h.detach()
-            mask = steering.ones
+            mask = steering.leaf
         else:
             found = steering.found if steering.stage == "found" else None
             mask = self.base_mask(steering, shape, h.device) if found is None else found
@@ -154,7 +157,7 @@ class AdversarialDropout(nn.Module):
                 f"an AdversarialDropout layer was called with masks of shape {tuple(mask.shape)} and {shape} in the "
                 f"passes of one step; use one layer for each place in the model"
             )
-        if steering.stage == "ones":
+        if steering.stage == "search":
             return (h * mask).to(h.dtype)
         if _is_checkpointed():
             raise InvalidValueError(
@@ -162,6 +165,13 @@ class AdversarialDropout(nn.Module):
                 "computed again, in the backward pass, with another mask; leave the layer out of that part"
             )
         return self._apply_mask(h, mask) if self.training or steering.stage == "found" else h
+
+    def _leaf(self, steering: Steering, shape: tuple[int, ...], h: Tensor) -> Tensor:
+        """ε⁰, in float32 or better."""
+        precision = torch.promote_types(h.dtype, torch.float32)
+        if steering.linearize_at == "ones":
+            return torch.ones(shape, dtype=precision, device=h.device, requires_grad=True)
+        return self.base_mask(steering, shape, h.device).to(precision).requires_grad_()
 
     def base_mask(self, steering: Steering, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """εˢ of the step under way: the mask kept from the last training forward if it fits, else a new one."""
@@ -245,7 +255,9 @@ def kept_masks(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def steered(model: nn.Module, *, reuse_kept: bool) -> Iterator[list[tuple[AdversarialDropout, Steering]]]:
+def steered(
+    model: nn.Module, *, reuse_kept: bool, linearize_at: LinearizeAt = "ones"
+) -> Iterator[list[tuple[AdversarialDropout, Steering]]]:
     """Put every layer of ``model`` under a :class:`Steering` of its own, and free it again, whatever happens.
 
     All base masks drawn meanwhile come from one seed, itself a single draw from the default CPU generator.
@@ -261,7 +273,8 @@ def steered(model: nn.Module, *, reuse_kept: bool) -> Iterator[list[tuple[Advers
     before = [(layer, layer._steering) for layer in layers]
     try:
         for index, layer in enumerate(layers):
-            layer._steering = Steering(seed + index, layer._kept if reuse_kept else None)
+            kept = layer._kept if reuse_kept else None
+            layer._steering = Steering(seed + index, kept, linearize_at=linearize_at)
             steerings.append((layer, layer._steering))
         yield steerings
     finally:

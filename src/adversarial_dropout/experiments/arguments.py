@@ -173,6 +173,24 @@ class Inspect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Theory:
+    """Check the paper's equations on random problems, and show on diabetes data what adversarial dropout does to a
+    linear regression: coefficient paths beside adversarial training, ridge and lasso.
+    """
+
+    problems: int = 200
+    """Random problems for each equation."""
+    seed: int = 0
+    """Their seed."""
+    deltas: tuple[float, ...] = ()
+    """Sizes δ ≥ 0 of adversarial training's perturbation; from 0 to where all coefficients are 0 if not given."""
+    flips: tuple[int, ...] = ()
+    """Features k that adversarial dropout may drop, 0 to 10; all of these if not given."""
+    out: Path = Path("runs")
+    """Folder for theory.html, theory.json and theory.svg."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Presets:
     """List experiments and their methods."""
 
@@ -193,7 +211,7 @@ def _positive(command: Demo | Reproduce, *names: str) -> None:
             raise InvalidValueError(f"expected {name} to be 1 or more, got {getattr(command, name)}")
 
 
-Command = Demo | Train | Reproduce | Evaluate | Predict | Export | Inspect | Presets | Report
+Command = Demo | Train | Reproduce | Evaluate | Predict | Export | Inspect | Theory | Presets | Report
 
 
 def parse(arguments: list[str]) -> Command:
@@ -207,6 +225,7 @@ def parse(arguments: list[str]) -> Command:
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+        | Annotated[Theory, tyro.conf.subcommand("theory")]
         | Annotated[Presets, tyro.conf.subcommand("presets")]
         | Annotated[Report, tyro.conf.subcommand("report")],
         args=arguments,

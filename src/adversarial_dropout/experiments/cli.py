@@ -17,6 +17,7 @@ from adversarial_dropout.experiments.arguments import (
     Presets,
     Report,
     Reproduce,
+    Theory,
     Train,
     parse,
 )
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 looking.export(command, console)
             case Inspect() as command:
                 looking.inspect(command, console)
+            case Theory() as command:
+                looking.theory(command, console)
             case Presets():
                 looking.list_presets(console)
             case Report() as command:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from adversarial_dropout.errors import InvalidValueError, check_choice, check_fraction
-from adversarial_dropout.layers import Granularity, Rescale
+from adversarial_dropout.layers import Granularity, LinearizeAt, Rescale
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode
 
 Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
@@ -109,6 +109,8 @@ class TermConfig:
     """VAT's step of the finite difference; None: what suits the precision."""
     noise: NoiseMode = "independent"
     """Noise of VAdD's passes."""
+    linearize_at: LinearizeAt = "ones"
+    """Mask at which the search of SAdD and VAdD linearises D: all units kept, or the base mask."""
     ramp: bool = True
     """Whether the weight follows the ramp-up."""
 

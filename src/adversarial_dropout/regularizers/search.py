@@ -1,14 +1,13 @@
 """Search for adversarial masks in a model: one gradient, one mask per layer (Algorithm 1)."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError, values_readable
-from adversarial_dropout.layers import AdversarialDropout, Steering
+from adversarial_dropout.layers import AdversarialDropout, Stage, Steering
 from adversarial_dropout.masks import adversarial_mask, flip_budget
 from adversarial_dropout.regularizers.base import check_per_example
 from adversarial_dropout.regularizers.passes import Noise, constant, isolated, output
@@ -22,7 +21,7 @@ class Search:
     """One step's passes through a model whose AdversarialDropout layers are steered.
 
     The stages follow the data: ``h = under(x)``; the target pass under the base masks εˢ; ``find``, one gradient at
-    ε⁰ = 1 and one ranking per layer; the adversarial pass under the masks found.
+    ε⁰ (all ones, or εˢ) and one ranking per layer; the adversarial pass under the masks found.
 
     Args:
         noise: The model's random streams.
@@ -50,7 +49,7 @@ class Search:
         return output(upper, h)
 
     def find(self, upper: nn.Module, h: Tensor, target: Tensor, divergence: Divergence) -> str | None:
-        r"""Take :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ = 1 in all
+        r"""Take :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ in all
         layers at once, then make each layer's mask with its own budget.
 
         Rows in which the search pass repeats the target pass flip nothing: there J would be rounding noise. No graph is
@@ -60,12 +59,12 @@ class Search:
             Why nothing at all could be flipped, if so: something to warn of.
         """
         target = constant(target)
-        self._enter("ones")
+        self._enter("search")
         self._searched = constant(h)
         idle: list[str | None] = []
 
         def differentiate(prediction: Tensor) -> Tensor:
-            reached = [(layer, steering) for layer, steering in self._layers if steering.ones is not None]
+            reached = [(layer, steering) for layer, steering in self._layers if steering.leaf is not None]
             if not reached:
                 raise InvalidValueError(
                     "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use the "
@@ -77,8 +76,8 @@ class Search:
                     "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
                     "look for detach(), item() or no_grad() in the divergence or in the model"
                 )
-            ones = [steering.ones for _, steering in reached if steering.ones is not None]
-            jacobians = torch.autograd.grad(values.sum(), ones, materialize_grads=True)
+            leaves = [steering.leaf for _, steering in reached if steering.leaf is not None]
+            jacobians = torch.autograd.grad(values.sum(), leaves, materialize_grads=True)
             repeated = _repeated_rows(target, prediction.detach())
             for (layer, steering), jacobian in zip(reached, jacobians, strict=True):
                 steering.found = _found_mask(layer, steering, jacobian, repeated)
@@ -97,7 +96,7 @@ class Search:
         inputs = [steering.seen for _, steering in self._layers if steering.seen is not None]
         return any(seen.numel() == start.numel() and _same(seen, start) for seen in inputs)
 
-    def _enter(self, stage: Literal["under", "base", "ones", "found"]) -> None:
+    def _enter(self, stage: Stage) -> None:
         for _, steering in self._layers:
             steering.stage = stage
 

@@ -1,9 +1,12 @@
 """SAdD: the network must be right under its worst dropout mask."""
 
+from typing import get_args
+
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.layers import steered
+from adversarial_dropout.errors import check_choice
+from adversarial_dropout.layers import LinearizeAt, steered
 from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example, on_labelled
 from adversarial_dropout.regularizers.passes import Noise, cut
 from adversarial_dropout.regularizers.search import Search
@@ -19,6 +22,8 @@ class SupervisedAdversarialDropout(Regularizer):
 
     Args:
         divergence: ``"ce"``, ``"kl"`` (with labels the same), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
+        linearize_at: ε⁰, the mask at which D is linearised. ``"ones"``: all units kept, as in the paper. ``"base"``:
+            the random one, without the rescaling (docs/search.md compares them). With p = 0 they are the same.
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
 
     Call:
@@ -43,14 +48,22 @@ class SupervisedAdversarialDropout(Regularizer):
 
     supervised = True
 
-    def __init__(self, *, divergence: str | Divergence = "ce", reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        *,
+        divergence: str | Divergence = "ce",
+        linearize_at: LinearizeAt = "ones",
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__(reduction=reduction)
+        check_choice("linearize_at", linearize_at, get_args(LinearizeAt))
         self._divergence = resolve_divergence(divergence)
         self.divergence = divergence
+        self.linearize_at = linearize_at
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         assert y is not None
-        with steered(model, reuse_kept=False) as layers:
+        with steered(model, reuse_kept=False, linearize_at=self.linearize_at) as layers:
             search = Search(Noise(model, x), layers)
             under, upper = cut(model)
             h = search.under_pass(under, x)
@@ -59,4 +72,4 @@ class SupervisedAdversarialDropout(Regularizer):
         return check_per_example(on_labelled(self._divergence)(y, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:
-        return f"divergence={self.divergence}, {super().extra_repr()}"
+        return f"divergence={self.divergence}, linearize_at={self.linearize_at}, {super().extra_repr()}"

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
 from adversarial_dropout.errors import InvalidValueError, check_choice
-from adversarial_dropout.layers import steered
+from adversarial_dropout.layers import LinearizeAt, steered
 from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example
 from adversarial_dropout.regularizers.passes import Noise, cut, whole
 from adversarial_dropout.regularizers.search import Search
@@ -20,14 +20,18 @@ class VirtualAdversarialDropout(Regularizer):
     .. math:: D[f(x, \varepsilon^s),\; f(x, \varepsilon^{adv})], \qquad \varepsilon^{adv} =
         \arg\max_{\|\varepsilon^s - \varepsilon\| \le \delta H} D[f(x, \varepsilon^s), f(x, \varepsilon)]
 
-    solved for the divergence linearised at ε⁰ = 1 (Algorithm 1). εˢ is one mask a step: that of the target pass, and
-    the one that the search starts from.
+    solved for the divergence linearised at ε⁰, by default 1 (Algorithm 1). εˢ is one mask a step: that of the target
+    pass, and the one that the search starts from.
 
     Args:
         divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
         noise: What *other* random things (dropout, Gaussian noise) do. ``"independent"``: target and adversarial pass
             draw their own. ``"shared"``: all passes see the same; what lies below the layer runs once, if the model
             can be cut.
+        linearize_at: ε⁰, the mask at which D is linearised. ``"ones"``: all units kept, as in the paper. ``"base"``:
+            εˢ, without the rescaling; behind a linear head this finds masks with a far larger divergence at the same
+            cost (docs/search.md). With p = 0 they are the same; with ``rescale="none"`` and no other noise ``"base"``
+            repeats the target pass and flips nothing.
         detach_target: Stop the gradient at the target. The paper's flows through both sides.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -60,20 +64,23 @@ class VirtualAdversarialDropout(Regularizer):
         *,
         divergence: str | Divergence = "kl",
         noise: NoiseMode = "independent",
+        linearize_at: LinearizeAt = "ones",
         detach_target: bool = False,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction=reduction)
         check_choice("noise", noise, get_args(NoiseMode))
+        check_choice("linearize_at", linearize_at, get_args(LinearizeAt))
         self._divergence = resolve_divergence(divergence)
         self.divergence = divergence
         self.noise = noise
+        self.linearize_at = linearize_at
         self.detach_target = detach_target
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         given, shared = target is not None, self.noise == "shared"
         noise = Noise(model, x)
-        with steered(model, reuse_kept=given) as layers:
+        with steered(model, reuse_kept=given, linearize_at=self.linearize_at) as layers:
             search = Search(noise, layers)
             under, upper = whole(model) if given and shared else cut(model)
             h = search.under_pass(under, x)
@@ -95,8 +102,8 @@ class VirtualAdversarialDropout(Regularizer):
 
     def extra_repr(self) -> str:
         return (
-            f"divergence={self.divergence}, noise={self.noise}, detach_target={self.detach_target}, "
-            f"{super().extra_repr()}"
+            f"divergence={self.divergence}, noise={self.noise}, linearize_at={self.linearize_at}, "
+            f"detach_target={self.detach_target}, {super().extra_repr()}"
         )
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -68,26 +68,19 @@ CLAIMS = (
 """The paper's four claims, the observation that they rest on and the conclusion drawn from them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Comparison:
-    """The three autoencoders over seeds.
+    """The three autoencoders over seeds, in numbers.
 
     Attributes:
-        features: By method, one per seed, in the order of ``seeds``.
+        values: The :data:`MEASURES` by method, one per seed.
         seeds: Of the runs.
         images: Number of test images.
     """
 
-    features: dict[str, tuple[Features, ...]]
+    values: dict[str, tuple[dict[str, float], ...]]
     seeds: tuple[int, ...]
     images: int
-
-    def values(self, method: str) -> list[dict[str, float]]:
-        """The :data:`MEASURES` of one method, one per seed."""
-        return [
-            measure(own, high_level(dropout.activations))
-            for own, dropout in zip(self.features[method], self.features[DROPOUT], strict=True)
-        ]
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -97,19 +90,17 @@ class Comparison:
     @property
     def lines(self) -> list[tuple[str, ...]]:
         """The table as text: a line per measure, mean ± standard deviation (n - 1) over seeds."""
-        found = {method: self.values(method) for method in METHODS}
         return [
-            (name, *(_spread([run[name] for run in found[method]]) for method in METHODS), how)
+            (name, *(_spread([run[name] for run in self.values[method]]) for method in METHODS), how)
             for name, how in MEASURES.items()
         ]
 
     @property
     def verdicts(self) -> list[tuple[str, str, str]]:
         """For each of :data:`CLAIMS`: its text, "seen" if it holds in every seed, and the figures."""
-        found = [self.values(method) for method in METHODS]
         verdicts = []
         for claim in CLAIMS:
-            runs = list(zip(*([run[claim.measure] for run in method] for method in found), strict=True))
+            runs = list(zip(*([run[claim.measure] for run in self.values[method]] for method in METHODS), strict=True))
             times = sum(claim.holds(*run) for run in runs)
             seen = "seen" if times == len(runs) else "not seen"
             means = " · ".join(f"{statistics.fmean(values):.4g}" for values in zip(*runs, strict=True))
@@ -125,11 +116,14 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
-def compare(found: Sequence[Record], images: int) -> Comparison:
+def compare(found: Sequence[Record], images: int) -> tuple[Comparison, dict[str, Features]]:
     """Look at finished runs of the three methods, the same seeds of each.
 
+    Returns:
+        The numbers, and the units of each method for the first seed.
+
     Raises:
-        InvalidValueError: a run of a method is missing, or see :func:`look`.
+        InvalidValueError: a run of a method is missing, or see :func:`~.features.look`.
     """
     by_method = {
         method: {record.config.seed: record for record in found if record.config.method == method} for method in METHODS
@@ -140,8 +134,18 @@ def compare(found: Sequence[Record], images: int) -> Comparison:
             f"expected runs of {', '.join(METHODS)} with the same seeds, got "
             f"{', '.join(f'{method}: {sorted(runs)}' for method, runs in by_method.items())}"
         )
-    features = {method: tuple(look(runs[seed], images) for seed in seeds) for method, runs in by_method.items()}
-    return Comparison(features, tuple(seeds), images)
+    features = {method: [look(runs[seed], images) for seed in seeds] for method, runs in by_method.items()}
+    return measured(features, tuple(seeds), images), {method: own[0] for method, own in features.items()}
+
+
+def measured(features: Mapping[str, Sequence[Features]], seeds: tuple[int, ...], images: int) -> Comparison:
+    """Measure the units of each method, one network per seed; what is high is set by dropout's of the same seed."""
+    levels = [high_level(own.activations) for own in features[DROPOUT]]
+    values = {
+        method: tuple(measure(own, level) for own, level in zip(features[method], levels, strict=True))
+        for method in METHODS
+    }
+    return Comparison(values, seeds, images)
 
 
 def as_terminal(comparison: Comparison) -> list[Table]:
@@ -160,11 +164,19 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line per method and seed, numbers in full precision."""
+    """One line per method and seed, numbers in full precision; :func:`from_csv` reads them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("method", "seed", *MEASURES))
+    writer.writerow(("method", "seed", "images", *MEASURES))
     for method in METHODS:
-        for seed, values in zip(comparison.seeds, comparison.values(method), strict=True):
-            writer.writerow((method, seed, *values.values()))
+        for seed, values in zip(comparison.seeds, comparison.values[method], strict=True):
+            writer.writerow((method, seed, comparison.images, *values.values()))
     return text.getvalue()
+
+
+def from_csv(text: str) -> Comparison:
+    """The comparison that :func:`as_csv` has written."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    own = {method: [row for row in rows if row["method"] == method] for method in METHODS}
+    values = {method: tuple({name: float(row[name]) for name in MEASURES} for row in own[method]) for method in METHODS}
+    return Comparison(values, tuple(int(row["seed"]) for row in own[NONE]), int(rows[0]["images"]))

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.arguments import REPORT, Evaluate, Export, Inspect, Predict, Report
+from adversarial_dropout.experiments.arguments import REPORT, Evaluate, Export, Inspect, Predict, Report, Theory
 from adversarial_dropout.experiments.commands.terminal import show
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.trained import Trained
@@ -74,6 +74,24 @@ def inspect(command: Inspect, console: Console) -> None:
     write_inspection(found, page)
     records.write_bytes(page.with_suffix(".csv"), inspection.as_csv(found).encode())
     console.print(f"page: {page}, units: {page.with_suffix('.csv')}", soft_wrap=True, markup=False)
+
+
+def theory(command: Theory, console: Console) -> None:
+    """Print how far the sides of the paper's equations are apart, and write the page, the figure and the record."""
+    from adversarial_dropout.experiments.analysis import theory_study
+    from adversarial_dropout.experiments.report.theory import write_theory
+
+    found = theory_study.study(problems=command.problems, seed=command.seed, deltas=command.deltas, flips=command.flips)
+    for title, header, lines in theory_study.tables(found):
+        table = Table(*header, title=title, title_justify="left")
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+    beside = command.out / "theory"
+    content = {**dataclasses.asdict(found), "environment": records.environment()}
+    records.write_json(beside.with_suffix(".json"), content)
+    write_theory(found, beside)
+    console.print(f"page: {beside}.html, .svg, .json", soft_wrap=True, markup=False)
 
 
 def list_presets(console: Console) -> None:

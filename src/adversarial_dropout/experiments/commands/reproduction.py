@@ -45,13 +45,13 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
     place = Place(command.folder)
     check_images(command.images, len(sources.load(configs[0].data, place).test))  # Before anything is trained.
     found = run_grid_shown(configs, command.out, command.jobs, place, console)
-    comparison = autoencoders.compare(found, command.images)
+    comparison, shown = autoencoders.compare(found, command.images)
     for table in autoencoders.as_terminal(comparison):
         console.print(table)
     beside = command.out / f"{command.result}-{scale}"
     records.write_bytes(beside.with_suffix(".md"), (autoencoders.as_markdown(comparison) + "\n").encode())
     records.write_bytes(beside.with_suffix(".csv"), autoencoders.as_csv(comparison).encode())
-    write_figure(command.result, comparison, beside)
+    write_figure(command.result, comparison, shown, found, beside)
     console.print(f"figure: {beside}.svg, .html, .md, .csv", soft_wrap=True, markup=False)
 
 

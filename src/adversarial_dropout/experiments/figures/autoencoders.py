@@ -1,14 +1,15 @@
 """Figures 2 and 3: the filters of autoencoders, and how strongly their units are activated."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from adversarial_dropout.experiments.analysis.autoencoders import DROPOUT, METHODS, NONE, Comparison
-from adversarial_dropout.experiments.analysis.features import dead
+from adversarial_dropout.experiments.analysis.autoencoders import DROPOUT, METHODS, NONE
+from adversarial_dropout.experiments.analysis.features import Features, dead
 from adversarial_dropout.experiments.figures.canvas import canvas
 
 TITLES = {"none": "without dropout", "dropout": "dropout", "dropout+add": "dropout and adversarial dropout"}
@@ -19,17 +20,17 @@ _BINS = 40
 _DECADES = (-3.0, 1.5)
 
 
-def filters(comparison: Comparison, *methods: str) -> str:
-    """Draw Figure 2 for some methods side by side: the filters of the first seed, grey = 0, black below, white above.
+def filters(shown: Mapping[str, Features], *methods: str) -> str:
+    """Draw Figure 2 for some methods side by side: the filters of one network of each, grey = 0, black below 0.
 
     Grey values of all methods have one scale, so that a filter without weights looks like one.
     """
-    scale = max(float(comparison.features[method][0].filters.abs().quantile(0.995)) for method in METHODS)
+    scale = max(float(shown[method].filters.abs().quantile(0.995)) for method in METHODS)
     with canvas(4.6 * len(methods), 4.9) as (figure, done):
         grid = figure.subplots(1, len(methods), squeeze=False)[0]
         for axes, method in zip(grid, methods, strict=True):
-            own = comparison.features[method][0]
-            axes.imshow(_tiled(own.filters, scale), cmap="gray", vmin=-scale, vmax=scale, interpolation="nearest")
+            own = shown[method]
+            axes.imshow(_tiled(own.filters, scale), cmap="gray", vmin=-scale, vmax=scale)
             count = int(dead(own.activations).sum())
             axes.set_title(f"{TITLES[method]}: {len(own.filters)} filters, {count} dead", fontsize=10)
             axes.set_axis_off()
@@ -45,29 +46,29 @@ def _tiled(images: Tensor, gap: float) -> np.ndarray:
     return square.movedim(2, 1).reshape(side * (height + _GAP), side * (width + _GAP)).numpy()
 
 
-def histograms(comparison: Comparison) -> str:
+def histograms(shown: Mapping[str, Features]) -> str:
     """Draw Figure 3: its four histograms, on logarithmic axes, with the network without dropout as a line."""
     with canvas(9.2, 6.8) as (figure, done):
         grid = figure.subplots(2, 2).flatten()
         for axes, (method, of_means) in zip(grid, PANELS, strict=True):
-            _draw_histogram(axes, comparison, method, of_means=of_means)
+            _draw_histogram(axes, shown, method, of_means=of_means)
     return done()
 
 
-def histogram(comparison: Comparison, method: str, *, of_means: bool) -> str:
+def histogram(shown: Mapping[str, Features], method: str, *, of_means: bool) -> str:
     """Draw one of the four."""
     with canvas(4.6, 3.4) as (figure, done):
-        _draw_histogram(figure.subplots(), comparison, method, of_means=of_means)
+        _draw_histogram(figure.subplots(), shown, method, of_means=of_means)
     return done()
 
 
-def _draw_histogram(axes: Axes, comparison: Comparison, method: str, *, of_means: bool) -> None:
+def _draw_histogram(axes: Axes, shown: Mapping[str, Features], method: str, *, of_means: bool) -> None:
     edges = np.logspace(*_DECADES, _BINS + 1)
     for name, settings in (
         (method, {"color": "#D55E00" if method != DROPOUT else "#0072B2", "alpha": 0.85}),
         (NONE, {"histtype": "step", "color": "#000000"}),
     ):
-        values = _values(comparison, name, of_means=of_means)
+        values = _values(shown, name, of_means=of_means)
         shares = np.full(len(values), 100 / len(values))
         zero = 100 * float((values <= 0).mean())
         label = f"{TITLES[name]}\nmean {values.mean():.3f}, {zero:.1f} % are 0"
@@ -79,6 +80,6 @@ def _draw_histogram(axes: Axes, comparison: Comparison, method: str, *, of_means
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 
-def _values(comparison: Comparison, method: str, *, of_means: bool) -> np.ndarray:
-    activations = comparison.features[method][0].activations.double()
+def _values(shown: Mapping[str, Features], method: str, *, of_means: bool) -> np.ndarray:
+    activations = shown[method].activations.double()
     return (activations.mean(dim=0) if of_means else activations.flatten()).numpy()

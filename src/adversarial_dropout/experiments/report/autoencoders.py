@@ -1,37 +1,51 @@
 """The pages of Figures 2 and 3, and the figures by themselves."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.analysis.autoencoders import METHODS, VERDICT_HEADER, Comparison
+from adversarial_dropout.experiments.analysis.features import Features
 from adversarial_dropout.experiments.figures import autoencoders as figures
+from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.report.page import Picture, write_page
 
 
-def write_figure(name: str, comparison: Comparison, path: Path) -> None:
+def write_figure(
+    name: str, comparison: Comparison, shown: Mapping[str, Features], found: Sequence[Record], path: Path
+) -> None:
     """Write "figure2" or "figure3" as ``path`` with the suffix .svg, and with what it shows in numbers as .html.
+
+    Args:
+        name: Which.
+        comparison: The numbers.
+        shown: What is drawn: the units of one network of each method.
+        found: The runs.
+        path: Where, without suffix.
 
     Raises:
         RecordError: a file cannot be written.
     """
-    drawing = figures.filters(comparison, *METHODS) if name == "figure2" else figures.histograms(comparison)
+    drawing = figures.filters(shown, *METHODS) if name == "figure2" else figures.histograms(shown)
     records.write_bytes(path.with_suffix(".svg"), drawing.encode())
     write_page(
         "autoencoders.html.j2",
         path.with_suffix(".html"),
         name=name,
-        panels=_grids(comparison) if name == "figure2" else _histograms(comparison),
+        panels=_grids(comparison, shown) if name == "figure2" else _histograms(comparison, shown),
         comparison=comparison,
+        units=len(shown[METHODS[0]].filters),
+        scale=shown[METHODS[0]].record.config.scale,
         verdict_header=VERDICT_HEADER,
-        environments=records.environments([own.record for runs in comparison.features.values() for own in runs]),
+        environments=records.environments(found),
     )
 
 
-def _grids(comparison: Comparison) -> list[Picture]:
-    numbers = {method: comparison.values(method)[0] for method in METHODS}
+def _grids(comparison: Comparison, shown: Mapping[str, Features]) -> list[Picture]:
+    numbers = {method: comparison.values[method][0] for method in METHODS}
     return [
         Picture(
-            figures.filters(comparison, method),
+            figures.filters(shown, method),
             f"Filters of the autoencoder {figures.TITLES[method]}, as images; {own['dead filters']:.0f} are dead, a "
             f"filter uses {own['filter reach in pixels']:.0f} pixels on average.",
         )
@@ -39,11 +53,11 @@ def _grids(comparison: Comparison) -> list[Picture]:
     ]
 
 
-def _histograms(comparison: Comparison) -> list[Picture]:
-    numbers = {method: comparison.values(method)[0] for method in METHODS}
+def _histograms(comparison: Comparison, shown: Mapping[str, Features]) -> list[Picture]:
+    numbers = {method: comparison.values[method][0] for method in METHODS}
     return [
         Picture(
-            figures.histogram(comparison, method, of_means=of_means),
+            figures.histogram(shown, method, of_means=of_means),
             f"Histogram of {'the mean activations of the units' if of_means else 'all activations'}, "
             f"{figures.TITLES[method]}, over that without dropout, on a logarithmic axis. Mean activation "
             f"{numbers[method]['mean activation']:.3f}, without dropout {numbers[METHODS[0]]['mean activation']:.3f}.",

@@ -1,0 +1,268 @@
+"""Figures 2 and 3: measures against values by hand, claims against made-up networks, the command on small data."""
+
+import csv
+import html
+import io
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.analysis import autoencoders
+from adversarial_dropout.experiments.analysis.autoencoders import CLAIMS, METHODS, Comparison
+from adversarial_dropout.experiments.analysis.features import (
+    MEASURES,
+    Features,
+    dead,
+    high_level,
+    hoyer,
+    look,
+    measure,
+    reach,
+)
+from adversarial_dropout.experiments.trained import Trained
+from adversarial_dropout.experiments.training import loop
+
+from . import small_data
+from .commands import fails, printed_by
+from .runs import record, small
+
+
+def test_hoyer_by_hand() -> None:
+    one, equal = torch.zeros(1, 9), torch.full((1, 9), 3.0)
+    one[0, 4] = 2.0
+    assert hoyer(one).item() == pytest.approx(1)
+    assert hoyer(equal).item() == pytest.approx(0, abs=1e-6)
+    # √9 = 3, ‖(3, 4, 0, ...)‖₁ = 7, ‖·‖₂ = 5.
+    assert hoyer(torch.tensor([[3.0, 4.0, *[0.0] * 7]])).item() == pytest.approx((3 - 7 / 5) / 2)
+
+
+@given(st.integers(2, 40), st.floats(0.01, 100), st.integers(0, 10**6))
+def test_hoyer_does_not_depend_on_the_scale(units: int, factor: float, seed: int) -> None:
+    activations = torch.rand(4, units, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 1e-3
+    found = hoyer(activations)
+    assert (found >= -1e-12).all()
+    assert (found <= 1).all()
+    torch.testing.assert_close(hoyer(factor * activations), found, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("activations", "error", "message"),
+    [
+        (torch.zeros(3, 5), InvalidValueError, "got 3 of 3 with none: all-zero features have no sparsity"),
+        (torch.tensor([[0.0, 0.0], [1.0, 0.0]]), InvalidValueError, "got 1 of 2 with none"),
+        (torch.rand(5), InvalidValueError, r"shape \(N, H\) with 2 units or more, got \(5,\)"),
+        (torch.rand(5, 1), InvalidValueError, r"got \(5, 1\)"),
+        (torch.ones(2, 3, dtype=torch.int64), InvalidTypeError, r"floating activations, got torch.int64"),
+    ],
+)
+def test_sparsity_that_is_not_defined(activations: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        hoyer(activations)
+
+
+def test_dead_units_and_reach() -> None:
+    assert dead(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]])).tolist() == [True, False, False]
+    flat, spot, two, none = torch.ones(1, 4, 5), torch.zeros(1, 4, 5), torch.zeros(1, 4, 5), torch.zeros(1, 4, 5)
+    spot[0, 2, 3] = -7.0
+    two[0, 0, 0], two[0, 1, 1] = 1.0, -1.0
+    assert reach(torch.stack([flat, spot, two, none])).tolist() == pytest.approx([20, 1, 2, 0])
+    assert reach(1e-30 * torch.stack([flat, two])).tolist() == pytest.approx([20, 2])
+
+
+def test_the_high_level_is_exceeded_by_one_percent() -> None:
+    activations = torch.arange(1000.0)[torch.randperm(1000)].view(10, 100)
+    assert high_level(activations) == 989
+    assert int((activations > high_level(activations)).sum()) == 10
+
+
+def features(method: str, activations: Tensor, *, error: float = 5.0, seed: int = 0, spread: int = 4) -> Features:
+    filters = torch.zeros(activations.shape[1], 1, 4, 4)
+    filters.view(len(filters), -1)[:, :spread] = 1.0
+    return Features(record(method, error, seed=seed, preset="paper/autoencoder"), filters, activations)
+
+
+def made_up(seed: int = 0) -> dict[str, Features]:
+    """Networks of which every claim holds: dead filters with dropout, fewer and lower activations with both."""
+    torch.manual_seed(seed)
+    activations = torch.rand(50, 8) + 0.1
+    dropout, ours = 0.5 * activations, 0.3 * activations
+    dropout[:, 0] = 0
+    ours[:, 1:6] *= torch.rand(50, 5) < 0.5
+    return {
+        "none": features("none", activations, seed=seed),
+        "dropout": features("dropout", dropout, seed=seed),
+        "dropout+add": features("dropout+add", ours, error=5.2, seed=seed, spread=6),
+    }
+
+
+def comparison(*seeds: dict[str, Features]) -> Comparison:
+    features = {method: [own[method] for own in seeds] for method in METHODS}
+    return autoencoders.measured(features, tuple(range(len(seeds))), 50)
+
+
+def test_every_claim_can_be_seen() -> None:
+    verdicts = comparison(made_up(0), made_up(1)).verdicts
+    assert [(text, seen) for text, seen, _ in verdicts] == [(claim.text, "seen") for claim in CLAIMS]
+    assert all(figures.endswith("; in 2 of 2 seeds") for _, _, figures in verdicts)
+    assert [sum("claim" in claim.text for claim in CLAIMS), len(CLAIMS)] == [4, 6]
+    assert verdicts[1][2].startswith("filter reach in pixels 4 · 4 · 6;")
+
+
+@pytest.mark.parametrize("place", range(len(CLAIMS)))
+def test_no_claim_is_seen_where_nothing_differs(place: int) -> None:
+    own = made_up()
+    same = {method: Features(own["dropout"].record, own["none"].filters, own["none"].activations) for method in METHODS}
+    similar = CLAIMS[place].measure == "reconstruction error in %"
+    assert comparison(same).verdicts[place][1] == ("seen" if similar else "not seen")
+
+
+@pytest.mark.parametrize("place", range(len(CLAIMS)))
+def test_a_claim_must_hold_in_every_seed(place: int) -> None:
+    good, bad = made_up(0), made_up(1)
+    bad["dropout"], bad["dropout+add"] = bad["dropout+add"], bad["dropout"]
+    worse = bad["dropout+add"].record
+    bad["dropout"].record.final["metrics"]["error"], worse.final["metrics"]["error"] = 5.0, 6.0
+    _, seen, figures = comparison(good, bad).verdicts[place]
+    assert seen == "not seen"
+    assert figures.endswith("; in 1 of 2 seeds")
+
+
+def test_measures_by_hand() -> None:
+    own = made_up()
+    level = high_level(own["dropout"].activations)
+    for method in METHODS:
+        a = own[method].activations
+        found = measure(own[method], level)
+        assert list(found) == list(MEASURES)
+        values = a.tolist()
+        flat = [value for row in values for value in row]
+        assert found["dead filters"] == sum(all(row[unit] == 0 for row in values) for unit in range(8))
+        assert found["highly activated in %"] == pytest.approx(100 * sum(v > level for v in flat) / 400)
+        assert found["mean activation"] == pytest.approx(sum(flat) / 400)
+        assert found["zero in %"] == pytest.approx(100 * flat.count(0.0) / 400)
+        sparsity = [
+            (math.sqrt(8) - sum(row) / math.sqrt(sum(v * v for v in row))) / (math.sqrt(8) - 1) for row in values
+        ]
+        assert found["Hoyer sparsity"] == pytest.approx(sum(sparsity) / 50, rel=1e-5)
+        assert found["reconstruction error in %"] == own[method].record.error
+    assert measure(own["dropout"], level)["highly activated in %"] == 1.0
+
+
+def test_the_table_and_its_csv() -> None:
+    compared = comparison(made_up(0), made_up(1))
+    lines = {line[0]: line[1:] for line in compared.lines}
+    assert lines["dead filters"][:3] == ("0 ± 0", "1 ± 0", "0 ± 0")
+    assert lines["reconstruction error in %"][:3] == ("5 ± 0", "5 ± 0", "5.2 ± 0")
+    rows = list(csv.DictReader(io.StringIO(autoencoders.as_csv(compared))))
+    assert [(row["method"], row["seed"]) for row in rows] == [(method, seed) for method in METHODS for seed in "01"]
+    exact = compared.values["dropout+add"][1]
+    assert {name: float(rows[-1][name]) for name in MEASURES} == exact
+    assert autoencoders.from_csv(autoencoders.as_csv(compared)) == compared
+    assert comparison(made_up()).lines[1][1] == "0", "one seed has no spread"
+
+
+def test_runs_that_cannot_be_compared() -> None:
+    found = [own.record for seed in (0, 1) for own in made_up(seed).values()]
+    message = r"the same seeds, got none: \[0, 1\], dropout: \[0, 1\], dropout\+add: \[0\]"
+    with pytest.raises(InvalidValueError, match=message):
+        autoencoders.compare(found[:-1], 10)
+    with pytest.raises(InvalidValueError, match="expected runs of none, dropout, dropout"):
+        autoencoders.compare([], 10)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    root = tmp_path_factory.mktemp("figures")
+    data = small_data.hub_files(root / "mnist", "mnist")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "300")
+        printed = printed_by(*command("figure2", data, root / "runs"), "--seeds", "2")
+    return data, root / "runs", printed
+
+
+def command(figure: str, data: Path, out: Path) -> tuple[object, ...]:
+    return ("reproduce", figure, "--scale", "tiny", "--images", "20", "--jobs", "1", "--data", data, "--out", out)
+
+
+@pytest.mark.parametrize("figure", ["figure2", "figure3"])
+def test_the_same_figures_from_the_same_seeds(figure: str, made: tuple[Path, Path, str], tmp_path: Path) -> None:
+    data, out, _ = made
+    printed_by(*command(figure, data, out), "--seeds", "2")
+    printed_by(*command(figure, data, tmp_path), "--seeds", "2")
+    for suffix in (".svg", ".md", ".csv"):
+        name = f"{figure}-tiny{suffix}"
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes(), suffix
+
+
+def test_what_reproduce_prints_and_writes(made: tuple[Path, Path, str]) -> None:
+    _, out, printed = made
+    runs = records.find_records(out)
+    assert len(runs) == 6
+    compared, _ = autoencoders.compare(runs, 20)
+    for line in compared.lines:
+        assert all(text in printed for text in line[:-1])
+    text = (out / "figure2-tiny.md").read_text()
+    for line in (*compared.lines, *compared.verdicts):
+        assert f"| {' | '.join(line)} |" in text
+    page = html.unescape((out / "figure2-tiny.html").read_text())
+    assert all(text in page for verdict in compared.verdicts for text in verdict)
+    pictures = re.findall(r'<img src="data:image/svg\+xml;base64,[^"]+" alt="([^"]+)">', page)
+    dead_ones = [values["dead filters"] for values in (compared.values[method][0] for method in METHODS)]
+    assert len(pictures) == 3
+    for alt, count in zip(pictures, dead_ones, strict=True):
+        assert f"{count:.0f} are dead" in alt
+    assert "Scale tiny" in page
+
+
+def test_units_are_those_of_the_network(made: tuple[Path, Path, str]) -> None:
+    run = records.find_records(made[1])[0]
+    seen = look(run, 10)
+    trained = Trained.load(run)
+    data = trained.data()
+    x = data.images[data.test[::2]].flatten(1).double() / 255
+    weight, bias = (trained.model.state_dict()[f"under.1.{name}"].double() for name in ("weight", "bias"))
+    torch.testing.assert_close(seen.activations.double(), (x @ weight.T + bias).clamp(min=0), rtol=1e-4, atol=1e-6)
+    assert torch.equal(seen.filters.double().flatten(1), weight)
+
+
+def test_four_panels_of_figure_3(made: tuple[Path, Path, str]) -> None:
+    data, out, _ = made
+    printed_by(*command("figure3", data, out), "--seeds", "2")
+    alts = re.findall(r'alt="(Histogram[^"]+)"', (out / "figure3-tiny.html").read_text())
+    assert len(alts) == 4
+    assert sum("all activations" in alt for alt in alts) == 2
+    assert sum("dropout and adversarial dropout" in alt for alt in alts) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--images", "21"), "expected images between 1 and the 20 that runs are evaluated on, got 21"),
+        (("--scale", "quick"), "expected a scale of paper/autoencoder: tiny, paper, got 'quick'"),
+        (("--family", "authors"), "expected --family with a table alone, got figure2"),
+        (("--methods", "vat", "--presets", "paper/mnist-all"), "expected --methods and --presets with a table alone"),
+        (("--images", "0"), "expected images to be 1 or more, got 0"),
+    ],
+)
+def test_bad_options(
+    options: tuple[str, ...], message: str, made: tuple[Path, Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out, _ = made
+    code, said = fails(capsys, *command("figure2", data, out / "none"), *options)
+    assert code == 2
+    assert message in re.sub(r"[│╭╮╰╯─\s]+", " ", said)
+    assert not (out / "none").exists(), "nothing is trained before"
+
+
+def test_a_classifier_has_no_such_features(tmp_path: Path) -> None:
+    run = loop.run(small(epochs=1, steps=1), tmp_path)
+    with pytest.raises(InvalidValueError, match="expected the run of an autoencoder, got small-cnn in"):
+        look(run, 5)
