@@ -10,10 +10,13 @@ import re
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import search_tables
+
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis import paper_tables, tables
+from adversarial_dropout.experiments.analysis import autoencoders, paper_tables, tables, theory_study
 from adversarial_dropout.experiments.analysis.published import Published
 from adversarial_dropout.experiments.config import differences
 from adversarial_dropout.experiments.presets import paper
@@ -22,7 +25,15 @@ from adversarial_dropout.experiments.records import Record, find_records, read_j
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-PAGES = ("README.md", "docs/method.md", "docs/digits.md", "docs/experiments.md")
+PAGES = (
+    "README.md",
+    "docs/method.md",
+    "docs/digits.md",
+    "docs/experiments.md",
+    "docs/figures.md",
+    "docs/theory.md",
+    "docs/search.md",
+)
 
 
 def digits() -> str:
@@ -186,6 +197,29 @@ def data_path() -> str:
     return tables.markdown(("run", "share of an epoch", "quartiles"), lines)
 
 
+def autoencoders_measured() -> str:
+    """Measures of the three autoencoders."""
+    found = find_records(RESULTS / "paper" / "autoencoder")
+    compared = _compared()
+    seeds = f"Mean ± standard deviation, n = {len(compared.seeds)}; {compared.images:,} test images."
+    return f"{tables.markdown(compared.header, compared.lines)}\n\n{seeds} {_provenance(found)}"
+
+
+def autoencoder_claims() -> str:
+    """The paper's claims on Figures 2 and 3, seen or not."""
+    return tables.markdown(autoencoders.VERDICT_HEADER, _compared().verdicts)
+
+
+def _compared() -> autoencoders.Comparison:
+    return autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
+
+
+def _theory(place: int) -> str:
+    found = theory_study.from_dict(read_json(RESULTS / "theory" / "theory.json"))
+    _, header, lines = theory_study.tables(found)[place]
+    return tables.markdown(header, lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits-100": digits,
     "digits-search": digits_search,
@@ -200,6 +234,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "authors": authors,
     "mnist-tuning": mnist_tuning,
     "data-path": data_path,
+    "autoencoders": autoencoders_measured,
+    "autoencoder-claims": autoencoder_claims,
+    "theory-equations": partial(_theory, 0),
+    "theory-paths": partial(_theory, 1),
+    "theory-scale": partial(_theory, 2),
+    "search-quality": search_tables.search_quality,
+    "search-steps": search_tables.search_steps,
 }
 
 

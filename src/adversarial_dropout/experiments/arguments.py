@@ -10,7 +10,15 @@ import tyro
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.config import DataConfig, Kind, ModelConfig, Scale, TermConfig, TrainingConfig
+from adversarial_dropout.experiments.config import (
+    DataConfig,
+    Kind,
+    ModelConfig,
+    Scale,
+    TermConfig,
+    TrainingConfig,
+    check_seed,
+)
 from adversarial_dropout.experiments.presets import OWN_IMAGES, paper
 
 REPORT = "report.html"
@@ -171,6 +179,9 @@ class Inspect:
     out: Path | None = None
     """The HTML file, beside which a CSV file of the units goes; inspection.html in RUN if not given."""
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Theory:
@@ -188,6 +199,9 @@ class Theory:
     """Features k that adversarial dropout may drop, 0 to 10; all of these if not given."""
     out: Path = Path("runs")
     """Folder for theory.html, theory.json and theory.svg."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,9 +180,7 @@ class ExperimentConfig:
     terms: tuple[TermConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        _at_least("seed", self.seed, 0)
-        if self.seed > _LARGEST_SEED:
-            raise InvalidValueError(f"expected seed to be at most {_LARGEST_SEED}, got {self.seed}")
+        check_seed(self.seed)
         _at_least("threads", self.threads, 1)
         kinds = [term.kind for term in self.terms]
         if len(set(kinds)) < len(kinds):
@@ -268,6 +266,13 @@ def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = inner
     return flat
+
+
+def check_seed(seed: int) -> None:
+    """Raise :class:`InvalidValueError` unless ``seed`` is one that PyTorch's generators take."""
+    _at_least("seed", seed, 0)
+    if seed > _LARGEST_SEED:
+        raise InvalidValueError(f"expected seed to be at most {_LARGEST_SEED}, got {seed}")
 
 
 def _form(term: TermConfig) -> tuple[str, str, str]:

@@ -29,9 +29,9 @@ class VirtualAdversarialDropout(Regularizer):
             draw their own. ``"shared"``: all passes see the same; what lies below the layer runs once, if the model
             can be cut.
         linearize_at: ε⁰, the mask at which D is linearised. ``"ones"``: all units kept, as in the paper. ``"base"``:
-            εˢ, without the rescaling; behind a linear head this finds masks with a far larger divergence at the same
-            cost (docs/search.md). With p = 0 they are the same; with ``rescale="none"`` and no other noise ``"base"``
-            repeats the target pass and flips nothing.
+            εˢ, without the rescaling; on the networks of docs/search.md this found masks with a larger divergence at
+            the same cost, and made no better networks. With p = 0 they are the same; with ``rescale="none"`` and no
+            other noise ``"base"`` repeats the target pass and flips nothing.
         detach_target: Stop the gradient at the target. The paper's flows through both sides.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 

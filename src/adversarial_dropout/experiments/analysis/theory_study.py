@@ -1,7 +1,9 @@
 """All that the page on the theory shows, computed: equations on random problems, paths and the scale of a feature."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sklearn.datasets import load_diabetes
@@ -107,6 +109,13 @@ def study(
         paths=paths,
         scale=tuple(_rescaled(path, x, y, features, factor) for path in _alike(paths)),
     )
+
+
+def from_dict(plain: dict[str, Any]) -> Study:
+    """The study that ``dataclasses.asdict`` has made plain, and JSON has kept; what else is there is left out."""
+    kinds = {"deviations": Deviation, "paths": Path, "scale": ScaleChange}
+    values = {field.name: plain[field.name] for field in dataclasses.fields(Study)}
+    return Study(**values | {name: tuple(kind(**one) for one in plain[name]) for name, kind in kinds.items()})
 
 
 Titled = tuple[str, tuple[str, ...], list[tuple[str, ...]]]

@@ -32,7 +32,9 @@ def filters(shown: Mapping[str, Features], *methods: str) -> str:
             own = shown[method]
             axes.imshow(_tiled(own.filters, scale), cmap="gray", vmin=-scale, vmax=scale)
             count = int(dead(own.activations).sum())
-            axes.set_title(f"{TITLES[method]}: {len(own.filters)} filters, {count} dead", fontsize=10)
+            axes.set_title(
+                f"{TITLES[method]}: {len(own.filters)} filters, {count} dead", fontsize=11 if len(methods) > 1 else 13
+            )
             axes.set_axis_off()
     return done()
 
