@@ -4,8 +4,10 @@ import statistics
 from pathlib import Path
 
 from adversarial_dropout.experiments import presets
+from adversarial_dropout.experiments.analysis import autoencoders, theory_study
 from adversarial_dropout.experiments.analysis.paper_tables import PaperTable, paper_table
 from adversarial_dropout.experiments.analysis.tables import summarise
+from adversarial_dropout.experiments.presets import autoencoder
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import find_records, read_json
 
@@ -108,3 +110,48 @@ def test_the_loss_falls_in_20_steps_of_every_cifar10_preset() -> None:
 def test_data_path_and_memory() -> None:
     assert all(share["high"] < 0.05 for share in read_json(RESULTS / "data-path.json")["shares"].values())
     assert all(step["peak_gib"] < 24 for step in read_json(RESULTS / "true-batch.json")["steps"].values())
+
+
+def test_the_autoencoders_are_those_of_the_preset_and_their_measures_are_recorded() -> None:
+    found = find_records(RESULTS / "paper" / "autoencoder")
+    assert len(found) == 15
+    for record in found:
+        config = record.config
+        assert config == presets.get(autoencoder.NAME, config.method, "paper", config.seed)
+        assert not record.final["environment"]["commit"].endswith("+")
+    compared = autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
+    assert (compared.seeds, compared.images) == ((0, 1, 2, 3, 4), 1000)
+    errors = {(record.config.method, record.config.seed): record.error for record in found}
+    for method, runs in compared.values.items():
+        assert [run["reconstruction error in %"] for run in runs] == [errors[method, seed] for seed in range(5)]
+
+
+def test_the_claims_on_sparsity_are_seen_and_those_on_filters_are_not() -> None:
+    compared = autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
+    assert [seen for _, seen, _ in compared.verdicts] == ["not seen", "not seen", "seen", "seen", "seen", "seen"]
+
+
+def test_the_equations_hold() -> None:
+    found = theory_study.from_dict(read_json(RESULTS / "theory" / "theory.json"))
+    for one in found.deviations:
+        assert (max(one.value, one.gradient or 0) < 1e-10) == one.holds
+    scale = {one.method: one.change for one in found.scale}
+    assert scale.pop("adversarial dropout") < 1e-4
+    assert min(scale.values()) > 0.1
+    (ranks,) = (path for path in found.paths if path.method == "adversarial dropout")
+    assert [all(value == 0 for value in w) for w in ranks.coefficients] == [False] * 4 + [True] * 7
+
+
+def test_the_other_search_reaches_more_and_makes_worse_networks() -> None:
+    groups = read_json(RESULTS / "search-quality.json")["groups"]
+    for group in groups:
+        searches = {name: figures["mean"] for name, figures in group["searches"].items()}
+        assert searches["no flip"] < searches["Algorithm 1"] <= 1
+        if "small-cnn" in group["network"]:
+            assert searches["Algorithm 1"] > searches["best of 20 random"]
+            if group["objective"] != "sadd-ce":
+                assert searches["at εˢ"] > searches["Algorithm 1"]
+    runs = read_json(RESULTS / "search-steps.json")["runs"]
+    means = {(run["method"], run["flips"], run["search"]): statistics.fmean(run["errors"]) for run in runs}
+    for method, flips, search in means:
+        assert means[method, flips, "Algorithm 1"] <= means[method, flips, search]
