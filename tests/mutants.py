@@ -63,6 +63,12 @@ MUTANTS = (
     Mutant("whitening without the square root", "experiments/data/pixels.py", "vectors / values.sqrt()", "vectors / values", "experiments/test_pixels.py"),
     Mutant("labelled images stay among the unlabelled", "experiments/data/splits.py", "if config.overlap else", "if True else", "experiments/test_data.py"),
     Mutant("the cross-entropy's pass is not the target", "experiments/training/objective.py", "target = logits if batch.unlabelled is None else None", "target = None", "experiments/test_views.py"),
+    Mutant("linearised at the other mask", "layers.py", 'if steering.linearize_at == "ones":', 'if steering.linearize_at != "ones":', "regularizers"),
+    Mutant("the autoencoder's target is its own output", "experiments/training/objective.py", "regularizer(upper, h, target=images)", "regularizer(upper, h, target=upper(h))", "experiments/test_autoencoder.py"),
+    Mutant("adversarial training is quadratic in δ alone", "experiments/analysis/theory.py", "quadratic=delta**2 *", "quadratic=delta *", "experiments/test_theory.py"),
+    Mutant("the graph edit distance forgets the units above", "experiments/analysis/distances.py", "return (below + above) *", "return below *", "experiments/test_distances.py"),
+    Mutant("not every mask is tried", "experiments/analysis/search_quality.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_search_quality.py"),
+    Mutant("the inspected search does not oppose the own class", "experiments/analysis/inspection.py", "own_class=True", "own_class=False", "experiments/test_inspection.py"),
     Mutant("the adversarial pass sees the first view", "experiments/training/objective.py", "regularizer(self.model, second, target=target)", "regularizer(self.model, first, target=target)", "experiments/test_views.py"),
 )  # fmt: skip
 

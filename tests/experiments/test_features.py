@@ -218,7 +218,7 @@ def test_what_reproduce_prints_and_writes(made: tuple[Path, Path, str]) -> None:
     dead_ones = [values["dead filters"] for values in (compared.values[method][0] for method in METHODS)]
     assert len(pictures) == 3
     for alt, count in zip(pictures, dead_ones, strict=True):
-        assert f"{count:.0f} are dead" in alt
+        assert f"dead: {count:.0f};" in alt
     assert "Scale tiny" in page
 
 

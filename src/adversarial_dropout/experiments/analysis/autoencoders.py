@@ -35,7 +35,7 @@ class Claim:
 _SIMILAR = 0.1
 CLAIMS = (
     Claim(
-        "Figure 2, claim 1: dropout leaves dead filters, adversarial dropout has fewer",
+        "Figure 2, claim 1: adversarial dropout has fewer dead filters than dropout",
         "dead filters",
         lambda _, dropout, ours: ours < dropout,
     ),
@@ -55,7 +55,7 @@ CLAIMS = (
         lambda none, dropout, ours: ours < min(none, dropout),
     ),
     Claim(
-        "what they rest on: with and without adversarial dropout, reconstruction is similar (within 10 %)",
+        "what they rest on: adversarial dropout reconstructs about as well as dropout (we take: within 10 %)",
         "reconstruction error in %",
         lambda _, dropout, ours: abs(ours / dropout - 1) <= _SIMILAR,
     ),

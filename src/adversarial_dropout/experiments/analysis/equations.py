@@ -109,7 +109,7 @@ def _networks(problems: int, seed: int) -> Iterator[Deviation]:
                     theory.jacobian_at(mask, h, upper=upper, target=target, divergence=divergence)
                     for mask in (base, torch.ones_like(base))
                 )
-                key = ("11", f"J at εˢ against 0, in units of J at 1: {name} with {kind} as target", target is own)
+                key = ("J(εˢ)", f"J at εˢ against 0, in units of J at 1: {name} with {kind} as target", target is own)
                 deviations.setdefault(key, []).append(float(at_base.norm() / at_one.norm()))
     for (equation, claim, holds), values in deviations.items():
         yield Deviation(equation=equation, claim=claim, holds=holds, value=max(values), gradient=None)

@@ -118,10 +118,11 @@ def reach(filters: Tensor) -> Tensor:
 MEASURES: dict[str, str] = {
     "reconstruction error in %": "share of the variance of all test images that is not explained",
     "dead filters": "units that are 0 on every image",
-    "filter reach in pixels": "mean participation ratio of the filters",
+    "filter reach in pixels": "mean participation ratio of the filters; noise has a third of the pixels",
     "highly activated in %": "activations above the level that 1 % of dropout's exceed, same seed",
     "mean activation": "over units and images",
     "zero in %": "activations that are 0",
+    "mean where active": "of the activations above 0",
     "Hoyer sparsity": "mean over images; 1: one active unit",
 }
 """What is measured of each autoencoder, and how."""
@@ -137,6 +138,7 @@ def measure(features: Features, level: float) -> dict[str, float]:
         100 * float((activations > level).double().mean()),
         float(activations.double().mean()),
         100 * float((activations <= 0).double().mean()),
+        float(activations[activations > 0].double().mean()),
         float(hoyer(activations).mean()),
     )
     return dict(zip(MEASURES, values, strict=True))

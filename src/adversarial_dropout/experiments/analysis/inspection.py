@@ -82,6 +82,11 @@ class Inspection:
         return self.work.base != self.work.found
 
     @property
+    def dropped(self) -> Tensor:
+        """Where it has dropped one, bool, shape (N, H); all other flips revive."""
+        return self.flipped & self.work.base
+
+    @property
     def flipped_by_class(self) -> Tensor:
         """Share of the images of each class for which a unit is flipped, shape (classes, H); NaN without images."""
         return torch.stack(
@@ -218,12 +223,11 @@ def as_csv(found: Inspection) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("unit", "importance", "flipped", "dropped", "revived", *found.trained.classes))
-    kept = found.work.base
     columns = (
         found.importance,
         found.flipped.double().mean(dim=0),
-        (found.flipped & kept).double().mean(dim=0),
-        (found.flipped & ~kept).double().mean(dim=0),
+        found.dropped.double().mean(dim=0),
+        (found.flipped & ~found.dropped).double().mean(dim=0),
         *found.flipped_by_class,
     )
     for unit, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):

@@ -127,7 +127,7 @@ def tables(found: Study) -> list[Titled]:
     return [
         (
             f"both sides of each equation on {found.problems} random problems: largest relative deviation",
-            ("eq.", "what is compared", "holds", "values", "gradients"),
+            ("eq.", "what is compared", "equal", "values", "gradients"),
             [
                 (
                     one.equation,
@@ -140,13 +140,13 @@ def tables(found: Study) -> list[Titled]:
             ],
         ),
         (
-            "coefficients of linear regression on the diabetes data",
-            ("method", "setting", "share of y² explained", "coefficients that are 0", "largest coefficient"),
+            "linear regression on the diabetes data: R² in training, coefficients that are 0, largest coefficient",
+            ("method", "setting", "R²", "zeros", "largest"),
             [_path_line(path, level) for path in found.paths for level in _shown(path)],
         ),
         (
             f"largest change of a prediction when one feature is multiplied by {found.factor:g}, in std of y",
-            ("method", "setting", "share of y² explained", "change", "feature"),
+            ("method", "setting", "R²", "change", "feature"),
             [
                 (
                     one.method,

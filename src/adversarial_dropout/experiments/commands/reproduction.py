@@ -48,8 +48,11 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
     comparison, shown = autoencoders.compare(found, command.images)
     for table in autoencoders.as_terminal(comparison):
         console.print(table)
+    means_nothing = "Scale tiny: two steps that show that everything runs. What is seen means nothing."
+    note = f"{means_nothing}\n\n" if scale == "tiny" else ""
+    console.print(note, end="")
     beside = command.out / f"{command.result}-{scale}"
-    records.write_bytes(beside.with_suffix(".md"), (autoencoders.as_markdown(comparison) + "\n").encode())
+    records.write_bytes(beside.with_suffix(".md"), f"{note}{autoencoders.as_markdown(comparison)}\n".encode())
     records.write_bytes(beside.with_suffix(".csv"), autoencoders.as_csv(comparison).encode())
     write_figure(command.result, comparison, shown, found, beside)
     console.print(f"figure: {beside}.svg, .html, .md, .csv", soft_wrap=True, markup=False)

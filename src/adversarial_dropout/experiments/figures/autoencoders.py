@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from adversarial_dropout.experiments.analysis.autoencoders import DROPOUT, METHODS, NONE
+from adversarial_dropout.experiments.analysis.autoencoders import METHODS, NONE
 from adversarial_dropout.experiments.analysis.features import Features, dead
 from adversarial_dropout.experiments.figures.canvas import canvas
 
@@ -18,6 +18,7 @@ PANELS = tuple((method, of_means) for of_means in (False, True) for method in ME
 _GAP = 1
 _BINS = 40
 _DECADES = (-3.0, 1.5)
+_ROOM = 1.45  # Above the highest bar, for the legend.
 
 
 def filters(shown: Mapping[str, Features], *methods: str) -> str:
@@ -26,15 +27,13 @@ def filters(shown: Mapping[str, Features], *methods: str) -> str:
     Grey values of all methods have one scale, so that a filter without weights looks like one.
     """
     scale = max(float(shown[method].filters.abs().quantile(0.995)) for method in METHODS)
-    with canvas(4.6 * len(methods), 4.9) as (figure, done):
+    with canvas(4.6 * len(methods), 5.1) as (figure, done):
         grid = figure.subplots(1, len(methods), squeeze=False)[0]
         for axes, method in zip(grid, methods, strict=True):
             own = shown[method]
             axes.imshow(_tiled(own.filters, scale), cmap="gray", vmin=-scale, vmax=scale)
             count = int(dead(own.activations).sum())
-            axes.set_title(
-                f"{TITLES[method]}: {len(own.filters)} filters, {count} dead", fontsize=11 if len(methods) > 1 else 13
-            )
+            axes.set_title(f"{TITLES[method]}\n{len(own.filters)} filters, {count} dead", fontsize=12)
             axes.set_axis_off()
     return done()
 
@@ -66,20 +65,24 @@ def histogram(shown: Mapping[str, Features], method: str, *, of_means: bool) -> 
 
 def _draw_histogram(axes: Axes, shown: Mapping[str, Features], method: str, *, of_means: bool) -> None:
     edges = np.logspace(*_DECADES, _BINS + 1)
+    highest = 0.0
     for name, settings in (
-        (method, {"color": "#D55E00" if method != DROPOUT else "#0072B2", "alpha": 0.85}),
+        ("dropout", {"color": "#0072B2", "alpha": 0.85}),
+        ("dropout+add", {"color": "#D55E00", "alpha": 0.85}),
         (NONE, {"histtype": "step", "color": "#000000"}),
     ):
         values = _values(shown, name, of_means=of_means)
-        shares = np.full(len(values), 100 / len(values))
-        zero = 100 * float((values <= 0).mean())
-        label = f"{TITLES[name]}\nmean {values.mean():.3f}, {zero:.1f} % are 0"
-        axes.hist(np.clip(values, 0, edges[-1]), list(edges), weights=shares, label=label, **settings)
+        shares = 100 * np.histogram(np.clip(values, 0, edges[-1]), edges)[0] / len(values)
+        highest = max(highest, float(shares.max()))
+        if name in (method, NONE):
+            zero = 100 * float((values <= 0).mean())
+            label = f"{TITLES[name]}\nmean {values.mean():.3f}, {zero:.1f} % are 0"
+            axes.hist(edges[:-1], list(edges), weights=shares, label=label, **settings)
+    axes.set_ylim(0, _ROOM * highest)  # The same for both methods, to be compared.
     axes.set_xscale("log")
     axes.set_xlabel("mean activation of a unit, above 0" if of_means else "activation of a unit on an image, above 0")
     axes.set_ylabel("units in %" if of_means else "activations in %")
-    axes.margins(y=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
 
 
 def _values(shown: Mapping[str, Features], method: str, *, of_means: bool) -> np.ndarray:

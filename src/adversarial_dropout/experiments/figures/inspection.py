@@ -40,7 +40,15 @@ def importance(found: Inspection) -> str:
         axes.scatter(found.importance.numpy(), often.numpy(), s=14, alpha=0.6, color=_SEARCH, linewidths=0)
         for unit in {*found.units[:_NAMED].tolist(), *found.importance.topk(min(_NAMED, len(often))).indices.tolist()}:
             place = (float(found.importance[unit]), float(often[unit]))
-            axes.annotate(str(unit), place, fontsize=8, xytext=(3, 3), textcoords="offset points")
+            left = place[0] > 0.9 * float(found.importance.max())
+            axes.annotate(
+                str(unit),
+                place,
+                fontsize=8,
+                xytext=(-3 if left else 3, 3),
+                textcoords="offset points",
+                ha="right" if left else "left",
+            )
         axes.set_xlabel("importance: mean |∂D/∂ε| at ε = 1")
         axes.set_ylabel("flipped in % of the images")
         axes.set_title(f"{len(often)} units; by number: flipped most often, or most important", fontsize=10)
@@ -62,7 +70,9 @@ def scores(found: Inspection) -> str:
             (random.mean(dim=0), f"after random flips, mean of {len(random)} draws", _RANDOM),
             (found.after.sort().values, "after the flips of the search", _SEARCH),
         ):
-            axes.plot(shares, values.numpy(), "." if images == 1 else "-", label=label, color=colour, linewidth=1.8)
+            before = colour == _BEFORE  # On top, and dashed: random flips lie beneath it.
+            line = "." if images == 1 else "--" if before else "-"
+            axes.plot(shares, values.numpy(), line, label=label, color=colour, linewidth=1.8, zorder=3 if before else 2)
         axes.fill_between(shares, random.amin(dim=0).numpy(), random.amax(dim=0).numpy(), color=_RANDOM, alpha=0.3)
         axes.set_xlabel("images in %, each curve in its own order")
         axes.set_ylabel(found.scored)

@@ -45,6 +45,6 @@ def _draw(axes: Axes, one: Path, features: Sequence[str]) -> None:
     axes.set_xlabel(names[SETTINGS[one.method]])
     axes.set_ylabel("coefficient")
     axes.set_title(one.method, loc="left", fontsize=10)
-    axes.axhline(0, color="#000000", linewidth=0.6)
+    axes.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.06))
+    axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.06))

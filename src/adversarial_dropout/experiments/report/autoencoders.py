@@ -46,7 +46,7 @@ def _grids(comparison: Comparison, shown: Mapping[str, Features]) -> list[Pictur
     return [
         Picture(
             figures.filters(shown, method),
-            f"Filters of the autoencoder {figures.TITLES[method]}, as images; {own['dead filters']:.0f} are dead, a "
+            f"The filters of an autoencoder as images, {figures.TITLES[method]}; dead: {own['dead filters']:.0f}; a "
             f"filter uses {own['filter reach in pixels']:.0f} pixels on average.",
         )
         for method, own in numbers.items()

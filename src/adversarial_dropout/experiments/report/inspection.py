@@ -33,7 +33,7 @@ def write_inspection(found: Inspection, path: Path) -> None:
         name=f"{record.config.preset} {record.config.method}, seed {record.config.seed}",
         error=record.error,
         panels=_panels(found),
-        fragile=[_fragile(found, int(image)) for image in found.fragile[:_SHOWN_IMAGES]],
+        fragile=[_fragile(found, *one) for one in enumerate(found.fragile[:_SHOWN_IMAGES].tolist(), 1)],
         environments=records.environments([record]),
     )
 
@@ -61,19 +61,23 @@ def _panels(found: Inspection) -> list[tuple[Picture, str]]:
                 figures.importance(found),
                 f"Every unit: how often it is flipped against its importance. Most important: {heaviest}.",
             ),
-            "Importance: how fast the loss of the network as it is used changes with the unit, mean over the images.",
+            "Importance: |∂D/∂ε| with all units kept, mean over the images. D is the reconstruction error, or the "
+            "cross-entropy with the class that the network itself finds most probable; ε scales the unit.",
         ),
     ]
 
 
-def _fragile(found: Inspection, image: int) -> _Fragile:
+def _fragile(found: Inspection, place: int, image: int) -> _Fragile:
     name = found.trained.classes[int(found.labels[image])]
     shown = found.stored[image].float() / found.trained.pixels.brightest
-    pictures = [Picture(figures.as_png(shown), f"image of {name}")]
+    pictures = [Picture(figures.as_png(shown), f"fragile image {place}, of {name}")]
     before, after = float(found.before[image]), float(found.after[image])
     if found.reconstructs:
         pictures += [
-            Picture(figures.as_png(output[image].view(found.trained.shape)), f"its reconstruction {when} the flips")
+            Picture(
+                figures.as_png(output[image].view(found.trained.shape)),
+                f"reconstruction of image {place} {when} the flips",
+            )
             for when, output in (("before", found.work.before), ("after", found.work.after))
         ]
         return _Fragile(pictures, f"{name}: error {before:.4f} → {after:.4f}")
