@@ -11,7 +11,7 @@ from adversarial_dropout.experiments.analysis.inspection import Inspection
 from adversarial_dropout.experiments.figures.canvas import canvas, short
 
 SHOWN_UNITS = 20
-_NAMED = 4
+_NAMED = 3
 _LEAST_PIXELS = 84
 _SEARCH, _RANDOM, _BEFORE = "#D55E00", "#56B4E9", "#000000"
 
