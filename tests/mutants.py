@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant("adversarial training is quadratic in δ alone", "experiments/analysis/theory.py", "quadratic=delta**2 *", "quadratic=delta *", "experiments/test_theory.py"),
     Mutant("the graph edit distance forgets the units above", "experiments/analysis/distances.py", "return (below + above) *", "return below *", "experiments/test_distances.py"),
     Mutant("not every mask is tried", "experiments/analysis/search_quality.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_search_quality.py"),
-    Mutant("the inspected search does not oppose the own class", "experiments/analysis/inspection.py", "own_class=True", "own_class=False", "experiments/test_inspection.py"),
+    Mutant("the inspected search does not oppose the own class", "experiments/analysis/inspection.py", 'against="class"', 'against="prediction"', "experiments/test_inspection.py"),
     Mutant("the adversarial pass sees the first view", "experiments/training/objective.py", "regularizer(self.model, second, target=target)", "regularizer(self.model, first, target=target)", "experiments/test_views.py"),
 )  # fmt: skip
 

@@ -128,7 +128,8 @@ def test_reconstruction_error_wants_equal_shapes() -> None:
         ({"terms": (TermConfig(kind="vadd", divergence="kl"),)}, r"vadd \(se, shared\).*got vadd \(kl, independent\)"),
         ({"terms": (TermConfig(kind="vat"),)}, r"got vat \(kl, independent\)"),
         ({"model": ModelConfig()}, "with model.name=\"autoencoder\" alone, got 'small-cnn'"),
-        ({"data": DataConfig(name="mnist", labelled=None, flip=True)}, "neither data.translate nor data.flip"),
+        ({"data": DataConfig(name="mnist", labelled=None, flip=True)}, "none of data.translate, data.flip"),
+        ({"data": DataConfig(name="mnist", labelled=None, centre=True)}, "as pixels from 0 to 1"),
     ],
 )
 def test_what_does_not_fit_an_autoencoder(changes: dict[str, object], message: str) -> None:

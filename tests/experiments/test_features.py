@@ -5,9 +5,11 @@ import html
 import io
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +46,12 @@ def test_hoyer_by_hand() -> None:
     assert hoyer(torch.tensor([[3.0, 4.0, *[0.0] * 7]])).item() == pytest.approx((3 - 7 / 5) / 2)
 
 
+@pytest.mark.parametrize("largest", [1e25, 1e-25])
+def test_hoyer_of_extreme_values(largest: float) -> None:
+    assert hoyer(torch.tensor([[largest, 0.0, 0.0, 0.0]])).item() == 1
+    assert hoyer(torch.full((1, 3), 300.0).half()).item() == pytest.approx(0, abs=1e-12)
+
+
 @given(st.integers(2, 40), st.floats(0.01, 100), st.integers(0, 10**6))
 def test_hoyer_does_not_depend_on_the_scale(units: int, factor: float, seed: int) -> None:
     activations = torch.rand(4, units, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 1e-3
@@ -58,6 +66,7 @@ def test_hoyer_does_not_depend_on_the_scale(units: int, factor: float, seed: int
     [
         (torch.zeros(3, 5), InvalidValueError, "got 3 of 3 with none: all-zero features have no sparsity"),
         (torch.tensor([[0.0, 0.0], [1.0, 0.0]]), InvalidValueError, "got 1 of 2 with none"),
+        (torch.tensor([[1.0, float("nan")]]), InvalidValueError, "expected finite activations, got NaN"),
         (torch.rand(5), InvalidValueError, r"shape \(N, H\) with 2 units or more, got \(5,\)"),
         (torch.rand(5, 1), InvalidValueError, r"got \(5, 1\)"),
         (torch.ones(2, 3, dtype=torch.int64), InvalidTypeError, r"floating activations, got torch.int64"),
@@ -260,6 +269,36 @@ def test_bad_options(
     assert code == 2
     assert message in re.sub(r"[│╭╮╰╯─\s]+", " ", said)
     assert not (out / "none").exists(), "nothing is trained before"
+
+
+def test_a_table_shows_no_images(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = fails(capsys, "reproduce", "table1", "--scale", "tiny", "--images", "7")
+    assert code == 2
+    assert "expected --images with a figure alone, got table1" in re.sub(r"[│╭╮╰╯─\s]+", " ", said)
+
+
+def test_the_data_may_have_moved(made: tuple[Path, Path, str], tmp_path: Path) -> None:
+    data, _, _ = made
+    first, moved = tmp_path / "first" / "mnist", tmp_path / "moved" / "mnist"
+    shutil.copytree(data, first)
+    printed_by(*command("figure3", first, tmp_path / "runs"))
+    moved.parent.mkdir()
+    first.rename(moved)
+    printed_by(*command("figure3", moved, tmp_path / "runs"))
+
+
+def test_a_broken_network_is_named(made: tuple[Path, Path, str], tmp_path: Path) -> None:
+    data, out, _ = made
+    shutil.copytree(out, tmp_path / "runs")
+    run = tmp_path / "runs" / "paper" / "autoencoder" / "tiny" / "dropout" / "seed-0"
+    weights = safetensors.torch.load_file(run / records.WEIGHTS)
+    for value, message in ((0.0, "with none: all-zero features have no sparsity"), (math.nan, "got NaN or infinite")):
+        for name in weights:
+            weights[name] = torch.full_like(weights[name], value)
+        (run / records.WEIGHTS).write_bytes(safetensors.torch.save(weights))
+        with pytest.raises(InvalidValueError, match=f"{run}: .*{message}"):
+            look(records.read_record(run), 20)
+    assert data.exists()
 
 
 def test_a_classifier_has_no_such_features(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis import inspection
 from adversarial_dropout.experiments.analysis.inspection import Inspection, inspect
 from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.figures.inspection import units_by_class
 from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.presets.paper import Source
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.experiments.training import loop
 
@@ -206,7 +208,7 @@ def test_the_page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert int(became or was) == found.work.after[image].argmax()
         assert (before, after) == (f"{found.before[image]:.2f}", f"{found.after[image]:.2f}")
     assert not re.search(r'(href|src)="http', text)
-    assert (tmp_path / "page.csv").read_text() == inspection.as_csv(found)
+    assert (tmp_path / "page-units.csv").read_text() == inspection.as_csv(found)
     first = (tmp_path / "page.html").read_bytes()
     printed_by("inspect", run, "--images", "120", "--out", tmp_path / "page.html")
     assert (tmp_path / "page.html").read_bytes() == first
@@ -232,6 +234,17 @@ def test_an_autoencoder(tmp_path: Path) -> None:
         assert "reconstruction error" in page
 
 
+@pytest.mark.parametrize(("preset", "source"), [("paper/mnist-1000", "mnist"), ("authors/cifar10-4000", "cifar10")])
+def test_the_papers_networks(preset: str, source: Source, tmp_path: Path) -> None:
+    data = small_data.hub_files(tmp_path / source, source)
+    printed_by("train", preset, "vadd-kl", "--scale", "tiny", "--data", data, "--out", tmp_path / "runs")
+    run = tmp_path / "runs" / preset / "tiny" / "vadd-kl" / "seed-0"
+    printed_by("inspect", run)
+    found = inspect(Trained.of(run))
+    assert found.flipped.any()
+    assert found.after.mean() <= found.before.mean()
+
+
 def test_images_in_colour_under_their_names(tmp_path: Path) -> None:
     folder = small_data.image_folder(tmp_path / "photos", each=10, shape=(3, 32, 32))
     printed_by("train", "images", "plain", "--scale", "tiny", "--data", folder, "--out", tmp_path / "runs")
@@ -248,6 +261,7 @@ def test_bad_calls(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("--flips", "257"), "error: expected flips between 1 and the 256 units of the layer, got 257"),
         (("--flips", "0"), "expected flips between 1 and the 256 units"),
         (("--seed", "-1"), "expected seed to be a whole number, 0 or more, got -1"),
+        (("--out", "final.json"), "expected --out to be a file with the suffix .html, got final.json"),
     ):
         code, said = fails(capsys, "inspect", run, *options)
         assert code == 2
@@ -273,19 +287,52 @@ def test_a_network_without_the_layer(layers: list[nn.Module], run: Path) -> None
         inspect(dataclasses.replace(trained, model=model))
 
 
-def test_weights_that_say_nothing(run: Path, tmp_path: Path) -> None:
-    """All-zero features: nothing can be flipped, and nothing breaks."""
+@pytest.mark.parametrize(("part", "reason"), [("under", "its units are all 0"), ("upper", "does not depend on any")])
+def test_a_network_with_nothing_to_flip(part: str, reason: str, run: Path) -> None:
     trained = Trained.of(run)
     with torch.no_grad():
-        for parameter in trained.model.parameters():
+        for parameter in getattr(trained.model, part).parameters():
             parameter.zero_()
-    found = inspect(trained, images=20)
-    assert not found.flipped.any()
-    assert torch.equal(found.before, found.after)
-    assert found.importance.sum() == 0
-    from adversarial_dropout.experiments.report.inspection import write_inspection
+    with pytest.raises(InvalidValueError, match=f"a unit to flip, but .*{reason}"):
+        inspect(trained, images=20)
 
-    write_inspection(found, tmp_path / "page.html")
+
+def test_a_network_that_is_very_sure(run: Path) -> None:
+    """Its probabilities are 1 in float32, and its gradients 0; in float64 the search still finds what hurts."""
+    trained = Trained.of(run)
+    model = trained.model
+    assert isinstance(model, CutNetwork)
+    with torch.no_grad():
+        for parameter in model.upper.parameters():
+            parameter.mul_(6)
+    found = inspect(trained, images=50)
+    assert found.before.median() > 0.9999
+    assert (found.flipped.sum(dim=1) == 6).all()
+    assert found.importance.max() > 0
+    assert found.after.mean() < found.before.mean() - 0.1
+
+
+def test_noise_in_evaluation_is_the_same_each_time(tmp_path: Path) -> None:
+    config = small("plain", epochs=1, steps=2)
+    noisy = dataclasses.replace(config.model, noise_in_evaluation=True)
+    loop.run(dataclasses.replace(config, model=noisy), tmp_path)
+    first, second = (inspect(Trained.of(tmp_path), images=20) for _ in range(2))
+    assert torch.equal(first.importance, second.importance)
+    assert torch.equal(first.work.found, second.work.found)
+
+
+def test_odd_names_of_classes(tmp_path: Path) -> None:
+    names = ("US$ and A$ \\frac", "$x_12$", "n01440_great_white_shark_carcharodon_carcharias")
+    folder = small_data.image_folder(tmp_path / "photos", names, each=10, shape=(3, 32, 32))
+    printed_by("train", "images", "vadd-qe", "--scale", "tiny", "--data", folder, "--out", tmp_path / "runs")
+    run = tmp_path / "runs" / "images" / "tiny" / "vadd-qe" / "seed-0"
+    printed_by("inspect", run)
+    printed_by("report", tmp_path / "runs")
+    page = html.unescape((run / "inspection.html").read_text())
+    assert all(f'<th scope="row">{name}</th>' in page for name in names)
+    drawn = units_by_class(inspect(Trained.of(run)))
+    assert "n01440_great_white_shark_car" in "".join(re.findall(r"<!-- (.*?) -->", drawn))
+    assert "$x_12$" in "".join(re.findall(r"<!-- (.*?) -->", drawn))
 
 
 def test_records_of_other_data_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
             watch.threads.add(torch.get_num_threads())
             return super().forward(batch, ramp)
 
-    monkeypatch.setattr(loop, "Objective", Watched)
+    monkeypatch.setattr(loop, "build_objective", Watched)
     return watch
 
 

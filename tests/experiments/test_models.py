@@ -99,7 +99,9 @@ def test_noise_out_of_range(sigma: float) -> None:
 
 
 def test_unknown_names_offer_the_nearest() -> None:
-    message = "expected a model of small-cnn, mnist-cnn, conv-large, got 'smal_cnn'; did you mean \"small-cnn\""
+    message = (
+        "expected a model of small-cnn, mnist-cnn, conv-large, autoencoder, got 'smal_cnn'; did you mean \"small-cnn\""
+    )
     with pytest.raises(InvalidValueError, match=message):
         models.build(ModelConfig(name="smal_cnn"), SHAPE, 10)
 

@@ -142,7 +142,7 @@ def test_scale_tiny_means_nothing(tmp_path: Path) -> None:
 
 
 def test_a_report_without_weights_says_so(trained: list[Record], tmp_path: Path) -> None:
-    note = "No saved model with virtual adversarial dropout is among these runs"
+    note = "No saved classifier with virtual adversarial dropout and p > 0 is among these runs"
     assert note in page(FOUND, tmp_path).text
     with_weights = page(trained, tmp_path)
     assert note not in with_weights.text

@@ -89,8 +89,8 @@ class Reproduce:
     seeds: int | None = None
     """Runs of each cell, with seeds 0, 1, 2, ...; at scale "paper" 8 for a table, as in the paper, and 5 for a figure;
     else 3 and 1."""
-    images: int = 1000
-    """Test images that the units of a figure's autoencoders are shown."""
+    images: int | None = None
+    """Test images that the units of a figure's autoencoders are shown; 1,000 if not given."""
     out: Path = Path("runs")
     """Folder of the runs and the result. What is finished there is not repeated."""
     jobs: int = os.cpu_count() or 1
@@ -100,11 +100,14 @@ class Reproduce:
     hub."""
 
     def __post_init__(self) -> None:
-        _positive(self, "jobs", "images")
+        _positive(self, "jobs")
         if not self.methods:
             raise InvalidValueError(f"expected methods, one at least of {', '.join(paper.METHODS)}, got none")
-        if self.seeds is not None:
-            _positive(self, "seeds")
+        for name in ("seeds", "images"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
+        if self.images is not None and not self.is_figure:
+            raise InvalidValueError(f"expected --images with a figure alone, got {self.result}; leave it out")
         if self.is_figure:
             for_tables = {"methods": paper.METHODS, "presets": (), "family": "paper"}
             given = [f"--{name}" for name, usual in for_tables.items() if getattr(self, name) != usual]
@@ -177,10 +180,12 @@ class Inspect:
     folder: _DataFolder = None
     """Where the run's data lie now, if not where they lay."""
     out: Path | None = None
-    """The HTML file, beside which a CSV file of the units goes; inspection.html in RUN if not given."""
+    """The HTML file, beside which FILE-units.csv goes; inspection.html in RUN if not given."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.out is not None and self.out.suffix != ".html":
+            raise InvalidValueError(f"expected --out to be a file with the suffix .html, got {self.out}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,10 +206,11 @@ class ExperimentConfig:
                 f"expected terms of an autoencoder to be vadd (se, shared): adversarial dropout with the image as "
                 f"target, got {', '.join(wrong)}"
             )
-        if self.training.batch_unlabelled or self.data.augmented:
+        data = self.data
+        if self.training.batch_unlabelled or data.augmented or data.centre or data.whiten:
             raise InvalidValueError(
-                "expected training.batch_unlabelled=0 and neither data.translate nor data.flip with an autoencoder, "
-                "which sees every image alike"
+                "expected training.batch_unlabelled=0 and none of data.translate, data.flip, data.centre, data.whiten "
+                "with an autoencoder: it sees every image alike, as pixels from 0 to 1"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.analysis.features import MEASURES, Features, high_level, look, measure
 from adversarial_dropout.experiments.analysis.tables import markdown
+from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.records import Record
 
 NONE, DROPOUT, ADVERSARIAL = METHODS = ("none", "dropout", "dropout+add")
@@ -116,8 +117,13 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
-def compare(found: Sequence[Record], images: int) -> tuple[Comparison, dict[str, Features]]:
+def compare(found: Sequence[Record], images: int, place: Place | None = None) -> tuple[Comparison, dict[str, Features]]:
     """Look at finished runs of the three methods, the same seeds of each.
+
+    Args:
+        found: Of all three methods.
+        images: How many test images the units are shown.
+        place: Where the data lie, if not where they lay.
 
     Returns:
         The numbers, and the units of each method for the first seed.
@@ -134,7 +140,7 @@ def compare(found: Sequence[Record], images: int) -> tuple[Comparison, dict[str,
             f"expected runs of {', '.join(METHODS)} with the same seeds, got "
             f"{', '.join(f'{method}: {sorted(runs)}' for method, runs in by_method.items())}"
         )
-    features = {method: [look(runs[seed], images) for seed in seeds] for method, runs in by_method.items()}
+    features = {method: [look(runs[seed], images, place) for seed in seeds] for method, runs in by_method.items()}
     return measured(features, tuple(seeds), images), {method: own[0] for method, own in features.items()}
 
 

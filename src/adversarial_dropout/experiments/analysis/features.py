@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError
+from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.records import Record
@@ -31,15 +32,16 @@ class Features:
     activations: Tensor
 
 
-def look(record: Record, images: int) -> Features:
+def look(record: Record, images: int, place: Place | None = None) -> Features:
     """Show a trained autoencoder some images of its evaluation part, evenly spaced.
 
     Args:
         record: Of its run.
         images: How many.
+        place: Where the data lie, if not where they lay.
 
     Raises:
-        InvalidValueError: it is no autoencoder, or there are fewer images.
+        InvalidValueError: it is no autoencoder, there are fewer images, or an image activates no unit.
         RecordError: a file of the run is missing or damaged.
     """
     trained = Trained.load(record)
@@ -49,10 +51,14 @@ def look(record: Record, images: int) -> Features:
         )
     rows = trained.split().evaluation
     check_images(images, len(rows))
-    stored = trained.data().images[evenly_spaced(rows, images)]
+    stored = trained.data(place).images[evenly_spaced(rows, images)]
     weights = next(module.weight for module in trained.model.under.modules() if isinstance(module, nn.Linear))
     with torch.no_grad():
         activations: Tensor = trained.model.under(trained.pixels(stored))
+    try:
+        hoyer(activations)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{record.folder}: {error}") from error
     return Features(record, weights.detach().view(-1, *trained.shape), activations)
 
 
@@ -73,10 +79,11 @@ def hoyer(activations: Tensor) -> Tensor:
         activations: Shape (N, H), floating, H ≥ 2.
 
     Returns:
-        Values in [0, 1], shape (N,).
+        Values in [0, 1], float64, shape (N,).
 
     Raises:
-        InvalidValueError: another shape, or an example without any active unit, whose sparsity is not defined.
+        InvalidValueError, InvalidTypeError: another shape or dtype, NaN, or an example without any active unit, whose
+            sparsity is not defined.
     """
     if not activations.is_floating_point():
         raise InvalidTypeError(f"expected floating activations, got {activations.dtype}")
@@ -84,6 +91,8 @@ def hoyer(activations: Tensor) -> Tensor:
         raise InvalidValueError(
             f"expected activations of shape (N, H) with 2 units or more, got {tuple(activations.shape)}"
         )
+    if not activations.isfinite().all():
+        raise NonFiniteError("expected finite activations, got NaN or infinite ones; look at the training")
     silent = (activations == 0).all(dim=1)
     if silent.any():
         raise InvalidValueError(
@@ -91,8 +100,10 @@ def hoyer(activations: Tensor) -> Tensor:
             f"features have no sparsity; train for longer, or with a lower learning rate"
         )
     root = math.sqrt(activations.shape[1])
-    sparsity: Tensor = (root - activations.abs().sum(dim=1) / activations.square().sum(dim=1).sqrt()) / (root - 1)
-    return sparsity
+    sizes = activations.double().abs()
+    sizes = sizes / sizes.amax(dim=1, keepdim=True)
+    sparsity: Tensor = (root - sizes.sum(dim=1) / sizes.square().sum(dim=1).sqrt()) / (root - 1)
+    return sparsity.clamp(0, 1)
 
 
 def dead(activations: Tensor) -> Tensor:

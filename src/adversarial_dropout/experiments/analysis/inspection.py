@@ -1,12 +1,14 @@
 """What the search finds in one trained network: which units, for which classes, and what that does to predictions."""
 
+import copy
 import csv
 import io
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.errors import InvalidValueError
@@ -148,8 +150,8 @@ def inspect(
         seed: Of base masks and random flips.
 
     Raises:
-        InvalidValueError: there are fewer images, the layer has fewer units than flips, no flip is allowed, the network
-            has no AdversarialDropout layer, or the data are not those of the run.
+        InvalidValueError: there are fewer images, the layer has fewer units than flips, no flip is allowed or none
+            changes anything, the network has no AdversarialDropout layer, or the data are not those of the run.
         RecordError: a file of the run is missing or damaged.
     """
     model = trained.model
@@ -165,29 +167,41 @@ def inspect(
     data = trained.data(place)
     rows = evenly_spaced(rows, images or USUAL_IMAGES)
     x = trained.pixels(data.images[rows])
-    with torch.no_grad():
-        h = model.under(x)
-    budget = _set_budget(layers[0], h, flips)
-    work = observe(model, x, seed, own_class=True)
-    if isinstance(model, Autoencoder):
-        target = x.flatten(1)
-        before, after = (reconstruction_error(target, output) for output in (work.before, work.after))
-        after_random = torch.stack([reconstruction_error(target, output) for output in work.after_random])
-    else:
-        classes = work.before.argmax(dim=1, keepdim=True)
-        before, after = (output.gather(1, classes).squeeze(1) for output in (work.before, work.after))
-        after_random = torch.stack([output.gather(1, classes).squeeze(1) for output in work.after_random])
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)  # Of noise in evaluation, which the authors' presets have.
+        h = torch.cat([model.under(part) for part in torch.split(x, _AT_A_TIME)]).double()
+    # In float64: the gradient of a very confident network would be 0 otherwise.
+    upper = copy.deepcopy(model.upper).double()
+    budget = _set_budget(adversarial_layers(upper)[0], h, flips)
+    target = x.flatten(1).double() if isinstance(model, Autoencoder) else None
+    work = observe(upper, h, seed, against="class" if target is None else target)
+    if torch.equal(work.base, work.found):
+        reason = "its units are all 0" if not h.any() else "its output does not depend on any unit"
+        raise InvalidValueError(
+            f"expected a network in {trained.record.folder} with a unit to flip, but {reason}; look at its training"
+        )
+    scores = partial(_scores, target=target, classes=work.before.argmax(dim=1))
     return Inspection(
         trained=trained,
         stored=data.images[rows],
         labels=data.labels[rows],
         work=work,
         budget=budget,
-        importance=_importance(model, layers[0], x, h),
-        before=before,
-        after=after,
-        after_random=after_random,
+        importance=_importance(upper, h, target),
+        before=scores(work.before),
+        after=scores(work.after),
+        after_random=torch.stack([scores(output) for output in work.after_random]),
     )
+
+
+_AT_A_TIME = 100
+
+
+def _scores(output: Tensor, *, target: Tensor | None, classes: Tensor) -> Tensor:
+    """Of each image, its reconstruction error, or the probability of one class."""
+    if target is not None:
+        return reconstruction_error(target, output)
+    return output.gather(1, classes.unsqueeze(1)).squeeze(1)
 
 
 def _set_budget(layer: AdversarialDropout, h: Tensor, flips: int | None) -> int:
@@ -206,14 +220,13 @@ def _set_budget(layer: AdversarialDropout, h: Tensor, flips: int | None) -> int:
     return budget
 
 
-def _importance(model: CutNetwork, layer: AdversarialDropout, x: Tensor, h: Tensor) -> Tensor:
+def _importance(upper: nn.Module, h: Tensor, target: Tensor | None) -> Tensor:
     """Mean over images of |∂D/∂ε| at ε = 1, in evaluation; D is the loss of what the network itself says (eq. 11)."""
-    mask = torch.ones(layer.mask_shape(h), requires_grad=True)
-    output = model.upper(h * mask)
-    if isinstance(model, Autoencoder):
-        loss = reconstruction_error(x.flatten(1), output)
-    else:
-        loss = cross_entropy(output.detach().argmax(dim=1), output)
+    mask = torch.ones(adversarial_layers(upper)[0].mask_shape(h), dtype=h.dtype, requires_grad=True)
+    output = upper.eval()(h * mask)
+    loss = (
+        cross_entropy(output.detach().argmax(dim=1), output) if target is None else reconstruction_error(target, output)
+    )
     (jacobian,) = torch.autograd.grad(loss.sum(), mask)
     return jacobian.abs().flatten(1).mean(dim=0)
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from adversarial_dropout.divergences import kl_divergence
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import evenly_spaced
-from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
+from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.layers import adversarial_layers, steered
@@ -75,30 +75,31 @@ class MasksAtWork:
         return float(self.divergence_random.mean())
 
 
-def observe(model: nn.Module, images: Tensor, seed: int = 0, *, own_class: bool = False) -> MasksAtWork:
-    """Search on ``images`` as in training, with everything but the dropout layer in evaluation.
+def observe(
+    model: nn.Module, x: Tensor, seed: int = 0, *, against: Literal["prediction", "class"] | Tensor = "prediction"
+) -> MasksAtWork:
+    """Search on a batch as in training, with everything but the dropout layer in evaluation.
 
     The base mask εˢ is drawn as in training. The search moves the prediction away from that under εˢ, as VAdD does, or
-    from the class that is most probable under εˢ, as SAdD does with that class as label. In an autoencoder it moves the
-    reconstruction away from the image.
+    from the class that is most probable under εˢ, as SAdD does with that class as label; or it moves a reconstruction
+    away from an image.
 
     Args:
-        model: Trained model with exactly one AdversarialDropout layer.
-        images: Shape (N, C, H, W).
+        model: Trained model, or the upper part of one, with exactly one AdversarialDropout layer.
+        x: Its input, shape (N, ...).
         seed: Of the base masks and random flips.
-        own_class: Search against the most probable class. Otherwise a classifier needs p > 0: without any noise J is
-            zero for VAdD.
+        against: What the search moves away from: ``"prediction"`` (which needs p > 0: without any noise J is zero for
+            VAdD), ``"class"``, or images of the form of the model's output.
 
     Raises:
         InvalidValueError: the model has another number of such layers, or p = 0 where it must not be.
     """
     layers = adversarial_layers(model)
-    reconstructs = isinstance(model, Autoencoder)
-    if len(layers) != 1 or (layers[0].p == 0 and not (own_class or reconstructs)):
+    if len(layers) != 1 or (layers[0].p == 0 and isinstance(against, str) and against == "prediction"):
         raise InvalidValueError(
             f"expected a model with one AdversarialDropout layer with p > 0, got {layers if layers else 'none'}"
         )
-    divergence = reconstruction_error if reconstructs else kl_divergence
+    divergence = reconstruction_error if isinstance(against, Tensor) else kl_divergence
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -106,11 +107,12 @@ def observe(model: nn.Module, images: Tensor, seed: int = 0, *, own_class: bool 
         with torch.random.fork_rng(), torch.no_grad(), contextlib.ExitStack() as stack:
             torch.manual_seed(seed)
             steerings = stack.enter_context(steered(model, reuse_kept=False))
-            search = Search(Noise(model, images), steerings)
+            search = Search(Noise(model, x), steerings)
             under, upper = cut(model)
-            h = search.under_pass(under, images)
+            h = search.under_pass(under, x)
             before = search.base_pass(upper, h)
-            target = images.flatten(1) if reconstructs else before.argmax(dim=1) if own_class else before
+            targets = {"prediction": before, "class": before.argmax(dim=1)}
+            target = against if isinstance(against, Tensor) else targets[against]
             search.find(upper, h, target, divergence)
             after = search.adversarial_pass(upper, h)
             steering = steerings[0][1]
@@ -124,7 +126,7 @@ def observe(model: nn.Module, images: Tensor, seed: int = 0, *, own_class: bool 
     finally:
         for module, training in modes:
             module.training = training
-    read = torch.clone if reconstructs else partial(torch.softmax, dim=1)
+    read = torch.clone if isinstance(against, Tensor) else partial(torch.softmax, dim=1)
     return MasksAtWork(
         base=base,
         found=found.flatten(1),

@@ -132,7 +132,7 @@ def fit(method: Method, x: Tensor, y: Tensor, setting: float) -> Tensor:
         if method == "ridge"
         else Lasso(setting, fit_intercept=False, tol=1e-8, max_iter=100_000)
     )
-    return torch.from_numpy(model.fit(x.numpy(), y.numpy()).coef_)
+    return torch.from_numpy(model.fit(x.detach().numpy(), y.detach().numpy()).coef_)
 
 
 def coefficient_path(method: Method, x: Tensor, y: Tensor, grid: Sequence[float]) -> Path:
@@ -179,6 +179,7 @@ def _minimise(perturbed: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Mi
     holds the minimum because f ≥ l.
     """
     _check_data(x, y)
+    x, y = x.detach(), y.detach()
 
     def value_and_slope(w: Tensor) -> tuple[float, Tensor]:
         worst = perturbed(w)
@@ -218,10 +219,11 @@ def _check_data(x: Tensor, y: Tensor) -> None:
     zero = (x == 0).all(dim=0).nonzero().flatten().tolist()
     if zero:
         raise InvalidValueError(f"expected each feature to vary, got 0 alone in columns {zero}; take them out")
-    if torch.linalg.matrix_rank(x) < x.shape[1]:
+    rank = int(torch.linalg.matrix_rank(x / x.abs().amax(dim=0)))
+    if rank < x.shape[1]:
         raise InvalidValueError(
             f"expected linearly independent columns, got x of shape {tuple(x.shape)} and rank "
-            f"{int(torch.linalg.matrix_rank(x))}; take out features that follow from others, or add examples"
+            f"{rank}; take out features that follow from others, or add examples"
         )
     if (y == y[0]).all():
         raise InvalidValueError(f"expected targets that vary, got {y[0].item()} alone; there is nothing to explain")

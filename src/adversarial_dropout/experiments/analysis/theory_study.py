@@ -98,7 +98,9 @@ def study(
     features = tuple(data.feature_names)
     grids = _grids(x, y, levels)
     given: dict[Method, Sequence[float]] = {"adversarial training": deltas, "adversarial dropout": flips}
-    paths = tuple(coefficient_path(method, x, y, given.get(method) or grid) for method, grid in grids.items())
+    paths = tuple(
+        coefficient_path(method, x, y, sorted(set(given.get(method) or grid))) for method, grid in grids.items()
+    )
     return Study(
         seed=seed,
         problems=problems,
@@ -132,7 +134,7 @@ def tables(found: Study) -> list[Titled]:
                 (
                     one.equation,
                     one.claim,
-                    "yes" if one.holds else "no",
+                    _verdict(one),
                     f"{one.value:.1e}",
                     "" if one.gradient is None else f"{one.gradient:.1e}",
                 )
@@ -162,6 +164,14 @@ def tables(found: Study) -> list[Titled]:
 
 
 _SHOWN_LEVELS = 6
+_EQUAL = 1e-10
+
+
+def _verdict(one: Deviation) -> str:
+    """Whether the sides were equal, and whether they should have been."""
+    equal = max(one.value, one.gradient or 0.0) < _EQUAL
+    expected = ", need not be" if equal and not one.holds else "" if equal == one.holds else ": UNEXPECTED"
+    return f"{'yes' if equal else 'no'}{expected}"
 
 
 def _shown(path: Path) -> list[int]:

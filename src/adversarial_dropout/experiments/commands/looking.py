@@ -72,8 +72,9 @@ def inspect(command: Inspect, console: Console) -> None:
     console.print(table)
     page = command.out or command.run / "inspection.html"
     write_inspection(found, page)
-    records.write_bytes(page.with_suffix(".csv"), inspection.as_csv(found).encode())
-    console.print(f"page: {page}, units: {page.with_suffix('.csv')}", soft_wrap=True, markup=False)
+    units = page.with_name(f"{page.stem}-units.csv")
+    records.write_bytes(units, inspection.as_csv(found).encode())
+    console.print(f"page: {page}, units: {units}", soft_wrap=True, markup=False)
 
 
 def theory(command: Theory, console: Console) -> None:

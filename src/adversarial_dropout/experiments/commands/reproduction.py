@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
 
 _TABLE_SEEDS = {"tiny": 1, "quick": 3, "paper": 8}
+_FIGURE_IMAGES = 1000
 _FIGURE_SEEDS = {"tiny": 1, "paper": 5}
 
 
@@ -43,9 +44,10 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
         for method in autoencoders.METHODS
     ]
     place = Place(command.folder)
-    check_images(command.images, len(sources.load(configs[0].data, place).test))  # Before anything is trained.
+    images = command.images or _FIGURE_IMAGES
+    check_images(images, len(sources.load(configs[0].data, place).test))  # Before anything is trained.
     found = run_grid_shown(configs, command.out, command.jobs, place, console)
-    comparison, shown = autoencoders.compare(found, command.images)
+    comparison, shown = autoencoders.compare(found, images, None if command.folder is None else place)
     for table in autoencoders.as_terminal(comparison):
         console.print(table)
     means_nothing = "Scale tiny: two steps that show that everything runs. What is seen means nothing."

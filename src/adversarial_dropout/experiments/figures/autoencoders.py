@@ -72,7 +72,7 @@ def _draw_histogram(axes: Axes, shown: Mapping[str, Features], method: str, *, o
         (NONE, {"histtype": "step", "color": "#000000"}),
     ):
         values = _values(shown, name, of_means=of_means)
-        shares = 100 * np.histogram(np.clip(values, 0, edges[-1]), edges)[0] / len(values)
+        shares = 100 * np.histogram(np.clip(values[values > 0], edges[0], edges[-1]), edges)[0] / len(values)
         highest = max(highest, float(shares.max()))
         if name in (method, NONE):
             zero = 100 * float((values <= 0).mean())

@@ -1,7 +1,6 @@
 """What every figure shares: colours, and the way to the same SVG bytes for the same content."""
 
 import io
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,13 +12,15 @@ _COLOURS = (
     *("#000000", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#888888", "#8B5A2B"),
     "#C2B400",  # Okabe and Ito's yellow, darker, to be seen on white.
 )
+_LONGEST = 30  # Characters of a label.
 _DPI = 130  # Of images inside.
 _MARKERS = "osD^vPX*h<"
 
 
 def short(label: str) -> str:
-    """A label that leaves room for the figure; the table has the whole one."""
-    return textwrap.shorten(label, 30, placeholder=" …")
+    """A label as it stands, "$" too, cut where it would leave no room for the figure; the table has the whole one."""
+    cut = label if len(label) <= _LONGEST else f"{label[: _LONGEST - 2]} …"
+    return cut.replace("$", r"\$")
 
 
 def style(place: int) -> tuple[str, str]:

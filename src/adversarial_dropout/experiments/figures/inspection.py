@@ -11,6 +11,7 @@ from adversarial_dropout.experiments.analysis.inspection import Inspection
 from adversarial_dropout.experiments.figures.canvas import canvas, short
 
 SHOWN_UNITS = 20
+SHOWN_CLASSES = 30
 _NAMED = 3
 _LEAST_PIXELS = 84
 _SEARCH, _RANDOM, _BEFORE = "#D55E00", "#56B4E9", "#000000"
@@ -20,14 +21,16 @@ def units_by_class(found: Inspection) -> str:
     """Draw how often the units that are flipped most are flipped for the images of each class."""
     units = found.units[:SHOWN_UNITS]
     present = [label for label in range(len(found.trained.classes)) if bool((found.labels == label).any())]
+    left_out = len(present) - SHOWN_CLASSES
+    present = present[:SHOWN_CLASSES]
     shares = 100 * found.flipped_by_class[present][:, units]
-    with canvas(5.2, 1.6 + 0.24 * len(present)) as (figure, done):
+    with canvas(5.2, max(2.8, 1.6 + 0.24 * len(present))) as (figure, done):
         axes = figure.subplots()
         image = axes.imshow(shares.numpy(), cmap="viridis", vmin=0, aspect="auto")
         axes.set_xticks(range(len(units)), [str(unit) for unit in units.tolist()], rotation=90, fontsize=8)
         axes.set_yticks(range(len(present)), [short(found.trained.classes[label]) for label in present], fontsize=8)
         axes.set_xlabel(f"unit, the {len(units)} flipped most often of {found.flipped.shape[1]}")
-        axes.set_ylabel("class of the image")
+        axes.set_ylabel("class of the image" + (f" ({left_out} more are in the table)" if left_out > 0 else ""))
         figure.colorbar(image, ax=axes, label="flipped in % of the images")
     return done()
 

@@ -80,7 +80,7 @@ def masks_at_work(work: MasksAtWork, data: ImageData, rows: Tensor) -> str:
         for place, row in enumerate(rows):
             picture, units, bars = grid[place]
             picture.imshow(data.images[row].movedim(0, -1).cpu().numpy(), cmap="gray_r")
-            picture.set_title(f"an image of {data.classes[int(data.labels[row])]}", fontsize=9)
+            picture.set_title(f"an image of {short(data.classes[int(data.labels[row])])}", fontsize=9)
             picture.set_axis_off()
             _draw_units(units, work.base[place], work.found[place])
             _draw_probabilities(bars, work, place, data.classes, with_legend=place == 0)
@@ -111,7 +111,7 @@ def _draw_probabilities(
     axes.bar(positions, mean, 0.25, color="#56B4E9", label="after random flips, as many (bar: range)")
     axes.errorbar(positions, mean, yerr=reach, fmt="none", ecolor="#0072B2", capsize=2, lw=1)
     axes.bar(positions + 0.27, work.after[place].numpy(), 0.25, color="#D55E00", label="after the flips of the search")
-    axes.set_xticks(positions, classes)
+    axes.set_xticks(positions, [short(name) for name in classes])
     axes.set_ylim(0, 1)
     axes.set_ylabel("probability")
     if with_legend:
