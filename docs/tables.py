@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import search_tables
 
@@ -80,6 +81,31 @@ def step_cost() -> str:
     return (
         tables.markdown(("step with", "over plain", "quartiles"), lines)
         + f"\n\n{found['rounds']} rounds, batch {found['batch']}, one thread; {where['processor']}, "
+        f"PyTorch {where['packages']['torch']}."
+    )
+
+
+def mask_search() -> str:
+    """Time of the search over a ranking."""
+    found = read_json(RESULTS / "mask-search.json")
+
+    def ratio(size: dict[str, Any], name: str) -> str:
+        return f"{size['ratios'][name][1]:,.3g}" if name in size["ratios"] else ""
+
+    names = ("adversarial_mask", "full sort", "loop")
+    lines = [
+        (
+            f"{size['examples']} × {size['units']:,}",
+            f"{size['k']:,}",
+            f"{size['topk_milliseconds']:.2f}",
+            *(ratio(size, name) for name in names),
+        )
+        for size in found["sizes"]
+    ]
+    where = found["environment"]
+    return (
+        tables.markdown(("N × H", "k", "topk in ms", "adversarial_mask", "full sort", "Algorithm 1 as a loop"), lines)
+        + f"\n\nMedian of {found['rounds']} rounds, one thread; {where['processor']}, "
         f"PyTorch {where['packages']['torch']}."
     )
 
@@ -225,6 +251,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits-search": digits_search,
     "digits-tuning": digits_tuning,
     "step-cost": step_cost,
+    "mask-search": mask_search,
     "table1-quick": table1,
     "cifar10-quick": cifar10_quick,
     "true-batch": true_batch,

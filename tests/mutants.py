@@ -27,8 +27,9 @@ class Mutant:
 
 
 MUTANTS = (
-    Mutant("the least influential units are flipped", "masks.py", "where(kept, -gradient, gradient)", "where(kept, gradient, -gradient)", "test_masks.py"),
-    Mutant("units without gain are flipped", "masks.py", " & (gain > 0)", "", "test_masks.py"),
+    Mutant("the least influential units are flipped", "masks.py", ".mul_(-2).add_(1)", ".mul_(2).sub_(1)", "test_masks.py"),
+    Mutant("units without gain are flipped", "masks.py", " ^ (ranked[:, :k] > 0)", " ^ (ranked[:, :k] > -1)", "test_masks.py"),
+    Mutant("ties are left to topk", "masks.py", "and not ambiguous.any()", "", "test_masks.py"),
     Mutant("the unit at the threshold is always flipped", "masks.py", "above = gain > threshold", "above = gain >= threshold", "test_masks.py"),
     Mutant("one tie too few", "masks.py", "<= room)", "< room)", "test_masks.py"),
     Mutant("ties are counted over the batch", "masks.py", "tied.cumsum(dim=1)", "tied.cumsum(dim=0)", "test_masks.py"),

@@ -171,6 +171,13 @@ def test_largest_float16_values_are_ranked_without_overflow() -> None:
     assert adversarial_mask(torch.zeros(1, 3), jacobian, max_flips=2).int().tolist() == [[1, 0, 1]]
 
 
+def test_a_sum_that_overflows_is_no_infinity() -> None:
+    jacobian = torch.full((2, 8), 3e38)
+    jacobian[1] *= -1
+    found = adversarial_mask(torch.tensor([[False] * 8, [True] * 8]), jacobian, max_flips=2)
+    assert found.tolist() == [[True] * 2 + [False] * 6, [False] * 2 + [True] * 6]
+
+
 def test_views_and_expanded_masks() -> None:
     _, jacobian = drawn(9, 5)
     mask = torch.tensor([True, False, True, True, False]).expand(9, 5)
