@@ -2,9 +2,10 @@
 
     python benchmarks/mask_search.py [--record results/mask-search.json] [--device cpu]
 
-One process, one thread, the candidates interleaved; the figure is the median over 25 rounds of the ratio to
-`torch.topk` alone within a round, after 5 of warm-up, with its quartiles. The loop is Algorithm 1 transcribed, one
-example after the other; it is timed in three rounds, because it is slow. Run it on an idle machine.
+One process, one thread; each candidate in rounds with `torch.topk` alone, 5 of warm-up, then 25. The figure is the
+median ratio within a round, with its quartiles. Candidates do not share rounds, because the large blocks that a full
+sort frees would cost the next one page faults. The loop is Algorithm 1 transcribed, one example after the other; it is
+timed three times, because it is slow. Run it on an idle machine.
 """
 
 import argparse
@@ -56,24 +57,23 @@ def measure(units: int, k: int, device: torch.device) -> dict[str, object]:
     mask, jacobian = sample_mask((EXAMPLES, units), 0.5, device=device), torch.randn(EXAMPLES, units, device=device)
     ours = adversarial_mask(mask, jacobian, max_flips=k)
     assert torch.equal(ours, full_sort(mask, jacobian, k))
-    runs: dict[str, Callable[[], object]] = {
-        "topk": lambda: jacobian.topk(k, dim=1),
-        "adversarial_mask": lambda: adversarial_mask(mask, jacobian, max_flips=k),
-        "full sort": lambda: full_sort(mask, jacobian, k),
-    }
-    rounds = [{name: seconds(run, device) for name, run in runs.items()} for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+
+    def topk() -> object:
+        return jacobian.topk(k, dim=1)
+
+    def ratios_of(run: Callable[[], object], rounds: int) -> list[float]:
+        apart = [(seconds(run, device), seconds(topk, device)) for _ in range(WARM_UP + rounds)][WARM_UP:]
+        return statistics.quantiles([ours / floor for ours, floor in apart], n=4)
+
     ratios = {
-        name: statistics.quantiles([times[name] / times["topk"] for times in rounds], n=4)
-        for name in runs
-        if name != "topk"
+        "adversarial_mask": ratios_of(lambda: adversarial_mask(mask, jacobian, max_flips=k), ROUNDS),
+        "full sort": ratios_of(lambda: full_sort(mask, jacobian, k), ROUNDS),
     }
     if units == LOOP_UNITS:
         assert torch.equal(ours, loop(mask, jacobian, k))
-        slow = [
-            seconds(lambda: loop(mask, jacobian, k), device) / seconds(runs["topk"], device) for _ in range(LOOP_ROUNDS)
-        ]
-        ratios["loop"] = [min(slow), statistics.median(slow), max(slow)]
-    milliseconds = 1000 * statistics.median(times["topk"] for times in rounds)
+        slow = [seconds(lambda: loop(mask, jacobian, k), device) / seconds(topk, device) for _ in range(LOOP_ROUNDS)]
+        ratios["loop"] = sorted(slow)
+    milliseconds = 1000 * statistics.median(seconds(topk, device) for _ in range(ROUNDS))
     return {"examples": EXAMPLES, "units": units, "k": k, "topk_milliseconds": milliseconds, "ratios": ratios}
 
 
