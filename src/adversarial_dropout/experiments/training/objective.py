@@ -67,19 +67,18 @@ class Objective(nn.Module):
         """
         under, upper = cut(self.model)
         h = under(batch.images)
-        logits = upper(h)
-        loss = F.cross_entropy(logits, batch.labels)
-        values = {"ce": loss.detach()}
+        learned, loss, goal = self.learn(upper(h), batch)
+        values = {learned: loss.detach()}
         first = batch.images if batch.unlabelled is None else batch.unlabelled
         second = first if batch.second is None else batch.second
-        target = logits if batch.unlabelled is None else None
+        target = goal if batch.unlabelled is None else None
         for term, regularizer in zip(self.terms, self._regularizers(), strict=True):
             if regularizer.supervised:
                 value = regularizer(self.model, batch.images, batch.labels)
             elif term.kind == "vat":
                 value = regularizer(self.model, first)
             elif batch.unlabelled is None and term.noise == "shared" and term.kind == "vadd":
-                value = regularizer(upper, h, target=logits)
+                value = regularizer(upper, h, target=target)
             else:
                 if target is None and batch.second is not None:
                     target = self.model(first)
@@ -87,6 +86,10 @@ class Objective(nn.Module):
             values[term.kind] = value.detach()
             loss = loss + term.weight * (ramp if term.ramp else 1.0) * value
         return loss, values
+
+    def learn(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
+        """What is learned besides the terms: its name, its loss, and the target of terms that see the same images."""
+        return "ce", F.cross_entropy(output, batch.labels), output
 
     def _regularizers(self) -> Iterator[Regularizer]:
         for regularizer in self.regularizers:
@@ -100,17 +103,9 @@ class Reconstruction(Objective):
     All passes share the hidden units; the search starts from the masks of the first pass.
     """
 
-    def forward(self, batch: Batch, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
-        under, upper = cut(self.model)
+    def learn(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
         images = batch.images.flatten(1)
-        h = under(batch.images)
-        loss = reconstruction_error(images, upper(h)).mean()
-        values = {"se": loss.detach()}
-        for term, regularizer in zip(self.terms, self._regularizers(), strict=True):
-            value = regularizer(upper, h, target=images)
-            values[term.kind] = value.detach()
-            loss = loss + term.weight * (ramp if term.ramp else 1.0) * value
-        return loss, values
+        return "se", reconstruction_error(images, output).mean(), images
 
 
 def build_objective(model: nn.Module, terms: Sequence[TermConfig]) -> Objective:
