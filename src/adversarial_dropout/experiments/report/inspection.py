@@ -39,8 +39,7 @@ def write_inspection(found: Inspection, path: Path) -> None:
 
 
 def _panels(found: Inspection) -> list[tuple[Picture, str]]:
-    often = found.flipped.double().mean(dim=0)
-    most = ", ".join(f"unit {unit}: {100 * often[unit]:.0f} %" for unit in found.units[:5].tolist())
+    most = ", ".join(f"unit {unit}: {100 * found.often[unit]:.0f} %" for unit in found.units[:5].tolist())
     means = [float(values.mean()) for values in (found.before, found.after_random, found.after)]
     heaviest = ", ".join(str(unit) for unit in found.importance.argsort(descending=True)[:5].tolist())
     return [
