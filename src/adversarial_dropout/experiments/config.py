@@ -200,7 +200,8 @@ class ExperimentConfig:
                     f"{self.model.name!r}"
                 )
             return
-        wrong = [f"{t.kind} ({t.divergence}, {t.noise})" for t in self.terms if _form(t) != ("vadd", "se", "shared")]
+        forms = [(term.kind, term.divergence, term.noise) for term in self.terms]
+        wrong = ["{} ({}, {})".format(*form) for form in forms if form != ("vadd", "se", "shared")]
         if wrong:
             raise InvalidValueError(
                 f"expected terms of an autoencoder to be vadd (se, shared): adversarial dropout with the image as "
@@ -274,10 +275,6 @@ def check_seed(seed: int) -> None:
     _at_least("seed", seed, 0)
     if seed > _LARGEST_SEED:
         raise InvalidValueError(f"expected seed to be at most {_LARGEST_SEED}, got {seed}")
-
-
-def _form(term: TermConfig) -> tuple[str, str, str]:
-    return term.kind, term.divergence, term.noise
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -14,10 +14,12 @@ from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.analysis.features import check_images
 from adversarial_dropout.experiments.analysis.masks_at_work import MasksAtWork, observe
+from adversarial_dropout.experiments.analysis.theory import jacobian_at
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
 from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.models.prediction import outputs
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 from adversarial_dropout.masks import flip_budget
@@ -89,6 +91,11 @@ class Inspection:
         return self.flipped & self.work.base
 
     @property
+    def often(self) -> Tensor:
+        """Share of the images for which each unit is flipped, shape (H,)."""
+        return self.flipped.double().mean(dim=0)
+
+    @property
     def flipped_by_class(self) -> Tensor:
         """Share of the images of each class for which a unit is flipped, shape (classes, H); NaN without images."""
         return torch.stack(
@@ -98,7 +105,7 @@ class Inspection:
     @property
     def units(self) -> Tensor:
         """The units by how often they are flipped, the most frequent first; shape (H,)."""
-        return self.flipped.double().mean(dim=0).argsort(descending=True, stable=True)
+        return self.often.argsort(descending=True, stable=True)
 
     @property
     def changed(self) -> tuple[float, float]:
@@ -166,14 +173,14 @@ def inspect(
         check_images(images, len(rows))
     data = trained.data(place)
     rows = evenly_spaced(rows, images or USUAL_IMAGES)
-    x = trained.pixels(data.images[rows])
-    with torch.random.fork_rng(), torch.no_grad():
+    stored = data.images[rows]
+    with torch.random.fork_rng():
         torch.manual_seed(seed)  # Of noise in evaluation, which the authors' presets have.
-        h = torch.cat([model.under(part) for part in torch.split(x, _AT_A_TIME)]).double()
+        h = outputs(model.under, trained.pixels, stored).double()
     # In float64: the gradient of a very confident network would be 0 otherwise.
     upper = copy.deepcopy(model.upper).double()
     budget = _set_budget(adversarial_layers(upper)[0], h, flips)
-    target = x.flatten(1).double() if isinstance(model, Autoencoder) else None
+    target = trained.pixels(stored).flatten(1).double() if isinstance(model, Autoencoder) else None
     work = observe(upper, h, seed, against="class" if target is None else target)
     if torch.equal(work.base, work.found):
         reason = "its units are all 0" if not h.any() else "its output does not depend on any unit"
@@ -183,7 +190,7 @@ def inspect(
     scores = partial(_scores, target=target, classes=work.before.argmax(dim=1))
     return Inspection(
         trained=trained,
-        stored=data.images[rows],
+        stored=stored,
         labels=data.labels[rows],
         work=work,
         budget=budget,
@@ -192,9 +199,6 @@ def inspect(
         after=scores(work.after),
         after_random=torch.stack([scores(output) for output in work.after_random]),
     )
-
-
-_AT_A_TIME = 100
 
 
 def _scores(output: Tensor, *, target: Tensor | None, classes: Tensor) -> Tensor:
@@ -221,14 +225,14 @@ def _set_budget(layer: AdversarialDropout, h: Tensor, flips: int | None) -> int:
 
 
 def _importance(upper: nn.Module, h: Tensor, target: Tensor | None) -> Tensor:
-    """Mean over images of |∂D/∂ε| at ε = 1, in evaluation; D is the loss of what the network itself says (eq. 11)."""
-    mask = torch.ones(adversarial_layers(upper)[0].mask_shape(h), dtype=h.dtype, requires_grad=True)
-    output = upper.eval()(h * mask)
-    loss = (
-        cross_entropy(output.detach().argmax(dim=1), output) if target is None else reconstruction_error(target, output)
-    )
-    (jacobian,) = torch.autograd.grad(loss.sum(), mask)
-    return jacobian.abs().flatten(1).mean(dim=0)
+    """Mean over images of |J| at ε = 1, in evaluation; D is the loss of what the network itself says (eq. 11)."""
+    upper.eval()
+    divergence = cross_entropy if target is None else reconstruction_error
+    if target is None:
+        with torch.no_grad():
+            target = upper(h).argmax(dim=1)
+    jacobian = jacobian_at(torch.ones_like(h), h, upper=upper, target=target, divergence=divergence)
+    return jacobian.abs().mean(dim=0)
 
 
 def as_csv(found: Inspection) -> str:
@@ -238,7 +242,7 @@ def as_csv(found: Inspection) -> str:
     writer.writerow(("unit", "importance", "flipped", "dropped", "revived", *found.trained.classes))
     columns = (
         found.importance,
-        found.flipped.double().mean(dim=0),
+        found.often,
         found.dropped.double().mean(dim=0),
         (found.flipped & ~found.dropped).double().mean(dim=0),
         *found.flipped_by_class,

@@ -188,16 +188,7 @@ def decompose_dropout(
     features with x_ij ∂l/∂x_ij < 0 are dropped, the default. With ``exactly`` the absolute value is wrong wherever a
     dropped feature has a positive one; with −x_ij ∂l/∂x_ij in its place (``signed``) the equation holds for all masks.
 
-    Args:
-        w: Coefficients, shape (D,), float64.
-        x: Features, shape (N, D), float64.
-        y: Targets, shape (N,), float64.
-        k: Largest number of features to drop, between 0 and D.
-        exactly: Drop k features whatever their sign, as eq. 14 is printed.
-        signed: Take −x_ij ∂l/∂x_ij for its absolute value.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: As :func:`dropout_masks`.
+    Args and Raises: as :func:`dropout_masks`; ``signed`` takes −x_ij ∂l/∂x_ij for its absolute value.
     """
     dropped = (1 - dropout_masks(w, x, y, k=k, exactly=exactly)) * x
     terms = -dropped * input_gradients(w, x, y)

@@ -10,8 +10,8 @@ from torch import Tensor
 from adversarial_dropout.experiments.analysis.inspection import Inspection
 from adversarial_dropout.experiments.figures.canvas import canvas, short
 
-SHOWN_UNITS = 20
-SHOWN_CLASSES = 30
+_SHOWN_UNITS = 20
+_SHOWN_CLASSES = 30
 _NAMED = 3
 _LEAST_PIXELS = 84
 _SEARCH, _RANDOM, _BEFORE = "#D55E00", "#56B4E9", "#000000"
@@ -19,10 +19,10 @@ _SEARCH, _RANDOM, _BEFORE = "#D55E00", "#56B4E9", "#000000"
 
 def units_by_class(found: Inspection) -> str:
     """Draw how often the units that are flipped most are flipped for the images of each class."""
-    units = found.units[:SHOWN_UNITS]
+    units = found.units[:_SHOWN_UNITS]
     present = [label for label in range(len(found.trained.classes)) if bool((found.labels == label).any())]
-    left_out = len(present) - SHOWN_CLASSES
-    present = present[:SHOWN_CLASSES]
+    left_out = len(present) - _SHOWN_CLASSES
+    present = present[:_SHOWN_CLASSES]
     shares = 100 * found.flipped_by_class[present][:, units]
     with canvas(5.2, max(2.8, 1.6 + 0.24 * len(present))) as (figure, done):
         axes = figure.subplots()
@@ -37,7 +37,7 @@ def units_by_class(found: Inspection) -> str:
 
 def importance(found: Inspection) -> str:
     """Draw each unit: its importance against how often it is flipped."""
-    often = 100 * found.flipped.double().mean(dim=0)
+    often = 100 * found.often
     with canvas(5.2, 3.9) as (figure, done):
         axes = figure.subplots()
         axes.scatter(found.importance.numpy(), often.numpy(), s=14, alpha=0.6, color=_SEARCH, linewidths=0)
@@ -68,14 +68,14 @@ def scores(found: Inspection) -> str:
     random = found.after_random.sort(dim=1).values
     with canvas(5.2, 3.9) as (figure, done):
         axes = figure.subplots()
-        for values, label, colour in (
-            (found.before.sort().values, "under the base mask", _BEFORE),
-            (random.mean(dim=0), f"after random flips, mean of {len(random)} draws", _RANDOM),
-            (found.after.sort().values, "after the flips of the search", _SEARCH),
+        for values, label, colour, line, height in (
+            # On top, and dashed: random flips lie beneath it.
+            (found.before.sort().values, "under the base mask", _BEFORE, "--", 3),
+            (random.mean(dim=0), f"after random flips, mean of {len(random)} draws", _RANDOM, "-", 2),
+            (found.after.sort().values, "after the flips of the search", _SEARCH, "-", 2),
         ):
-            before = colour == _BEFORE  # On top, and dashed: random flips lie beneath it.
-            line = "." if images == 1 else "--" if before else "-"
-            axes.plot(shares, values.numpy(), line, label=label, color=colour, linewidth=1.8, zorder=3 if before else 2)
+            form = "." if images == 1 else line
+            axes.plot(shares, values.numpy(), form, label=label, color=colour, linewidth=1.8, zorder=height)
         axes.fill_between(shares, random.amin(dim=0).numpy(), random.amax(dim=0).numpy(), color=_RANDOM, alpha=0.3)
         axes.set_xlabel("images in %, each curve in its own order")
         axes.set_ylabel(found.scored)
