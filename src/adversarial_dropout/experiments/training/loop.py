@@ -25,6 +25,7 @@ from adversarial_dropout.experiments.training import checkpoint
 from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
 from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
+from adversarial_dropout.experiments.training.step import Step, eager_step
 
 Progress = Callable[[int, Row], None]
 """Called after each epoch with the number of epochs done and the epoch's metrics."""
@@ -117,6 +118,7 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     needs_unlabelled = bool(objective.needs_unlabelled)
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     objective, optimizer = accelerator.prepare(objective, optimizer)
+    step = eager_step(objective, optimizer, accelerator.backward)
     order = torch.Generator().manual_seed(config.seed)
 
     state = checkpoint.load(folder)
@@ -144,8 +146,9 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
     for epoch in range(len(rows), config.training.epochs):
         rising = _schedule(config.training, epoch, optimizer)
         steps = batches(data, pixels, split, config.training, order, needs_unlabelled=needs_unlabelled)
+        objective.train()
         try:
-            means = _epoch(objective, optimizer, accelerator.backward, steps, rising)
+            means = _epoch(step, steps, rising)
         except NonFiniteError as cause:
             raise DivergedError(
                 f"{cause}. This was in epoch {epoch + 1} of {folder}; lower --training.learning-rate or the weight of "
@@ -213,24 +216,13 @@ def _schedule(training: TrainingConfig, epoch: int, optimizer: torch.optim.Optim
     return rising
 
 
-def _epoch(
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    backward: Callable[[Tensor], None],
-    batches: Iterable[Batch],
-    weight: float,
-) -> dict[str, float]:
+def _epoch(step: Step, batches: Iterable[Batch], weight: float) -> dict[str, float]:
     """Train one epoch; return the mean over its steps of the loss and of each term before weighting."""
-    objective.train()
     totals: dict[str, Tensor] = {}
     steps = 0
     for batch in batches:
-        loss, values = objective(batch, weight)
-        optimizer.zero_grad()
-        backward(loss)
-        optimizer.step()
         steps += 1
-        for name, value in {"loss": loss.detach(), **values}.items():
+        for name, value in step(batch, weight).items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value
     means = {name: float(total) / steps for name, total in totals.items()}
     if not all(math.isfinite(value) for value in means.values()):
