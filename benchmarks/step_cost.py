@@ -1,34 +1,38 @@
-"""Measure what a training step with each method costs, over a plain step, for a model that is cut and one that is not.
+"""Measure what a training step with each method costs, over a plain step, beside the floor.
 
-    python benchmarks/step_cost.py [--record results/step-cost.json]
+    python benchmarks/step_cost.py [--record results/step-cost.json] [--networks mnist-cnn conv-large small-cnn]
 
-One process, one thread, the methods interleaved; a step is cross-entropy on a batch of 128 plus one term on the same
-batch, forward and backward. The figure is the median over 25 rounds of the ratio within a round, after 5 of warm-up,
-with its quartiles. Run it on an idle machine.
+One process, one thread, the methods interleaved. A step is cross-entropy on a batch plus one term on the same batch,
+forward, backward and Adam's update. The figure is the median over 25 rounds of the ratio within a round, after 5 of
+warm-up, with its quartiles. FLOP are counted, not estimated; the machine's rate is that of its fastest product of two
+matrices of 2,048 × 2,048, measured in the same process. Run it on an idle machine.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from measuring import ROUNDS, WARM_UP, flop, interleaved, matrix_rate, peak_bytes, ratio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adversarial_dropout import (
-    AdversarialTraining,
-    PiModel,
-    SupervisedAdversarialDropout,
-    VirtualAdversarialDropout,
-    VirtualAdversarialTraining,
-)
-from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.config import ModelConfig
-from adversarial_dropout.regularizers.passes import cut
+from adversarial_dropout import VirtualAdversarialTraining, kl_divergence
+from adversarial_dropout.experiments import models, presets, records
+from adversarial_dropout.experiments.config import ModelConfig, TermConfig
+from adversarial_dropout.experiments.training.memory import keep_freed_memory
+from adversarial_dropout.experiments.training.objective import Batch, Objective, build_regularizer
+from adversarial_dropout.experiments.training.step import eager_step
 
-WARM_UP, ROUNDS, BATCH = 5, 25, 128
+CPU = torch.device("cpu")
+NETWORKS = {
+    "mnist-cnn": (presets.get("paper/mnist-1000", "plain", "paper").model, (1, 28, 28), 128),
+    "conv-large": (presets.get("paper/svhn-1000", "plain", "paper").model, (3, 32, 32), 16),
+    "small-cnn": (presets.get("digits-100", "plain").model, (1, 8, 8), 128),
+}
+"""Settings, shape of an image, images in a batch."""
 
 
 class Whole(nn.Module):
@@ -43,65 +47,124 @@ class Whole(nn.Module):
         return logits
 
 
+METHODS: dict[str, tuple[TermConfig, ...]] = {
+    "plain": (),
+    "at": (TermConfig(kind="at"),),
+    "pi": (TermConfig(kind="pi", divergence="qe"),),
+    "vat": (TermConfig(kind="vat"),),
+    "sadd": (TermConfig(kind="sadd", divergence="ce"),),
+    "vadd shared": (TermConfig(kind="vadd", noise="shared"),),
+    "vadd independent": (TermConfig(kind="vadd"),),
+    "vadd independent + vat": (TermConfig(kind="vadd"), TermConfig(kind="vat")),
+}
+BESIDE = ("flop_ratios", "memory_ratios", "flop_per_second_over_matrix")
+NOT_CUT = ("sadd", "vadd shared", "vadd independent")
+
+
+def vat_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+    """The passes of cross-entropy and VAT as one writes them for this network, and no check."""
+    vat = VirtualAdversarialTraining()
+
+    def loss() -> Tensor:
+        classified = F.cross_entropy(model(x), y)
+        d = torch.randn_like(x)
+        d = d / d.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        with torch.no_grad():
+            target = model(x)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        leaf = (x + 0.1 * d).requires_grad_()
+        (d,) = torch.autograd.grad(kl_divergence(target, model(leaf)).sum(), leaf)
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        d = d / d.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return classified + kl_divergence(target, model(x + vat.eps * d)).mean()
+
+    return loss
+
+
+def steps_of(config: ModelConfig, shape: tuple[int, int, int], images: int) -> dict[str, Callable[[], object]]:
+    """A step of each method on the same images and the same weights; each has its own optimiser."""
+    torch.manual_seed(0)
+    model = models.build(config, shape, 10).train()
+    batch = Batch(torch.rand(images, *shape), torch.randint(10, (images,)))
+
+    def step(terms: tuple[TermConfig, ...]) -> Callable[[], object]:
+        objective = Objective(model, terms).train()
+        run = eager_step(objective, adam())
+        return lambda: run(batch, 1.0)
+
+    def adam() -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=1e-5)
+
+    def step_of(loss: Callable[[], Tensor]) -> Callable[[], object]:
+        optimizer = adam()
+
+        def run() -> None:
+            optimizer.zero_grad()
+            loss().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+        return run
+
+    whole, x, y = Whole(model), batch.images, batch.labels
+
+    def not_cut(term: TermConfig) -> Callable[[], object]:
+        regularizer = build_regularizer(term)
+        return step_of(lambda: F.cross_entropy(whole(x), y) + regularizer(whole, x, y))
+
+    found = {name: step(terms) for name, terms in METHODS.items()}
+    found |= {f"{name}, not cut": not_cut(METHODS[name][0]) for name in NOT_CUT}
+    return {**found, "vat, by hand": step_of(vat_by_hand(model, x, y))}
+
+
+def measure(name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> dict[str, Any]:
+    config, shape, images = NETWORKS[name]
+    steps = steps_of(config, shape, images)
+    counted = {method: flop(step) for method, step in steps.items()}
+    held = {method: peak_bytes(step, CPU) for method, step in steps.items()}
+    took = interleaved(steps, CPU, warm_up=warm_up, rounds=rounds)
+    rate = matrix_rate(CPU)
+    plain = statistics.median(took["plain"])
+    return {
+        "images": images,
+        "plain": {"seconds": plain, "flop": counted["plain"], "bytes": held["plain"]},
+        "matrix_flop_per_second": rate,
+        "flop_per_second_over_matrix": {
+            method: counted[method] / statistics.median(times) / rate for method, times in took.items()
+        },
+        "ratios": {method: ratio(times, took["plain"]) for method, times in took.items()},
+        "flop_ratios": {method: found / counted["plain"] for method, found in counted.items()},
+        "memory_ratios": {method: found / held["plain"] for method, found in held.items()},
+        "vadd independent over pi": ratio(took["vadd independent"], took["pi"]),
+        "vat over by hand": ratio(took["vat"], took["vat, by hand"]),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=Path, default=Path("results/step-cost.json"))
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = models.build(ModelConfig(name="small-cnn", input_noise=0.15, p=0.5, delta=0.05), (1, 8, 8), 10)
-    whole = Whole(model)
-    x, y = torch.rand(BATCH, 1, 8, 8), torch.randint(10, (BATCH,))
-    independent, shared = VirtualAdversarialDropout(), VirtualAdversarialDropout(noise="shared")
-    under, head = cut(model)
-
-    def shared_with_target() -> Tensor:
-        h = under(x)
-        out = head(h)
-        loss: Tensor = F.cross_entropy(out, y) + shared(head, h, target=out)
-        return loss
-
-    def step(term: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        return lambda: F.cross_entropy(model(x), y) + term()
-
-    steps: dict[str, Callable[[], Tensor]] = {
-        "plain": lambda: F.cross_entropy(model(x), y),
-        "vadd shared, target and h given": shared_with_target,
-        "pi": step(lambda: PiModel()(model, x)),
-        "at": step(lambda: AdversarialTraining()(model, x, y)),
-        "vat": step(lambda: VirtualAdversarialTraining()(model, x)),
-        "sadd": step(lambda: SupervisedAdversarialDropout()(model, x, y)),
-        "vadd independent": step(lambda: independent(model, x)),
-        "vadd shared": step(lambda: shared(model, x)),
-        "sadd, not cut": step(lambda: SupervisedAdversarialDropout()(whole, x, y)),
-        "vadd independent, not cut": step(lambda: independent(whole, x)),
-        "vadd shared, not cut": step(lambda: shared(whole, x)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(WARM_UP + ROUNDS):
-        for name, loss_of_step in steps.items():
-            start = time.perf_counter()
-            loss = loss_of_step()
-            model.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if turn >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    ratios = {
-        name: statistics.quantiles([a / b for a, b in zip(times, seconds["plain"], strict=True)], n=4)
-        for name, times in seconds.items()
-    }
+    keep_freed_memory()
+    found = {}
+    for name in arguments.networks:
+        found[name] = measure(name, arguments.rounds)
+        print(name, f"plain {found[name]['plain']['seconds']:.4f} s", flush=True)
+        for method, (low, median, high) in found[name]["ratios"].items():
+            beside = " ".join(f"{what} {found[name][what][method]:.2f}" for what in BESIDE)
+            print(f"  {method:28} {median:.2f} [{low:.2f}, {high:.2f}]  {beside}", flush=True)
+        for what in ("vadd independent over pi", "vat over by hand"):
+            print(f"  {what:28}", *(f"{part:.3f}" for part in found[name][what]))
     content = {
-        "what": "time of a step over a plain one: lower quartile, median, upper quartile",
-        "model": "small-cnn",
-        "batch": BATCH,
-        "rounds": ROUNDS,
-        "plain_seconds": statistics.median(seconds["plain"]),
-        "ratios": ratios,
+        "what": "time of a step over a plain one: lower quartile, median, upper quartile of the ratio within a round",
+        "rounds": arguments.rounds,
+        "networks": found,
         "environment": records.environment(),
     }
     records.write_json(arguments.record, content)
-    for name, (low, median, high) in ratios.items():
-        print(f"{name:32} {median:.2f}  [{low:.2f}, {high:.2f}]")
 
 
 if __name__ == "__main__":

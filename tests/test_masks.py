@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from adversarial_dropout import masks
 from adversarial_dropout.errors import AdversarialDropoutWarning, InvalidTypeError, InvalidValueError
 from adversarial_dropout.masks import adversarial_mask, flip_budget, sample_mask
 
@@ -305,6 +306,17 @@ def test_keeps_what_torch_dropout_keeps(shape: tuple[int, ...], p: float) -> Non
         assert mask.dtype == torch.bool
         assert torch.equal(mask, kept)
         assert torch.equal(torch.get_rng_state(), state), "as many numbers drawn"
+
+
+@pytest.mark.parametrize("p", [0.1, 0.37, 0.5, 0.9])
+def test_both_ways_to_draw_on_a_cpu_give_the_same(monkeypatch: pytest.MonkeyPatch, p: float) -> None:
+    if not masks._bernoulli_compares_doubles():
+        pytest.skip("on this processor bernoulli_ draws its numbers in another way")
+    torch.manual_seed(5)
+    quick = sample_mask((64, 300), p)
+    monkeypatch.setattr(masks, "_bernoulli_compares_doubles", lambda: False)
+    torch.manual_seed(5)
+    assert torch.equal(sample_mask((64, 300), p), quick)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

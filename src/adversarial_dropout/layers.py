@@ -187,11 +187,11 @@ class AdversarialDropout(nn.Module):
         return steering.base
 
     def _apply_mask(self, h: Tensor, mask: Tensor) -> Tensor:
-        factors = mask.to(h.dtype)
+        factors = mask.view(torch.int8).to(h.dtype)  # From bytes: on a CPU, conversions from bool are slow.
         if self.training:
             self._warn_of_lost_scale(mask)
             if self.rescale == "inverted" and self.p < 1:
-                factors = factors / (1 - self.p)
+                factors = factors.div_(1 - self.p)
             elif self.rescale == "sum":
                 left = mask.flatten(1).sum(dim=1) if mask.dim() > 1 else mask
                 precision = torch.promote_types(h.dtype, torch.float32)
@@ -211,7 +211,7 @@ class AdversarialDropout(nn.Module):
                 AdversarialDropoutWarning,
                 stacklevel=2,
             )
-        if not self._warned_empty and mask.numel() and values_readable(mask) and not mask.any():
+        if not self._warned_empty and mask.numel() and values_readable(mask) and not (mask[0].any() or mask.any()):
             self._warned_empty = True
             warnings.warn(
                 f"no unit of {tuple(mask.shape)} is left in the whole batch, so the layer passes on zeros; lower "

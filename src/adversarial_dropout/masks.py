@@ -3,6 +3,7 @@
 Source: Park, Park, Shin, Moon, "Adversarial Dropout for Supervised and Semi-supervised Learning", AAAI 2018.
 """
 
+import functools
 import math
 import numbers
 import warnings
@@ -54,7 +55,22 @@ def sample_mask(
         device = generator.device
     if p in (0, 1):
         return torch.full(tuple(shape), p == 0, dtype=torch.bool, device=device)
-    return torch.empty(tuple(shape), dtype=torch.bool, device=device).bernoulli_(1 - p, generator=generator)
+    mask = torch.empty(tuple(shape), dtype=torch.bool, device=device)
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and _bernoulli_compares_doubles():
+        return torch.rand(mask.shape, generator=generator, dtype=torch.float64, device="cpu") < 1 - p
+    return mask.bernoulli_(1 - p, generator=generator)
+
+
+@functools.cache
+def _bernoulli_compares_doubles() -> bool:
+    """Whether ``bernoulli_`` on this CPU compares one uniform double after the other, as it does where MKL does not
+    draw for it. ``rand`` then gives the same in a third of the time.
+    """
+    ours, theirs = (torch.Generator().manual_seed(0) for _ in range(2))
+    with torch.inference_mode(False):
+        drawn = torch.empty(1000, dtype=torch.bool, device="cpu").bernoulli_(0.3, generator=theirs)
+        same = torch.rand(1000, generator=ours, dtype=torch.float64, device="cpu") < 0.3
+    return torch.equal(drawn, same) and torch.equal(ours.get_state(), theirs.get_state())
 
 
 def flip_budget(delta: float, units: int) -> int:

@@ -114,6 +114,8 @@ def _found_mask(layer: AdversarialDropout, steering: Steering, jacobian: Tensor,
         finite = steering.seen is not None and bool(steering.seen.isfinite().all())
         cause = "its activations are finite, so look at the divergence" if finite else "its activations are not finite"
         raise NonFiniteError(f"{error}, in {layer}: {cause}") from error
+    if values_readable(repeated) and not repeated.any():
+        return mask
     if repeated.shape[0] != examples:
         repeated = repeated.all().expand(examples)
     return base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
@@ -129,7 +131,7 @@ def _why_idle(repeated: Tensor, values: Tensor, jacobians: tuple[Tensor, ...]) -
             'the passes something to differ in: p > 0 in training, noise in the model with noise="independent", or two '
             "views, reg(model, view_2, target=model(view_1)). In evaluation mode every mask starts as all ones"
         )
-    if values.any() and not any(jacobian.any() for jacobian in jacobians):
+    if values.any() and not any(jacobian[:1].any() or jacobian.any() for jacobian in jacobians):
         return (
             "the Jacobian is zero everywhere: the prediction does not depend on any unit, so none is flipped; look at "
             "the weights and activations behind the AdversarialDropout layer"

@@ -1,0 +1,111 @@
+"""What the benchmarks share: interleaved rounds, peak memory, counted FLOP, the machine's own rate."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+WARM_UP, ROUNDS = 5, 25
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Time of one call, the work it leaves on a GPU included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], device: torch.device, *, warm_up: int = WARM_UP, rounds: int = ROUNDS
+) -> dict[str, list[float]]:
+    """Seconds of each run in each round, one after the other, the warm-up left out."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warm_up + rounds):
+        for name, run in runs.items():
+            took = seconds(run, device)
+            if turn >= warm_up:
+                found[name].append(took)
+    return found
+
+
+def ratio(above: list[float], below: list[float]) -> list[float]:
+    """Lower quartile, median and upper quartile of the ratio within a round."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    return statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """The most that ``run`` holds at one time of what PyTorch allocates, over what was held before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    assert recorded.profiler is not None
+    assert recorded.profiler.kineto_results is not None
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the FLOP of what runs. (`FlopCounterMode` also follows modules, by hooks that some searches refuse.)"""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in _FLOP:
+            self.total += _FLOP[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _product(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
+    return 2 * shape[0] * weight[0] * weight[1]
+
+
+_FLOP: dict[Any, Any] = flop_registry | {
+    torch.ops.aten.mkldnn_linear: lambda x, weight, *_, **__: _product(x.shape, weight.shape),
+    torch.ops.aten.mkldnn_linear_backward: lambda x, grad, weight, wanted, **_: (
+        sum(wanted[:2]) * _product(grad.shape, weight.shape)
+    ),
+}
+"""PyTorch's own counts, and the products of `experiments.models.dense`, which it does not know."""
+
+
+def flop(run: Callable[[], object]) -> int:
+    """FLOP of the convolutions and matrix products of ``run``, a multiplication and an addition counted as two."""
+    with _Counter() as counter:
+        run()
+    return int(counter.total)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, size: int = 2048, rounds: int = 9) -> float:
+    """FLOP a second of the machine's fastest product of two square matrices, the median of ``rounds``.
+
+    On a CPU in float32 both libraries that PyTorch has are tried: MKL, and oneDNN, which computes the convolutions.
+    """
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    products: dict[str, Callable[[], object]] = {"matmul": lambda: a @ b}
+    if device.type == "cpu" and dtype == torch.float32:
+        products["onednn"] = lambda: torch.nn.functional.linear(a.to_mkldnn(), b)
+    with torch.no_grad():
+        took = interleaved(products, device, warm_up=2, rounds=rounds)
+    return float(2 * size**3 / min(statistics.median(times) for times in took.values()))
