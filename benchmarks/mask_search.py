@@ -4,25 +4,39 @@
 
 One process, one thread; each candidate in rounds with `torch.topk` alone, 5 of warm-up, then 25. The figure is the
 median ratio within a round, with its quartiles. Candidates do not share rounds, because the large blocks that a full
-sort frees would cost the next one page faults. The loop is Algorithm 1 transcribed, one example after the other; it is
-timed three times, because it is slow. Run it on an idle machine.
+sort frees would cost the next one page faults. The loop is Algorithm 1 transcribed, one example and one unit after the
+other, in 25 rounds of its own with `adversarial_mask`. Memory is the most that is held at one time besides the
+arguments, over the size of J. Run it on an idle machine.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from measuring import ROUNDS, interleaved, peak_bytes, ratio
 from torch import Tensor
 
 from adversarial_dropout import adversarial_mask, sample_mask
 from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.training.memory import keep_freed_memory
 
-WARM_UP, ROUNDS, LOOP_ROUNDS, EXAMPLES = 5, 25, 3, 128
-SIZES = ((128, 6), (2048, 10), (2048, 102), (32_768, 163), (32_768, 1638), (131_072, 655))
-LOOP_UNITS = 2048
+LOOP_ROUNDS, EXAMPLES = 25, 128
+SIZES = (
+    (128, 6),
+    (128, 64),
+    (2048, 10),
+    (2048, 102),
+    (2048, 1024),
+    (32_768, 163),
+    (32_768, 1638),
+    (131_072, 655),
+)
+LOOP_LARGEST = 102
+"""Flips up to which the loops are timed; with more they take minutes."""
 
 
 def full_sort(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
@@ -32,65 +46,91 @@ def full_sort(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
     return mask.scatter(1, chosen, mask.gather(1, chosen) ^ (gain[:, :k] > 0))
 
 
-def loop(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
-    """Algorithm 1, transcribed with its two slips mended."""
+def transcribed(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
+    """Algorithm 1 line by line, with its two slips mended: the largest |J| first, the budget tested before a flip."""
     found = mask.clone()
-    for row, slopes in enumerate(jacobian.tolist()):
-        left = k
-        for unit in sorted(range(len(slopes)), key=lambda unit, slopes=slopes: -abs(slopes[unit])):  # type: ignore[misc]
-            if left and bool(found[row, unit]) == (slopes[unit] < 0) and slopes[unit] != 0:
-                found[row, unit] = not found[row, unit]
-                left -= 1
+    for row in range(mask.shape[0]):
+        order = jacobian[row].abs().argsort(descending=True)
+        i = 0
+        while i < mask.shape[1] and (found[row] ^ mask[row]).sum() < k:
+            unit = order[i]
+            if not found[row, unit] and jacobian[row, unit] > 0:
+                found[row, unit] = True
+            elif found[row, unit] and jacobian[row, unit] < 0:
+                found[row, unit] = False
+            i += 1
     return found
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+def loop_over_lists(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
+    """The same on Python's floats, which are quicker to look at one by one than a tensor's entries."""
+    found = mask.tolist()
+    for bits, slopes in zip(found, jacobian.tolist(), strict=True):
+        left = k
+        for unit in sorted(range(len(slopes)), key=lambda unit, slopes=slopes: -abs(slopes[unit])):  # type: ignore[misc]
+            if not left:
+                break
+            if slopes[unit] and bits[unit] == (slopes[unit] < 0):
+                bits[unit] = not bits[unit]
+                left -= 1
+    return torch.tensor(found, dtype=torch.bool)
 
 
-def measure(units: int, k: int, device: torch.device) -> dict[str, object]:
+def measure(units: int, k: int, device: torch.device, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     mask, jacobian = sample_mask((EXAMPLES, units), 0.5, device=device), torch.randn(EXAMPLES, units, device=device)
-    ours = adversarial_mask(mask, jacobian, max_flips=k)
-    assert torch.equal(ours, full_sort(mask, jacobian, k))
+    found = adversarial_mask(mask, jacobian, max_flips=k)
+    assert torch.equal(found, full_sort(mask, jacobian, k))
 
     def topk() -> object:
         return jacobian.topk(k, dim=1)
 
-    def ratios_of(run: Callable[[], object], rounds: int) -> list[float]:
-        apart = [(seconds(run, device), seconds(topk, device)) for _ in range(WARM_UP + rounds)][WARM_UP:]
-        return statistics.quantiles([ours / floor for ours, floor in apart], n=4)
-
-    ratios = {
-        "adversarial_mask": ratios_of(lambda: adversarial_mask(mask, jacobian, max_flips=k), ROUNDS),
-        "full sort": ratios_of(lambda: full_sort(mask, jacobian, k), ROUNDS),
+    ways: dict[str, Callable[[], object]] = {
+        "adversarial_mask": lambda: adversarial_mask(mask, jacobian, max_flips=k),
+        "full sort": lambda: full_sort(mask, jacobian, k),
     }
-    if units == LOOP_UNITS:
-        assert torch.equal(ours, loop(mask, jacobian, k))
-        slow = [seconds(lambda: loop(mask, jacobian, k), device) / seconds(topk, device) for _ in range(LOOP_ROUNDS)]
-        ratios["loop"] = sorted(slow)
-    milliseconds = 1000 * statistics.median(seconds(topk, device) for _ in range(ROUNDS))
-    return {"examples": EXAMPLES, "units": units, "k": k, "topk_milliseconds": milliseconds, "ratios": ratios}
+    floors: list[float] = []
+    ratios = {}
+    for name, way in ways.items():
+        took = interleaved({name: way, "topk": topk}, device, rounds=rounds)
+        ratios[name] = ratio(took[name], took["topk"])
+        floors += took["topk"]
+    if k <= LOOP_LARGEST and device.type == "cpu":
+        ours = "adversarial_mask"
+        loops = {"loop": transcribed, "loop over lists": loop_over_lists}
+        for name, loop in loops.items():
+            assert torch.equal(found, loop(mask, jacobian, k))
+            took = interleaved(
+                {name: partial(loop, mask, jacobian, k), ours: ways[ours]}, device, warm_up=1, rounds=LOOP_ROUNDS
+            )
+            ratios[f"adversarial_mask over {name}"] = ratio(took[ours], took[name])
+    size = jacobian.numel() * jacobian.element_size()
+    return {
+        "examples": EXAMPLES,
+        "units": units,
+        "k": k,
+        "topk_milliseconds": 1000 * statistics.median(floors),
+        "ratios": ratios,
+        "memory_over_jacobian": {name: peak_bytes(way, device) / size for name, way in {**ways, "topk": topk}.items()},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", type=Path, default=Path("results/mask-search.json"))
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     found = []
     for units, k in SIZES:
-        found.append(measure(units, k, arguments.device))
+        found.append(measure(units, k, arguments.device, arguments.rounds))
         print(found[-1], flush=True)
     content = {
-        "what": "time over torch.topk alone in the same round: lower quartile, median, upper quartile (loop: of three)",
+        "what": "time over torch.topk alone in the same round: lower quartile, median, upper quartile",
         "device": str(arguments.device),
-        "rounds": ROUNDS,
+        "rounds": arguments.rounds,
         "sizes": found,
         "environment": records.environment(),
     }
