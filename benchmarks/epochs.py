@@ -1,0 +1,112 @@
+"""End to end: what an epoch takes, how much of it lies outside the steps, and how much memory.
+
+    python benchmarks/epochs.py --data FOLDER [--record results/epochs.json]
+
+Real runs in a folder that is thrown away, each in a process of its own with one thread; a clock is put around what the
+loop calls. The first epoch warms up. An epoch is one pass over the images (CIFAR-10: a few steps), evaluated as in
+training. Run it on an idle machine.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.models.prediction import error
+from adversarial_dropout.experiments.training import checkpoint, loop
+from adversarial_dropout.experiments.training.step import eager_step
+
+EPOCHS = 4
+RUNS = {
+    ("paper/mnist-1000", "plain"): None,
+    ("paper/mnist-1000", "vadd-kl"): None,
+    ("paper/mnist-all", "plain"): None,
+    ("paper/mnist-all", "vadd-kl"): None,
+    ("paper/cifar10-4000", "vadd-kl"): 4,
+}
+"""Preset and method, and the steps of an epoch; ``None``: those of a pass."""
+PARTS = ("batches", "steps", "evaluation", "records")
+
+
+def config_of(preset: str, method: str, steps: int | None) -> ExperimentConfig:
+    config = presets.get(preset, method, "paper")
+    training = dataclasses.replace(config.training, epochs=EPOCHS, steps_per_epoch=steps)
+    data = config.data if steps is None else dataclasses.replace(config.data, evaluated=100)
+    return dataclasses.replace(config, training=training, data=data)
+
+
+def measure(config: ExperimentConfig, place: sources.Place) -> dict[str, Any]:
+    """Seconds of each part of an epoch, the median over the epochs after the first."""
+    clock: dict[str, float] = defaultdict(float)
+    epochs: list[dict[str, float]] = []
+
+    def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                clock[part] += time.perf_counter() - start
+
+        return run
+
+    def timed_step(*arguments: Any, **named: Any) -> Any:
+        return timed("steps", eager_step(*arguments, **named))
+
+    def ended(number: int, _: object) -> None:
+        epochs.append({**clock, "batches": clock["epoch"] - clock["steps"]})
+        clock.clear()
+
+    with ExitStack() as stack:
+        for place_of, name, replacement in (
+            (loop, "eager_step", timed_step),
+            (loop, "_epoch", timed("epoch", loop._epoch)),
+            (loop, "error", timed("evaluation", error)),
+            (checkpoint, "save", timed("records", checkpoint.save)),
+            (records, "write_metrics", timed("records", records.write_metrics)),
+        ):
+            stack.enter_context(mock.patch.object(place_of, name, replacement))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        loop.run(config, Path(folder) / "run", ended, place)
+    seconds = {part: statistics.median(found[part] for found in epochs[1:]) for part in PARTS}
+    whole = sum(seconds.values())
+    return {
+        "seconds": {**seconds, "epoch": whole},
+        "outside_steps": 1 - seconds["steps"] / whole,
+        "outside_steps_and_evaluation": (seconds["batches"] + seconds["records"]) / (whole - seconds["evaluation"]),
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST and CIFAR-10 in parquet files")
+    parser.add_argument("--record", type=Path, default=Path("results/epochs.json"))
+    arguments = parser.parse_args()
+    place = sources.Place(arguments.data)
+    found = {}
+    for (preset, method), steps in RUNS.items():
+        config = config_of(preset, method, steps)
+        sources.load(config.data, place)  # Decoded before the process that is measured.
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            found[f"{preset} {method}"] = process.submit(measure, config, place).result()
+        print(preset, method, found[f"{preset} {method}"], flush=True)
+    content = {"epochs": EPOCHS - 1, "steps": {" ".join(run): steps for run, steps in RUNS.items()}, "runs": found}
+    records.write_json(arguments.record, {**content, "environment": records.environment()})
+
+
+if __name__ == "__main__":
+    main()

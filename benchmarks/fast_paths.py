@@ -1,0 +1,141 @@
+"""What each fast path of a CPU step brings, and what those would that are not taken.
+
+    python benchmarks/fast_paths.py [--record results/fast-paths.json]
+
+Each pair runs interleaved in one process with one thread: 25 rounds after 5 of warm-up; the figure is the median ratio
+of fast to plain within a round, with its quartiles. Steps are plain ones of the Table 3 network on 128 images. What is
+"kept" is how the software computes; the tests hold that it equals the plain way. Run it on an idle machine.
+"""
+
+import argparse
+import concurrent.futures
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from measuring import ROUNDS, WARM_UP, interleaved, ratio, seconds
+from torch import nn
+
+from adversarial_dropout import sample_mask
+from adversarial_dropout.experiments import models, presets, records
+from adversarial_dropout.experiments.models import dense
+from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.models.dense import Dense
+from adversarial_dropout.experiments.training.memory import keep_freed_memory
+from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.step import eager_step
+
+CPU = torch.device("cpu")
+EXAMPLES, UNITS = 128, 2048
+Run = Callable[[], object]
+_step: Run
+
+
+def network() -> CutNetwork:
+    torch.manual_seed(0)
+    model = models.build(presets.get("paper/mnist-1000", "plain", "paper").model, (1, 28, 28), 10).train()
+    assert isinstance(model, CutNetwork)
+    return model
+
+
+def step_of(model: nn.Module, *, fused: bool | None = None, compiled: bool = False) -> Run:
+    batch = Batch(torch.rand(EXAMPLES, 1, 28, 28), torch.randint(10, (EXAMPLES,)))
+    if compiled:
+        model.compile()
+    objective = Objective(model, ()).train()
+    step = eager_step(objective, torch.optim.Adam(objective.parameters(), lr=1e-5, fused=fused))
+    return lambda: step(batch, 1.0)
+
+
+def contiguous(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+
+
+def pooled_last(model: CutNetwork) -> nn.Module:
+    """The same network with each ReLU before its pooling, as Table 3 lists them."""
+    layers = list(model.under.children())
+    for index in [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]:
+        layers[index], layers[index + 1] = layers[index + 1], layers[index]
+    return CutNetwork(nn.Sequential(*layers), model.upper[0], model.upper[1])  # type: ignore[arg-type]
+
+
+def with_linear(step: Run) -> Run:
+    def run() -> None:
+        with mock.patch.object(dense, "_onednn_can", return_value=False):
+            step()
+
+    return run
+
+
+def pairs() -> dict[str, tuple[bool, Run, Run]]:
+    """Name: whether it is kept, the fast way, the plain one."""
+    step = step_of(network())
+    layer, x = Dense(UNITS, 625), torch.randn(2 * EXAMPLES, UNITS)
+    halves = x.chunk(2)
+    return {
+        "convolutions channels-last": (True, step, step_of(contiguous(network()))),
+        "pooling before ReLU": (True, step, step_of(pooled_last(network()))),
+        "dense product by oneDNN": (True, step, with_linear(step)),
+        "dropout mask, the same bits as bernoulli_": (
+            True,
+            lambda: sample_mask((EXAMPLES, UNITS), 0.5),
+            lambda: torch.empty(EXAMPLES, UNITS, dtype=torch.bool).bernoulli_(0.5),
+        ),
+        "dropout mask, share of a step": (True, lambda: sample_mask((EXAMPLES, UNITS), 0.5), step),
+        "two heads in one product": (False, lambda: layer(x), lambda: [layer(half) for half in halves]),
+        "Adam, fused": (False, step_of(network(), fused=True), step),
+        "torch.compile": (False, step_of(network(), compiled=True), step),
+    }
+
+
+def prepare(keep: bool) -> None:
+    global _step
+    torch.set_num_threads(1)
+    if keep:
+        keep_freed_memory()
+    _step = step_of(network())
+
+
+def one_step() -> float:
+    return seconds(_step, CPU)
+
+
+def freed_memory(rounds: int, warm_up: int) -> list[float]:
+    """Steps of a process that keeps what it frees over those of one that does not, in turn."""
+    took: dict[bool, list[float]] = {True: [], False: []}
+    context = multiprocessing.get_context("spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(1, context, prepare, (True,)) as keeping,
+        concurrent.futures.ProcessPoolExecutor(1, context, prepare, (False,)) as giving,
+    ):
+        for _ in range(warm_up + rounds):
+            took[True].append(keeping.submit(one_step).result())
+            took[False].append(giving.submit(one_step).result())
+    return ratio(took[True][warm_up:], took[False][warm_up:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=Path("results/fast-paths.json"))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--warm-up", type=int, default=WARM_UP)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, Any]] = {
+        "freed memory kept": {"kept": True, "ratio": freed_memory(arguments.rounds, arguments.warm_up)}
+    }
+    print("freed memory kept", found["freed memory kept"], flush=True)
+    keep_freed_memory()
+    for name, (kept, fast, plain) in pairs().items():
+        took = interleaved({"fast": fast, "plain": plain}, CPU, warm_up=arguments.warm_up, rounds=arguments.rounds)
+        found[name] = {"kept": kept, "ratio": ratio(took["fast"], took["plain"])}
+        print(name, found[name], flush=True)
+    content = {"rounds": arguments.rounds, "paths": found, "environment": records.environment()}
+    records.write_json(arguments.record, content)
+
+
+if __name__ == "__main__":
+    main()
