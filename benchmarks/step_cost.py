@@ -19,7 +19,13 @@ from measuring import ROUNDS, WARM_UP, flop, interleaved, matrix_rate, peak_byte
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adversarial_dropout import VirtualAdversarialTraining, kl_divergence
+from adversarial_dropout import (
+    VirtualAdversarialTraining,
+    adversarial_mask,
+    flip_budget,
+    kl_divergence,
+    sample_mask,
+)
 from adversarial_dropout.experiments import models, presets, records
 from adversarial_dropout.experiments.config import ModelConfig, TermConfig
 from adversarial_dropout.experiments.training.memory import keep_freed_memory
@@ -33,6 +39,7 @@ NETWORKS = {
     "small-cnn": (presets.get("digits-100", "plain").model, (1, 8, 8), 128),
 }
 """Settings, shape of an image, images in a batch."""
+UNITS = {"mnist-cnn": 2048, "conv-large": 128, "small-cnn": 128}
 
 
 class Whole(nn.Module):
@@ -118,6 +125,14 @@ def steps_of(config: ModelConfig, shape: tuple[int, int, int], images: int) -> d
     return {**found, "vat, by hand": step_of(vat_by_hand(model, x, y))}
 
 
+def search_of(config: ModelConfig, images: int) -> Callable[[], object]:
+    """The mask search of a step, on as many units as the layer has."""
+    units = UNITS[config.name]
+    mask, jacobian = sample_mask((images, units), 0.5), torch.randn(images, units)
+    flips = flip_budget(config.delta, units)
+    return lambda: adversarial_mask(mask, jacobian, max_flips=flips)
+
+
 def measure(name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> dict[str, Any]:
     config, shape, images = NETWORKS[name]
     steps = steps_of(config, shape, images)
@@ -125,6 +140,9 @@ def measure(name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> dict[str
     held = {method: peak_bytes(step, CPU) for method, step in steps.items()}
     took = interleaved(steps, CPU, warm_up=warm_up, rounds=rounds)
     rate = matrix_rate(CPU)
+    search = interleaved(
+        {"search": search_of(config, images), "step": steps["vadd shared"]}, CPU, warm_up=warm_up, rounds=rounds
+    )
     plain = statistics.median(took["plain"])
     return {
         "images": images,
@@ -137,6 +155,7 @@ def measure(name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> dict[str
         "flop_ratios": {method: found / counted["plain"] for method, found in counted.items()},
         "memory_ratios": {method: found / held["plain"] for method, found in held.items()},
         "vadd independent over pi": ratio(took["vadd independent"], took["pi"]),
+        "search over vadd shared": ratio(search["search"], search["step"]),
         "vat over by hand": ratio(took["vat"], took["vat, by hand"]),
     }
 
@@ -156,7 +175,7 @@ def main() -> None:
         for method, (low, median, high) in found[name]["ratios"].items():
             beside = " ".join(f"{what} {found[name][what][method]:.2f}" for what in BESIDE)
             print(f"  {method:28} {median:.2f} [{low:.2f}, {high:.2f}]  {beside}", flush=True)
-        for what in ("vadd independent over pi", "vat over by hand"):
+        for what in ("vadd independent over pi", "vat over by hand", "search over vadd shared"):
             print(f"  {what:28}", *(f"{part:.3f}" for part in found[name][what]))
     content = {
         "what": "time of a step over a plain one: lower quartile, median, upper quartile of the ratio within a round",

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import search_tables
+import speed_tables
 
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import autoencoders, paper_tables, tables, theory_study
@@ -34,6 +34,7 @@ PAGES = (
     "docs/figures.md",
     "docs/theory.md",
     "docs/search.md",
+    "docs/speed.md",
 )
 
 
@@ -73,43 +74,6 @@ def digits_tuning() -> str:
     return tables.markdown(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines)
 
 
-def step_cost() -> str:
-    """Time of a step over a plain one."""
-    found = read_json(RESULTS / "step-cost.json")
-    lines = [(name, f"{m:.2f}", f"{low:.2f} to {high:.2f}") for name, (low, m, high) in found["ratios"].items()]
-    where = found["environment"]
-    return (
-        tables.markdown(("step with", "over plain", "quartiles"), lines)
-        + f"\n\n{found['rounds']} rounds, batch {found['batch']}, one thread; {where['processor']}, "
-        f"PyTorch {where['packages']['torch']}."
-    )
-
-
-def mask_search() -> str:
-    """Time of the search over a ranking."""
-    found = read_json(RESULTS / "mask-search.json")
-
-    def ratio(size: dict[str, Any], name: str) -> str:
-        return f"{size['ratios'][name][1]:,.3g}" if name in size["ratios"] else ""
-
-    names = ("adversarial_mask", "full sort", "loop")
-    lines = [
-        (
-            f"{size['examples']} × {size['units']:,}",
-            f"{size['k']:,}",
-            f"{size['topk_milliseconds']:.2f}",
-            *(ratio(size, name) for name in names),
-        )
-        for size in found["sizes"]
-    ]
-    where = found["environment"]
-    return (
-        tables.markdown(("N × H", "k", "topk in ms", "adversarial_mask", "full sort", "Algorithm 1 as a loop"), lines)
-        + f"\n\nMedian of {found['rounds']} rounds, one thread; {where['processor']}, "
-        f"PyTorch {where['packages']['torch']}."
-    )
-
-
 def table1() -> str:
     """Table 1 at scale quick."""
     found = find_records(RESULTS / "paper")
@@ -134,20 +98,6 @@ def cifar10_quick() -> str:
     return (
         tables.markdown(("preset", "method", "before", "after 20 steps"), lines)
         + f"\n\n{where['processor']}, PyTorch {where['packages']['torch']}, one seed."
-    )
-
-
-def true_batch() -> str:
-    """Time and memory of one step."""
-    found = read_json(RESULTS / "true-batch.json")
-    lines = [
-        (preset, str(step["labelled"]), str(step["unlabelled"]), f"{step['seconds']:.1f}", f"{step['peak_gib']:.1f}")
-        for preset, step in found["steps"].items()
-    ]
-    where = found["environment"]
-    return (
-        tables.markdown(("preset, vadd-qe+vat", "labelled", "unlabelled", "seconds", "peak memory in GiB"), lines)
-        + f"\n\n{where['processor']}, PyTorch {where['packages']['torch']}."
     )
 
 
@@ -213,16 +163,6 @@ def mnist_tuning() -> str:
     return tables.markdown(("candidate", f"validation error in %, n = {len(found['seeds'])}"), lines)
 
 
-def data_path() -> str:
-    """Share of an epoch that the data path takes."""
-    found = read_json(RESULTS / "data-path.json")
-    lines = [
-        (name, f"{100 * share['median']:.1f} %", f"{100 * share['low']:.1f} to {100 * share['high']:.1f} %")
-        for name, share in found["shares"].items()
-    ]
-    return tables.markdown(("run", "share of an epoch", "quartiles"), lines)
-
-
 def autoencoders_measured() -> str:
     """Measures of the three autoencoders."""
     found = find_records(RESULTS / "paper" / "autoencoder")
@@ -250,17 +190,24 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits-100": digits,
     "digits-search": digits_search,
     "digits-tuning": digits_tuning,
-    "step-cost": step_cost,
-    "mask-search": mask_search,
+    "step-cost": partial(speed_tables.step_cost, "small-cnn"),
+    "step-cost-table3": partial(speed_tables.step_cost, "mnist-cnn"),
+    "step-cost-table4": partial(speed_tables.step_cost, "conv-large"),
+    "mask-search": speed_tables.mask_search,
+    "speed-goals": speed_tables.goals,
+    "epochs": speed_tables.epochs,
+    "fast-paths": partial(speed_tables.fast_paths, True),
+    "slow-paths": partial(speed_tables.fast_paths, False),
+    "processes": speed_tables.processes,
+    "table-cost": speed_tables.table_cost,
     "table1-quick": table1,
     "cifar10-quick": cifar10_quick,
-    "true-batch": true_batch,
+    "true-batch": speed_tables.true_batch,
     "kernel-size": kernel_size,
     "stated": stated,
     "left-open": left_open,
     "authors": authors,
     "mnist-tuning": mnist_tuning,
-    "data-path": data_path,
     "autoencoders": autoencoders_measured,
     "autoencoder-claims": autoencoder_claims,
     "theory-equations": partial(_theory, 0),

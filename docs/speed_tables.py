@@ -1,0 +1,269 @@
+"""The tables of docs/speed.md, from results/."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adversarial_dropout.experiments import presets
+from adversarial_dropout.experiments.analysis import paper_tables, tables
+from adversarial_dropout.experiments.data.splits import Split
+from adversarial_dropout.experiments.presets.paper import METHODS, STATED, Cell
+from adversarial_dropout.experiments.records import read_json
+from adversarial_dropout.experiments.training.batches import steps_of_an_epoch
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+SEEDS, CORES_OF_A_MACHINE = 8, 16
+# Forward passes of the whole network (U: of the part above the layer) over plain's three, a backward counted as two.
+FLOORS = {
+    "plain": "1",
+    "at": "8/3",
+    "pi": "2",
+    "vat": "3",
+    "sadd": "2 + 2 U/3",
+    "vadd shared": "1 + 5 U/3",
+    "vadd independent": "2 + 2 U/3",
+    "vadd independent + vat": "4 + 2 U/3",
+}
+
+
+def _where(found: dict[str, Any]) -> str:
+    where = found["environment"]
+    return f"{where['processor']}, PyTorch {where['packages']['torch']}, commit {where['commit'][:7]}."
+
+
+def _spread(quartiles: Sequence[float], digits: int = 2) -> str:
+    low, median, high = (f"{part:.{digits}f}" for part in quartiles)
+    return f"{median} ({low} to {high})"
+
+
+def step_cost(network: str) -> str:
+    """Time, FLOP and memory of a step over a plain one."""
+    found = read_json(RESULTS / "step-cost.json")
+    measured = found["networks"][network]
+    lines = [
+        (
+            method,
+            _spread(quartiles),
+            f"{measured['flop_ratios'][method]:.2f}",
+            FLOORS.get(method, ""),
+            f"{measured['memory_ratios'][method]:.2f}",
+            f"{measured['flop_per_second_over_matrix'][method]:.2f}",
+        )
+        for method, quartiles in measured["ratios"].items()
+    ]
+    plain = measured["plain"]
+    return (
+        tables.markdown(
+            ("step with", "time over plain", "FLOP over plain", "passes over plain", "memory", "of the matrix rate"),
+            lines,
+        )
+        + f"\n\n{found['rounds']} rounds, {measured['images']} images, one thread. A plain step: "
+        f"{1000 * plain['seconds']:.1f} ms, {plain['flop'] / 1e9:.2f} GFLOP, {plain['bytes'] / 2**20:.0f} MiB at its "
+        f"peak; the machine's matrix rate: {measured['matrix_flop_per_second'] / 1e9:.0f} GFLOP/s. {_where(found)}"
+    )
+
+
+def mask_search() -> str:
+    """Time and memory of the search over a ranking."""
+    found = read_json(RESULTS / "mask-search.json")
+
+    def over(size: dict[str, Any], name: str) -> str:
+        return f"{size['ratios'][name][1]:,.3g}" if name in size["ratios"] else ""
+
+    def times(size: dict[str, Any], name: str) -> str:
+        return f"1/{1 / size['ratios'][name][1]:.0f}" if name in size["ratios"] else ""
+
+    lines = [
+        (
+            f"{size['examples']} × {size['units']:,}",
+            f"{size['k']:,}",
+            f"{size['topk_milliseconds']:.2f}",
+            over(size, "adversarial_mask"),
+            over(size, "full sort"),
+            times(size, "adversarial_mask over loop"),
+            times(size, "adversarial_mask over loop over lists"),
+            f"{size['memory_over_jacobian']['adversarial_mask']:.2f}",
+            f"{size['memory_over_jacobian']['full sort']:.2f}",
+        )
+        for size in found["sizes"]
+    ]
+    header = (
+        "N × H",
+        "k",
+        "topk in ms",
+        "adversarial_mask over topk",
+        "full sort over topk",
+        "adversarial_mask over Algorithm 1 as a loop",
+        "the same over lists",
+        "memory over J",
+        "full sort's",
+    )
+    return (
+        tables.markdown(header, lines)
+        + f"\n\nMedian of {found['rounds']} rounds, on {found['device']}, one thread. {_where(found)}"
+    )
+
+
+def epochs() -> str:
+    """End to end: an epoch and its parts."""
+    found = read_json(RESULTS / "epochs.json")
+    lines = [
+        (
+            name if found["steps"][name] is None else f"{name}, {found['steps'][name]} steps",
+            f"{run['seconds']['epoch']:.1f}",
+            *(
+                f"{100 * run['seconds'][part] / run['seconds']['epoch']:.2f}"
+                for part in ("steps", "batches", "records")
+            ),
+            f"{100 * run['seconds']['evaluation'] / run['seconds']['epoch']:.1f}",
+            f"{100 * run['outside_steps_and_evaluation']:.2f}",
+            f"{run['peak_gib']:.2f}",
+        )
+        for name, run in found["runs"].items()
+    ]
+    header = (
+        "run",
+        "seconds an epoch",
+        "steps in %",
+        "making batches in %",
+        "checkpoint and metrics in %",
+        "evaluation in %",
+        "outside steps in %, evaluation apart",
+        "peak memory in GiB",
+    )
+    return tables.markdown(header, lines) + f"\n\nMedian of {found['epochs']} epochs, one thread. {_where(found)}"
+
+
+def fast_paths(kept: bool) -> str:
+    """Fast over plain."""
+    found = read_json(RESULTS / "fast-paths.json")
+    lines = [(name, _spread(path["ratio"])) for name, path in found["paths"].items() if path["kept"] == kept]
+    return (
+        tables.markdown(("", "time over that of the plain way"), lines)
+        + f"\n\n{found['rounds']} rounds. {_where(found)}"
+    )
+
+
+def processes() -> str:
+    """Throughput of two processes over one."""
+    found = read_json(RESULTS / "processes.json")
+    lines = [
+        (method, f"{1000 * found['seconds_of_a_step_alone'][method]:.0f}", _spread(quartiles))
+        for method, quartiles in found["ratios"].items()
+    ]
+    return (
+        tables.markdown(("step with", "one process in ms", "throughput of two over one"), lines)
+        + f"\n\n{found['rounds']} rounds; {found['model']}, {found['batch_labelled']} labelled and "
+        f"{found['batch_unlabelled']} unlabelled images together, one thread a process, gloo. {_where(found)}"
+    )
+
+
+def true_batch() -> str:
+    """Time and memory of one step."""
+    found = read_json(RESULTS / "true-batch.json")
+    lines = [
+        (
+            preset,
+            method,
+            str(step["labelled"]),
+            str(step["unlabelled"]),
+            f"{step['seconds']:.2f}",
+            f"{step['peak_gib']:.1f}",
+        )
+        for preset, steps in found["steps"].items()
+        for method, step in steps.items()
+        if method in ("plain", "vadd-kl", "vadd-qe+vat")
+    ]
+    header = ("preset", "method", "labelled", "unlabelled", "seconds", "peak memory in GiB")
+    return tables.markdown(header, lines) + f"\n\nOne thread. {_where(found)}"
+
+
+def table_cost() -> str:
+    """What a table costs, from the steps at the true batch."""
+    found = read_json(RESULTS / "true-batch.json")
+    lines = []
+    for table in ("table1", "table2"):
+        hours, longest = 0.0, 0.0
+        for cell in paper_tables.columns(table):
+            for method in METHODS:
+                step = found["steps"][cell.preset][method]
+                run = _steps(cell, method) * step["seconds"] / 3600
+                hours += SEEDS * run
+                longest = max(longest, run)
+        cells = len(paper_tables.columns(table)) * len(METHODS)
+        lines.append(
+            (
+                table,
+                f"{cells} × {SEEDS}",
+                f"{hours / 24:,.1f}",
+                f"{hours / 24 / CORES_OF_A_MACHINE:,.1f}",
+                f"{hours / 24 / (8 * CORES_OF_A_MACHINE):,.1f}",
+                f"{longest / 24:,.2f}",
+                "not measured",
+                "not measured",
+            )
+        )
+    header = (
+        "table",
+        "cells × seeds",
+        "core-days",
+        f"days on {CORES_OF_A_MACHINE} cores",
+        "days on 8 such machines",
+        "longest run in days",
+        "1 GPU",
+        "8 GPUs",
+    )
+    return tables.markdown(header, lines) + f"\n\n{_where(found)}"
+
+
+def _steps(cell: Cell, method: str) -> int:
+    """Of a full run."""
+    training = presets.get(cell.preset, method, "paper").training
+    images = STATED[cell.source].training_images
+    unlabelled = 0 if cell.all_labels else images - cell.labels
+    split = Split(torch.arange(cell.labels), torch.arange(unlabelled), torch.arange(0))
+    return training.epochs * steps_of_an_epoch(training, split)
+
+
+def goals() -> str:
+    """What was to be reached, and what is."""
+    step = read_json(RESULTS / "step-cost.json")["networks"]
+    table3, table4 = step["mnist-cnn"], step["conv-large"]
+    sizes = {(size["units"], size["k"]): size["ratios"] for size in read_json(RESULTS / "mask-search.json")["sizes"]}
+    runs = read_json(RESULTS / "epochs.json")["runs"]
+    outside = max(run["outside_steps_and_evaluation"] for run in runs.values())
+    together = min(quartiles[1] for quartiles in read_json(RESULTS / "processes.json")["ratios"].values())
+    lines = [
+        _at_most("VAdD shared ÷ plain, Table 3 network", 1.30, table3["ratios"]["vadd shared"][1]),
+        _at_most("VAdD independent ÷ Π, Table 3 network", 1.10, table3["vadd independent over pi"][1]),
+        _at_most("VAdD independent ÷ Π, Table 4 network", 1.05, table4["vadd independent over pi"][1]),
+        _at_most("VAT ÷ plain, Table 3 network", 3.1, table3["ratios"]["vat"][1]),
+        _at_most("VAT ÷ the same passes by hand, Table 3 network", 1.05, table3["vat over by hand"][1]),
+        _at_most("VAT ÷ the same passes by hand, Table 4 network", 1.05, table4["vat over by hand"][1]),
+        _at_most("adversarial_mask ÷ topk, 128 × 2,048, k = 10", 2, sizes[2048, 10]["adversarial_mask"][1]),
+        _at_most("adversarial_mask ÷ topk, 128 × 32,768, k = 163", 2, sizes[32_768, 163]["adversarial_mask"][1]),
+        _at_most("adversarial_mask ÷ VAdD step, Table 3 network", 0.03, table3["search over vadd shared"][1]),
+        _at_most(
+            "adversarial_mask ÷ loop, 128 × 2,048, k = 10", 0.01, sizes[2048, 10]["adversarial_mask over loop"][1]
+        ),
+        _at_most(
+            "adversarial_mask ÷ loop, 128 × 2,048, k = 102", 0.01, sizes[2048, 102]["adversarial_mask over loop"][1]
+        ),
+        _at_most("peak memory, VAdD shared ÷ plain, Table 3 network", 1.10, table3["memory_ratios"]["vadd shared"]),
+        _at_most("share of an epoch outside steps, evaluation apart", 0.03, outside),
+        _at_least("plain step ÷ matrix rate, Table 3 network", 0.55, table3["flop_per_second_over_matrix"]["plain"]),
+        _at_least("throughput of 2 processes ÷ 1", 1.4, together),
+        ("Table 1 on one GPU", "≤ 45 minutes", "not measured", ""),
+        ("conv-large VAdD step ÷ the GPU's bf16 matrix rate", "≥ 0.40", "not measured", ""),
+    ]
+    return tables.markdown(("", "goal", "measured", "met"), lines)
+
+
+def _at_most(what: str, goal: float, seen: float) -> tuple[str, ...]:
+    return what, f"≤ {goal:g}", f"{seen:.3g}", "yes" if seen <= goal else "no"
+
+
+def _at_least(what: str, goal: float, seen: float) -> tuple[str, ...]:
+    return what, f"≥ {goal:g}", f"{seen:.3g}", "yes" if seen >= goal else "no"
