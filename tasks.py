@@ -1,4 +1,4 @@
-"""The project's commands: ``python3 tasks.py demo | test | check | mutants | docs``. Standard library only.
+"""The project's commands: ``python3 tasks.py demo | test | check | …``; without one it lists them. Standard library only.
 
 Each makes ``.venv`` first, and asks pip again only when pyproject.toml or constraints.txt changed.
 """
@@ -68,7 +68,16 @@ def docs(*options: str) -> None:
     run(PYTHON, "docs/tables.py", *options)
 
 
-TASKS = {task.__name__: task for task in (demo, test, check, mutants, docs)}
+def benchmarks(*options: str) -> None:
+    """Measure speed on an idle machine; --data FOLDER adds epochs on real images."""
+    for name in ("mask_search", "step_cost", "fast_paths", "processes", "true_batch"):
+        run(PYTHON, f"benchmarks/{name}.py")
+    if options:
+        run(PYTHON, "benchmarks/epochs.py", *options)
+    docs()
+
+
+TASKS = {task.__name__: task for task in (demo, test, check, mutants, docs, benchmarks)}
 
 
 def main() -> None:
@@ -76,7 +85,7 @@ def main() -> None:
     if name not in TASKS:
         print(__doc__)
         for task in TASKS.values():
-            print(f"  {task.__name__:8} {task.__doc__}")
+            print(f"  {task.__name__:10} {task.__doc__}")
         sys.exit(0 if name in ("help", "-h", "--help") else 2)
     setup()
     TASKS[name](*options)

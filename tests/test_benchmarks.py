@@ -1,0 +1,94 @@
+"""The benchmarks measure what they say, tried small."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import fast_paths  # noqa: E402
+import mask_search  # noqa: E402
+import measuring  # noqa: E402
+import step_cost  # noqa: E402
+
+from adversarial_dropout.experiments.models.dense import Dense  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(40, 30), Dense(40, 30)])
+def test_flop_of_a_product_and_its_gradients(layer: nn.Module) -> None:
+    product = 2 * 7 * 40 * 30
+    x = torch.randn(7, 40)
+    assert measuring.flop(lambda: layer(x)) == product
+    assert measuring.flop(lambda: layer(x).sum().backward()) == 2 * product
+    x.requires_grad_()
+    assert measuring.flop(lambda: layer(x).sum().backward()) == 3 * product
+
+
+def test_flop_of_a_convolution() -> None:
+    layer, x = nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 8)
+    assert measuring.flop(lambda: layer(x)) == 2 * 2 * 8 * 8 * 5 * 3 * 9
+
+
+def test_peak_is_what_is_held_at_one_time() -> None:
+    def run() -> None:
+        for _ in range(3):
+            a = torch.empty(1_000_000)
+            b = torch.empty(500_000)
+            del a, b
+
+    assert measuring.peak_bytes(run, CPU) == pytest.approx(6_000_000, rel=0.01)
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    assert measuring.ratio([2.0, 20.0, 6.0], [1.0, 10.0, 2.0])[1] == 2.0
+    order = []
+    runs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    found = measuring.interleaved(runs, CPU, warm_up=2, rounds=3)
+    assert "".join(order) == "ab" * 5
+    assert [len(times) for times in found.values()] == [3, 3]
+
+
+def test_ways_to_search_agree() -> None:
+    found = mask_search.measure(128, 6, CPU, rounds=2)
+    assert set(found["ratios"]) >= {"adversarial_mask", "full sort", "adversarial_mask over loop"}
+    assert found["memory_over_jacobian"]["adversarial_mask"] < found["memory_over_jacobian"]["full sort"]
+
+
+def test_steps_are_counted_as_the_floors_say() -> None:
+    """FLOP over plain on the Table 3 network, where U, the part above the layer, is 0.147 of a forward pass."""
+    config, shape, _ = step_cost.NETWORKS["mnist-cnn"]
+    steps = step_cost.steps_of(config, shape, 8)
+    counted = {name: measuring.flop(step) for name, step in steps.items()}
+    upper = 2 * 8 * (2048 * 625 + 625 * 10)
+    plain = counted["plain"]
+    assert counted["pi"] == 2 * plain
+    assert counted["vadd shared"] == plain + 5 * upper
+    assert counted["vadd independent"] == counted["sadd"] == 2 * plain + 2 * upper
+    assert counted["vat"] == counted["vat, by hand"]
+    assert counted["vadd shared"] / plain == pytest.approx(1.25, abs=0.01)
+
+
+def test_the_network_with_pooling_last_is_the_same_function() -> None:
+    model = fast_paths.network().eval()
+    other = fast_paths.pooled_last(model).eval()
+    x = torch.randn(3, 1, 28, 28)
+    assert str(other) != str(model)
+    torch.testing.assert_close(other(x), model(x))
+
+
+def test_a_benchmark_writes_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "cost.json"
+    options = ["--record", str(record), "--networks", "small-cnn", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", ["step_cost", *options])
+    threads = torch.get_num_threads()
+    try:
+        step_cost.main()
+    finally:
+        torch.set_num_threads(threads)
+    assert '"commit"' in record.read_text()
