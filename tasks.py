@@ -1,4 +1,4 @@
-"""The project's commands: ``python3 tasks.py demo | test | check | …``; without one it lists them. Standard library only.
+"""The project's commands, by the standard library alone: ``python3 tasks.py NAME``; without a name it lists them.
 
 Each makes ``.venv`` first, and asks pip again only when pyproject.toml or constraints.txt changed.
 """
