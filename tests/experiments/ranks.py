@@ -1,13 +1,17 @@
-"""What the ranks of ``torchrun`` do in the tests: this file is the script that it starts.
+"""What the ranks of ``torchrun`` do in the tests: this module is what it starts, in the folder ``tests``.
 
-    torchrun --nproc-per-node 2 tests/experiments/ranks.py FOLDER
+    torchrun --nproc-per-node 2 -m experiments.ranks check FOLDER
+    torchrun --nproc-per-node 2 -m experiments.ranks raise|kill ARGUMENTS...
 
-Each rank writes what it found to FOLDER/rank-R.json; the tests compare.
+The first has each rank write what it found to FOLDER/rank-R.json, for the tests to compare. The others run the command
+line with ARGUMENTS, in which rank 1 fails in its second epoch.
 """
 
 import dataclasses
 import hashlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,15 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout import AdversarialDropout
-from adversarial_dropout.experiments import models, presets
+from adversarial_dropout.experiments import cli, models, presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, TermConfig, TrainingConfig
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
 from adversarial_dropout.experiments.training import loop
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
-from adversarial_dropout.experiments.training.processes import Ranks
+from adversarial_dropout.experiments.training.processes import Ranks, rank
 from adversarial_dropout.experiments.training.step import Step, eager_step
 
+from .runs import small
+
 NUMBER = 2
+NOISY = small("vadd-qe+vat", seed=3, epochs=3, steps=2)
 CLASSES = 5
 
 # Every kind of term, with the noise and the masks of the presets.
@@ -199,7 +206,7 @@ def raised(call: Callable[[], object]) -> str:
     return "nothing"
 
 
-def main(folder: Path) -> None:
+def check(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks("auto", "float32")
     ranks.accelerator.wait_for_everyone()  # From here on this is the group that runs find.
@@ -207,16 +214,36 @@ def main(folder: Path) -> None:
     for method in CERTAIN:
         train_without_noise(method, folder / "without-noise" / method)
     steps = Steps()
-    config = presets.get("digits-100", "vadd-qe+vat", "tiny", 3)
     with mock.patch.object(loop, "eager_step", steps.watched):
-        loop.run(config, folder / "noise")
+        loop.run(NOISY, records.run_folder(folder, NOISY))
     found["steps"] = dataclasses.asdict(steps)
-    other = dataclasses.replace(config, seed=config.seed + ranks.index)
+    other = dataclasses.replace(NOISY, seed=NOISY.seed + ranks.index)
     found["other config"] = raised(lambda: ranks.check(other))
     found["other data"] = raised(lambda: ranks.check_data(f"digest {ranks.index}"))
     (folder / f"rank-{ranks.index}.json").write_text(json.dumps(found))
     ranks.end()
 
 
+def fail(how: str, arguments: list[str]) -> None:
+    def failing(*parts: Any) -> Step:
+        step = eager_step(*parts)
+        done = iter(range(100))
+
+        def last(batch: Batch, ramp: float) -> dict[str, Tensor]:
+            if next(done) == NOISY.training.steps_per_epoch and rank() == 1:
+                if how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise OSError("the disk of rank 1 is gone")
+            return step(batch, ramp)
+
+        return last
+
+    with mock.patch.object(loop, "eager_step", failing):
+        cli.main(arguments)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] == "check":
+        check(Path(sys.argv[2]))
+    else:
+        fail(sys.argv[1], sys.argv[2:])

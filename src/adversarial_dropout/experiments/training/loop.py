@@ -67,8 +67,7 @@ def run(
         ranks.check(config)
         if ranks.from_first(lambda: _finished(config, folder)):
             if place.folder is not None:
-                recorded = records.read_record(folder).final.get("data", {})
-                _refuse_other_data(recorded.get("sha256"), sources.load(config.data, place).digest, folder)
+                ranks.from_first(lambda: _check_data(config, folder, place))
         else:
             with _alone(folder, ranks), _threads(config.threads), torch.random.fork_rng(_gpus(ranks)):
                 # Another run may have finished it meanwhile.
@@ -98,6 +97,11 @@ def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: 
             f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
             f"folder with --out, or delete this one"
         )
+
+
+def _check_data(config: ExperimentConfig, folder: Path, place: sources.Place) -> None:
+    recorded = records.read_record(folder).final.get("data", {})
+    _refuse_other_data(recorded.get("sha256"), sources.load(config.data, place).digest, folder)
 
 
 def _refuse_other_data(recorded: str | None, digest: str, folder: Path) -> None:

@@ -243,7 +243,7 @@ def _stop(error: Exception) -> None:
 
     shown = error
     if _is_lost_connection(error):
-        shown = RankError("stopped, because another rank did; its error is above or below this line")
+        shown = RankError("stopped, because another rank did; the error of that one says why")
     get_error_handler().record_exception(shown)
     raise shown from (None if shown is error else error)
 
