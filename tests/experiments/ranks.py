@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout import AdversarialDropout
-from adversarial_dropout.experiments import cli, models, presets, records
+from adversarial_dropout.experiments import cli, models, presets
 from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, TermConfig, TrainingConfig
+from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
 from adversarial_dropout.experiments.training import loop
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
@@ -31,10 +32,13 @@ from adversarial_dropout.experiments.training.processes import Ranks, rank
 from adversarial_dropout.experiments.training.step import Step, eager_step
 
 from .runs import small
+from .test_resume import paper
 
 NUMBER = 2
 NOISY = small("vadd-qe+vat", seed=3, epochs=3, steps=2)
 CLASSES = 5
+RUNS = ((NOISY.preset, NOISY.method), ("authors/svhn-1000", "vadd-kl+vat"), ("authors/cifar10-4000", "vadd-kl+vat"))
+"""Besides the digits: BatchNorm; mean-only normalisation with whitening and views."""
 
 # Every kind of term, with the noise and the masks of the presets.
 TERMS: dict[str, tuple[TermConfig, ...]] = {
@@ -171,11 +175,13 @@ def check_mean_only(ranks: Ranks) -> dict[str, float]:
 
 @dataclasses.dataclass
 class Steps:
-    """What was true after every step: digests of the weights, of the images seen, of the random state."""
+    """What was true after every step, as digests: of the weights, the images seen, the random state, the buffers."""
 
     weights: list[str] = dataclasses.field(default_factory=list)
     images: list[str] = dataclasses.field(default_factory=list)
     random: list[str] = dataclasses.field(default_factory=list)
+    buffers: dict[str, str] = dataclasses.field(default_factory=dict)
+    """After the last step, by name."""
 
     def watched(self, objective: nn.Module, *arguments: Any) -> Step:
         step = eager_step(objective, *arguments)
@@ -185,6 +191,8 @@ class Steps:
             self.weights.append(digest(*objective.parameters()))
             self.images.append(digest(batch.images, *([] if batch.unlabelled is None else [batch.unlabelled])))
             self.random.append(digest(torch.get_rng_state()))
+            named = objective.module.model.named_buffers()  # type: ignore[union-attr]
+            self.buffers = {name: digest(buffer) for name, buffer in named}
             return values
 
         return watch
@@ -213,10 +221,16 @@ def check(folder: Path) -> None:
     found: dict[str, Any] = {"gradients": check_gradients(ranks), "mean-only": check_mean_only(ranks)}
     for method in CERTAIN:
         train_without_noise(method, folder / "without-noise" / method)
-    steps = Steps()
-    with mock.patch.object(loop, "eager_step", steps.watched):
-        loop.run(NOISY, records.run_folder(folder, NOISY))
-    found["steps"] = dataclasses.asdict(steps)
+    found["steps"] = {}
+    for preset, method in RUNS:
+        config, data = (NOISY, sources.digits()) if preset == NOISY.preset else paper(preset, method)
+        steps = Steps()
+        with (
+            mock.patch.object(loop, "eager_step", steps.watched),
+            mock.patch.object(sources, "load", lambda *_, data=data: data),
+        ):
+            loop.run(config, folder / preset)
+        found["steps"][preset] = dataclasses.asdict(steps)
     other = dataclasses.replace(NOISY, seed=NOISY.seed + ranks.index)
     found["other config"] = raised(lambda: ranks.check(other))
     found["other data"] = raised(lambda: ranks.check_data(f"digest {ranks.index}"))

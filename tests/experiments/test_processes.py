@@ -7,7 +7,7 @@ import dataclasses
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import safetensors.torch
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.config import ExperimentConfig, Precision, TrainingConfig
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, Precision, TrainingConfig
+from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.training import checkpoint, devices, loop, processes
 from adversarial_dropout.experiments.training.objective import build_objective
 
 from .children import Children, Command, End
-from .runs import arguments, result, small, trained
+from .runs import StoppedError, arguments, result, small, trained
 
 
 def ranks(command: list[str], number: int = 2, **first: Any) -> list[Command]:
@@ -40,6 +41,7 @@ def ranks(command: list[str], number: int = 2, **first: Any) -> list[Command]:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "OMP_NUM_THREADS": "1",
+                "CUDA_VISIBLE_DEVICES": "",
             },
             **(first if rank == 0 else {}),
         )
@@ -145,6 +147,21 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ranks.check(small())
 
 
+def test_synchronised_batch_norm_keeps_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = processes.Ranks("cuda", "float32")
+    ranks.number = 2
+    monkeypatch.setattr(processes.Ranks, "device", torch.device("cuda"))
+    config = ModelConfig(name="conv-large", width=8, norm_logits=True)
+    plain, synchronised = (models.build(config, (3, 12, 12), 5) for _ in range(2))
+    synchronised = ranks.synchronised(synchronised)
+    norms = [module for module in synchronised.modules() if "BatchNorm" in type(module).__name__]
+    assert {type(module) for module in norms} == {torch.nn.SyncBatchNorm}
+    assert len(norms) == 10
+    plain.load_state_dict(synchronised.state_dict())
+    x = torch.rand(4, 3, 12, 12)
+    assert torch.equal(plain.eval()(x), synchronised.eval()(x))
+
+
 def test_seeds_of_noise() -> None:
     seeds = [[processes.noise_seed(seed, rank) for rank in range(512)] for seed in range(64)]
     assert [row[0] for row in seeds] == list(range(64)), "rank 0 has the seed of the run"
@@ -162,6 +179,22 @@ def test_cuda_that_is_not_there(cuda: str | None, why: str, tmp_path: Path, monk
     with pytest.raises(InvalidValueError, match=rf"expected a CUDA GPU for --device cuda, got none: .* {why}.*cpu$"):
         loop.run(small(), tmp_path / "run", device="cuda")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_a_run_on_the_gpu_goes_on(precision: Precision, tmp_path: Path) -> None:
+    config = with_precision(small("vadd-qe+vat", epochs=3), precision)
+
+    def stop(epochs: int, row: Row) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        loop.run(config, tmp_path, stop, device="cuda")
+    record = loop.run(config, tmp_path, device="cuda")
+    assert record.final["environment"]["gpu"]
+    assert len(record.metrics) == 3
 
 
 def test_a_device_is_known() -> None:

@@ -16,18 +16,18 @@ import torch
 
 from adversarial_dropout.experiments import records
 
-from .ranks import CERTAIN, NOISY, NUMBER, train_without_noise
+from .ranks import CERTAIN, NOISY, NUMBER, RUNS, digest, train_without_noise
 from .runs import arguments, result
 
 GIVE_UP_SECONDS = 150
 RANKS = ("-m", "experiments.ranks")
 
 
-def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
+def torchrun(*command: str, gpus: bool = False) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(NUMBER), *command],
         cwd=Path(__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -82,12 +82,19 @@ def test_without_noise_two_processes_are_one_with_the_joined_batch(method: str, 
         )
 
 
-def test_after_every_step_the_weights_are_the_same(found: list[dict[str, Any]]) -> None:
-    first, second = (rank["steps"] for rank in found)
+@pytest.mark.parametrize("preset", [preset for preset, _ in RUNS])
+def test_after_every_step_the_weights_are_the_same(preset: str, together: Path, found: list[dict[str, Any]]) -> None:
+    first, second = (rank["steps"][preset] for rank in found)
     assert len(set(first["weights"])) == 6
     assert first["weights"] == second["weights"]
     assert not set(first["images"]) & set(second["images"]), "each sees its own share"
     assert not set(first["random"]) & set(second["random"]), "each has its own noise"
+    saved = safetensors.torch.load_file(together / preset / records.WEIGHTS)
+    assert {name: digest(saved[name]) for name in first["buffers"]} == first["buffers"], "rank 0's are saved"
+    moving = {name for name in first["buffers"] if "running" in name}
+    differ = {name for name in moving if first["buffers"][name] != second["buffers"][name]}
+    assert differ == (moving if "svhn" in preset else set()), "BatchNorm is each rank's own on CPU, mean-only is not"
+    assert records.read_record(together / preset).final["environment"]["processes"] == NUMBER
 
 
 def test_ranks_that_differ_are_refused(found: list[dict[str, Any]]) -> None:
@@ -121,4 +128,14 @@ def test_a_rank_that_is_killed_and_the_command_given_again(together: Path, tmp_p
     done = torchrun("-m", "adversarial_dropout.experiments", *arguments(NOISY, tmp_path))
     assert done.returncode == 0, done.stdout
     assert len(re.findall("test error", done.stdout)) == 1, "rank 0 alone reports"
-    assert result(folder) == result(records.run_folder(together, NOISY))
+    assert result(folder) == result(together / NOISY.preset)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < NUMBER, reason="needs two CUDA GPUs")
+def test_on_two_gpus(tmp_path: Path) -> None:
+    done = torchrun(
+        *("-m", "adversarial_dropout.experiments", *arguments(NOISY, tmp_path), "--device", "cuda"), gpus=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert records.read_record(records.run_folder(tmp_path, NOISY)).final["environment"]["processes"] == NUMBER

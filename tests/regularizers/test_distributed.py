@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,12 +41,14 @@ def inside(model: nn.Module) -> nn.Module:
 
 def wrapped(model: nn.Module, regularizer: Regularizer, x: Tensor, y: Tensor) -> Tensor:
     """Right: the regulariser runs the wrapper."""
-    return F.cross_entropy(model(x), y) + regularizer(model, x, y)
+    loss: Tensor = F.cross_entropy(model(x), y) + regularizer(model, x, y)
+    return loss
 
 
 def module_in_the_same_step(model: nn.Module, regularizer: Regularizer, x: Tensor, y: Tensor) -> Tensor:
     """Right: the regulariser runs what is wrapped, and the step goes through the wrapper as well."""
-    return F.cross_entropy(model(x), y) + regularizer(inside(model), x, y)
+    loss: Tensor = F.cross_entropy(model(x), y) + regularizer(inside(model), x, y)
+    return loss
 
 
 def module_alone(model: nn.Module, regularizer: Regularizer, x: Tensor, y: Tensor) -> Tensor:
@@ -108,7 +110,7 @@ def work(rank: int, folder: str) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     """The gradients on each rank, by step and method."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    spawn(work, (str(folder),), nprocs=RANKS)  # type: ignore[no-untyped-call]
     return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(RANKS)]
 
 
