@@ -127,6 +127,12 @@ def test_a_batch_without_equal_shares(tmp_path: Path, children: Children) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_processes_that_nothing_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidValueError, match=r"expected RANK, LOCAL_RANK.* beside WORLD_SIZE=2.*unset WORLD_SIZE"):
+        loop.run(small(), tmp_path)
+
+
 def test_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = processes.Ranks("cpu", "float32")
     ranks.number = 2
@@ -139,12 +145,11 @@ def test_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = processes.Ranks("auto", "float32")
-    ranks.number = 4
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InvalidValueError, match=r"each of the 2 GPUs of .*, got 4; give torchrun --nproc-per-node 2"):
-        ranks.check(small())
+        devices.check_device("auto", 4)
+    devices.check_device("cpu", 4)
+    devices.check_device("auto", 2)
 
 
 def test_synchronised_batch_norm_keeps_its_names(monkeypatch: pytest.MonkeyPatch) -> None:

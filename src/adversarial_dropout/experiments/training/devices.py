@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
 from typing import get_args
 
@@ -11,19 +12,28 @@ from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments.config import Device, Precision
 
 
-def check_device(device: Device) -> None:
-    """Raise :class:`InvalidValueError` unless ``device`` is known and there."""
+def check_device(device: Device, processes: int = 1) -> None:
+    """Raise :class:`InvalidValueError` unless ``device`` is known, and there for each of this machine's processes."""
     check_choice("device", device, get_args(Device))
-    if device != "cuda" or torch.cuda.is_available():
-        return
-    if torch.version.cuda is None:
-        why = f"PyTorch {torch.__version__} is built without CUDA; install a build with it"
-    else:
-        why = (
-            f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}, but sees no driver or no GPU "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}); see what nvidia-smi says"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidValueError(
+            f"expected a CUDA GPU for --device cuda, got none: {_why_no_cuda()}, or give --device cpu"
         )
-    raise InvalidValueError(f"expected a CUDA GPU for --device cuda, got none: {why}, or give --device cpu")
+    gpus = torch.cuda.device_count()
+    if device != "cpu" and 0 < gpus < processes:
+        raise InvalidValueError(
+            f"expected a process for each of the {gpus} GPUs of {platform.node()} at the most, got {processes}; give "
+            f"torchrun --nproc-per-node {gpus}, or --device cpu"
+        )
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is built without CUDA; install a build with it"
+    return (
+        f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}, but sees no driver or no GPU "
+        f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}); see what nvidia-smi says"
+    )
 
 
 @contextlib.contextmanager

@@ -82,6 +82,8 @@ class Ranks:
         from accelerate.utils import InitProcessGroupKwargs
 
         self._began = not is_initialized()
+        if self.number > 1:
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # Or Accelerate counts cores; a run sets its threads itself.
         return Accelerator(
             cpu=self._device == "cpu" or (self.number > 1 and not torch.cuda.is_available()),
             mixed_precision="bf16" if self._precision == "bf16" else "no",
@@ -152,13 +154,11 @@ class Ranks:
         """Check that the ranks can train ``config`` together.
 
         Raises:
-            InvalidValueError: a batch has no equal shares, there are more ranks than GPUs, or the versions or the
-                config of two ranks differ.
+            InvalidValueError: a batch has no equal shares, or the versions or the config of two ranks differ.
         """
         if self.number == 1:
             return
         _check_batches(config.training, self.number)
-        self._check_devices()
         mine = {"host": platform.node(), "versions": _versions(), "config": config.to_dict()}
         first, *others = self.gathered(mine)
         for index, other in enumerate(others, start=1):
@@ -194,15 +194,6 @@ class Ranks:
             self.accelerator.end_training()
             AcceleratorState._reset_state(reset_partial_state=True)
 
-    def _check_devices(self) -> None:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        gpus = torch.cuda.device_count()
-        if self._device != "cpu" and 0 < gpus < here:
-            raise InvalidValueError(
-                f"expected a process for each of the {gpus} GPUs of {platform.node()} at the most, got {here}; give "
-                f"torchrun --nproc-per-node {gpus}, or --device cpu"
-            )
-
     def _refuse(self, changed: list[str], index: int, first: object, other: object, expected: str) -> None:
         if changed:
             raise InvalidValueError(
@@ -216,22 +207,36 @@ def joined(device: Device, precision: Precision) -> Iterator[Ranks]:
     """Work on a run together with the other processes that were started for it; alone if there are none.
 
     Raises:
-        InvalidValueError: CUDA is asked for, and there is none.
+        InvalidValueError: CUDA is asked for, and there is none; there are more processes than GPUs; or they were not
+            started as they should be.
         RankError: another rank stopped.
     """
-    check_device(device)
     ranks = Ranks(device, precision)
+    check_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks.number > 1 else 1)
+    if ranks.number > 1:
+        _check_launch()
+        ranks.accelerator.wait_for_everyone()
     try:
-        if ranks.number > 1:
-            ranks.accelerator.wait_for_everyone()
         with products(precision):
             yield ranks
     except Exception as error:
+        if ranks.number > 1:
+            _stop(error)
+        raise
+    finally:
         if ranks.number == 1:
             ranks.end()
-            raise
-        _stop(error)
-    ranks.end()
+    if ranks.number > 1:
+        ranks.end()
+
+
+def _check_launch() -> None:
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InvalidValueError(
+            f"expected {', '.join(missing)} beside WORLD_SIZE={launched()}, which torchrun and accelerate launch set; "
+            f"start with one of them, or unset WORLD_SIZE"
+        )
 
 
 def _stop(error: Exception) -> None:
