@@ -90,6 +90,16 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path, children: Children) -> N
     assert result(folder) == expected
 
 
+def test_rank_0_alone_writes(tmp_path: Path, children: Children) -> None:
+    config = small("plain", epochs=1)
+    first, second = ranks(arguments(config, tmp_path / "first"))
+    elsewhere = dataclasses.replace(second, arguments=arguments(config, tmp_path / "second"))
+    ends = children.run(first, elsewhere)
+    assert finished(ends), ends
+    assert records.is_finished(records.run_folder(tmp_path / "first", config))
+    assert not (tmp_path / "second").exists(), "another machine need not see the folder"
+
+
 def test_a_run_begun_by_one_process_stays_with_one(tmp_path: Path, children: Children) -> None:
     config = small("plain", epochs=8)
     folder = records.run_folder(tmp_path, config)
