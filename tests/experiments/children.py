@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +32,8 @@ class Command:
     """It is killed when so many epochs are written below ``watched``,"""
     delay: float = 0.0
     """and so many seconds have gone by after that."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that it sees besides those of the tests."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _be_child(command: Command, output: Path) -> NoReturn:
         with output.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        os.environ.update(command.environment)
         if command.die_at is not None:
             _die_at(command.die_at)
         cli.main(command.arguments)

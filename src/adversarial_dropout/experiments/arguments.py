@@ -12,6 +12,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import (
     DataConfig,
+    Device,
     Kind,
     ModelConfig,
     Scale,
@@ -58,6 +59,9 @@ class Train:
     """Seed of initialisation, labelled split, order and noise."""
     threads: int = 1
     """CPU threads. Another number gives other rounding, and so other results."""
+    device: Device = "auto"
+    """What to compute on; "auto" takes a GPU if there is one. `torchrun --nproc-per-node N -m
+    adversarial_dropout.experiments train ...` computes on several, each with its share of every batch."""
     out: Path = Path("runs")
     """Folder below which the run gets a folder of its own. The same command goes on with a run that was stopped."""
     folder: _DataFolder = None

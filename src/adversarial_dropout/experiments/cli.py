@@ -22,6 +22,7 @@ from adversarial_dropout.experiments.arguments import (
     parse,
 )
 from adversarial_dropout.experiments.commands import looking, reproduction, training
+from adversarial_dropout.experiments.training import processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,32 +31,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # A terminal without Greek letters still shows the rest.
-    console = Console()
+    rank = processes.rank()
+    console = Console(quiet=rank > 0)
     warnings.showwarning = _show_warning
     try:
-        match parse(arguments):
-            case Demo() as command:
+        command = parse(arguments)
+        if not isinstance(command, Train):
+            processes.refuse_several(type(command).__name__.lower())
+        match command:
+            case Demo():
                 training.demo(command, console)
-            case Train() as command:
+            case Train():
                 training.train(command, console)
-            case Reproduce() as command:
+            case Reproduce():
                 reproduction.reproduce(command, console)
-            case Evaluate() as command:
+            case Evaluate():
                 looking.evaluate(command, console)
-            case Predict() as command:
+            case Predict():
                 looking.predict(command)
-            case Export() as command:
+            case Export():
                 looking.export(command, console)
-            case Inspect() as command:
+            case Inspect():
                 looking.inspect(command, console)
-            case Theory() as command:
+            case Theory():
                 looking.theory(command, console)
             case Presets():
                 looking.list_presets(console)
-            case Report() as command:
+            case Report():
                 looking.report(command, console)
     except AdversarialDropoutError as error:
-        print(f"error: {error}", file=sys.stderr)
+        where = f"rank {rank}: " if processes.launched() > 1 else ""
+        print(f"error: {where}{error}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, ValueError | TypeError) else 1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last finished epoch of each run", file=sys.stderr)
@@ -63,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    if processes.rank() == 0:  # The others have the same cause.
+        print(f"warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

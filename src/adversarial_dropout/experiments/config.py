@@ -11,8 +11,11 @@ from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMo
 Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
 DivergenceName = Literal["ce", "kl", "qe", "se"]
 Norm = Literal["batch", "mean-only"]
+Precision = Literal["float32", "tf32", "bf16"]
 _LARGEST_SEED = 2**63 - 1
 Scale = Literal["tiny", "quick", "paper"]
+Device = Literal["auto", "cpu", "cuda"]
+"""What a run is computed on; no part of what it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,8 +147,12 @@ class TrainingConfig:
     """Adam's β₁ until the ramp-down."""
     beta1_end: float = 0.9
     """The β₁ that the ramp-down leads to."""
+    precision: Precision = "float32"
+    """Of the products in a step; weights and Adam stay in float32. "float32": PyTorch's default, where convolutions on
+    CUDA may use TF32. "tf32": matrix products on CUDA too. "bf16": bfloat16 by autocast, on any device."""
 
     def __post_init__(self) -> None:
+        check_choice("training.precision", self.precision, get_args(Precision))
         for name in ("epochs", "batch_labelled"):
             _at_least(f"training.{name}", getattr(self, name), 1)
         for name in ("batch_unlabelled", "ramp_up", "ramp_down"):

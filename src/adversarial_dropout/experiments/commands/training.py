@@ -47,6 +47,7 @@ def train(command: Train, console: Console) -> None:
                 task, completed=epochs, description=f"epoch {epochs}: error {row['error']:.2f} %"
             ),
             Place(command.folder, command.skip_bad_images),
+            command.device,
         )
     part = record.final["evaluated_on"]
     examples = f" of {record.final['examples']} images" if "examples" in record.final else ""

@@ -1,6 +1,7 @@
 """Batch normalisation that subtracts the mean alone."""
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
@@ -18,6 +19,9 @@ class MeanOnlyBatchNorm(nn.Module):
         channels: Number of channels C.
         momentum: Share of the newest batch in the running mean, in [0, 1].
 
+    Attributes:
+        synchronised: Take μ over the batches of all processes of ``torch.distributed``, which must be of one size.
+
     Shapes:
         Input and output: floating, (N, C) or (N, C, H, W).
 
@@ -31,6 +35,7 @@ class MeanOnlyBatchNorm(nn.Module):
     def __init__(self, channels: int, momentum: float = 0.1) -> None:
         super().__init__()
         self.momentum = momentum
+        self.synchronised = False
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -43,6 +48,8 @@ class MeanOnlyBatchNorm(nn.Module):
         mean = self.running_mean
         if self.training:
             mean = x.mean(dim=[0, *range(2, x.dim())], dtype=self.weight.dtype)
+            if self.synchronised:
+                mean = _MeanOverProcesses.apply(mean)  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.num_batches_tracked.add_(1)
@@ -53,3 +60,21 @@ class MeanOnlyBatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, momentum={self.momentum}"
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    """Mean of a tensor over all processes; the loss whose gradient is taken is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: object, mean: Tensor) -> Tensor:
+        return _averaged(mean)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return _averaged(gradient)
+
+
+def _averaged(tensor: Tensor) -> Tensor:
+    total = tensor.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()

@@ -1,6 +1,6 @@
 """The steps of an epoch: which images each of them sees, in which views."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ def batches(
     order: torch.Generator,
     *,
     needs_unlabelled: bool,
+    share: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> Iterator[Batch]:
     """The steps of one epoch, drawn from ``order`` at its start.
 
@@ -38,12 +39,13 @@ def batches(
         config: Batch sizes and steps.
         order: Generator of the order, on the CPU.
         needs_unlabelled: Whether the objective looks at images without their labels; otherwise none are made.
+        share: From the rows of all steps, shape (steps, batch), to those that this process sees.
     """
     steps = steps_of_an_epoch(config, split)
-    labelled = _shuffled(split.labelled, steps, config.batch_labelled, order)
+    labelled = share(_shuffled(split.labelled, steps, config.batch_labelled, order))
     unlabelled = None
     if config.batch_unlabelled:
-        unlabelled = _shuffled(split.unlabelled, steps, config.batch_unlabelled, order)
+        unlabelled = share(_shuffled(split.unlabelled, steps, config.batch_unlabelled, order))
     two_views = needs_unlabelled and pixels.config.augmented
     for step, rows in enumerate(labelled):
         stored = data.images[rows]

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,19 +10,21 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig, differences
+from adversarial_dropout.experiments.config import Device, ExperimentConfig, TrainingConfig, differences
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
-from adversarial_dropout.experiments.training import checkpoint
+from adversarial_dropout.experiments.training import checkpoint, processes
 from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
+from adversarial_dropout.experiments.training.processes import Ranks
 from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
 from adversarial_dropout.experiments.training.step import Step, eager_step
 
@@ -36,38 +37,47 @@ class DivergedError(InvalidValueError):
 
 
 def run(
-    config: ExperimentConfig, folder: Path, progress: Progress | None = None, place: sources.Place = sources.NOWHERE
+    config: ExperimentConfig,
+    folder: Path,
+    progress: Progress | None = None,
+    place: sources.Place = sources.NOWHERE,
+    device: Device = "auto",
 ) -> Record:
     """Train as ``config`` says and leave the record in ``folder``; go on where an earlier call stopped.
 
     A finished run is not repeated. A run that was killed continues from its last checkpoint, and on CPU ends with the
-    same bits as one that was not.
+    same bits as one that was not. Under ``torchrun`` or ``accelerate launch`` all processes call this, and train the
+    run together.
 
     Args:
         config: What to run.
-        folder: Where its record is, or will be. One process at a time works on it; a second one waits.
-        progress: Called after each epoch.
+        folder: Where its record is, or will be. One run at a time works on it; a second one waits.
+        progress: Called after each epoch, on rank 0.
         place: Where the data lie on this machine.
+        device: What to compute on; "auto": CUDA, if there is any.
 
     Raises:
         RecordError: a file cannot be written or read.
-        InvalidValueError: ``folder`` holds a run of another config; the difference is shown.
+        InvalidValueError: ``folder`` holds a run of another config; the difference is shown. Or the processes cannot
+            train it together.
         DivergedError: the loss is no longer finite; the checkpoint of the epoch before stays.
+        RankError: another process stopped.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidValueError(
-            f"expected one process, got WORLD_SIZE={os.environ['WORLD_SIZE']}; training over several processes is not "
-            f"there yet: start without torchrun or accelerate launch"
-        )
-    if _finished(config, folder):
-        if place.folder is not None:
-            recorded = records.read_record(folder).final.get("data", {})
-            _refuse_other_data(recorded.get("sha256"), sources.load(config.data, place).digest, folder)
-    else:
-        with records.locked(folder), _threads(config.threads), torch.random.fork_rng():
-            if not _finished(config, folder):  # Another process may have finished it meanwhile.
-                _train(config, folder, progress, place)
-    return records.read_record(folder)
+    with processes.joined(device, config.training.precision) as ranks:
+        ranks.check(config)
+        if ranks.from_first(lambda: _finished(config, folder)):
+            if place.folder is not None:
+                ranks.from_first(lambda: _check_data(config, folder, place))
+        else:
+            with _alone(folder, ranks), _threads(config.threads), torch.random.fork_rng(_gpus(ranks)):
+                # Another run may have finished it meanwhile.
+                if not ranks.from_first(lambda: _finished(config, folder)):
+                    _train(config, folder, progress, place, ranks)
+        return ranks.from_first(lambda: records.read_record(folder))
+
+
+def _alone(folder: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
+    return records.locked(folder) if ranks.first else contextlib.nullcontext()
 
 
 def _finished(config: ExperimentConfig, folder: Path) -> bool:
@@ -89,6 +99,11 @@ def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: 
         )
 
 
+def _check_data(config: ExperimentConfig, folder: Path, place: sources.Place) -> None:
+    recorded = records.read_record(folder).final.get("data", {})
+    _refuse_other_data(recorded.get("sha256"), sources.load(config.data, place).digest, folder)
+
+
 def _refuse_other_data(recorded: str | None, digest: str, folder: Path) -> None:
     if recorded != digest:
         raise InvalidValueError(
@@ -97,14 +112,15 @@ def _refuse_other_data(recorded: str | None, digest: str, folder: Path) -> None:
         )
 
 
-def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, place: sources.Place) -> None:
-    from accelerate import Accelerator  # Here, because importing it takes long and only training needs it.
-
-    environment = records.environment()
+def _train(
+    config: ExperimentConfig, folder: Path, progress: Progress | None, place: sources.Place, ranks: Ranks
+) -> None:
     started = time.monotonic()
+    environment = {**records.environment(), **({"processes": ranks.number} if ranks.number > 1 else {})}
+    accelerator = ranks.accelerator
     torch.manual_seed(config.seed)
-    accelerator = Accelerator()
-    data = sources.load(config.data, place)
+    with accelerator.local_main_process_first():  # It decodes the images and keeps them; the others read them.
+        data = sources.load(config.data, place)
     split = make_split(data, config.data, config.seed)
     if config.training.batch_unlabelled and not len(split.unlabelled):
         raise InvalidValueError(
@@ -112,49 +128,60 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
             f"--training.batch-unlabelled 0, or --data.overlap, or lower --data.labelled"
         )
     digest = data.digest
+    ranks.check_data(digest)
     data = data.to(accelerator.device)
-    model = models.build(config.model, data.shape, len(data.classes))
+    model = ranks.synchronised(models.build(config.model, data.shape, len(data.classes)))
     objective: nn.Module = build_objective(model, config.terms)
     needs_unlabelled = bool(objective.needs_unlabelled)
-    optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
+    optimizer: torch.optim.Optimizer = Adam(model.parameters(), lr=config.training.learning_rate)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     step = eager_step(objective, optimizer, accelerator.backward)
     order = torch.Generator().manual_seed(config.seed)
+    ranks.seed_noise(config.seed)
 
-    state = checkpoint.load(folder)
-    if state is not None:
-        _refuse_another(config, state.get("config", {}), folder)
-        _refuse_other_data(state.get("data"), digest, folder)
+    def begin() -> tuple[dict[str, Any] | None, Pixels]:
+        state = checkpoint.load(folder)
+        if state is not None:
+            _refuse_another(config, state.get("config", {}), folder)
+            _refuse_other_data(state.get("data"), digest, folder)
+            ranks.check_number(1 + len(state.get("random_of_others", [])), folder)
+        # Only now, so that a config that cannot be built does not occupy the folder.
+        records.remove_leftovers(folder)
+        records.write_json(folder / records.CONFIG, config.to_dict())
+        records.write_json(folder / records.SPLIT, split.to_dict(), indent=None)
+        place.note(folder)
+        return state, _pixels(config, data, folder, begun=state is not None).to(torch.device("cpu"))
 
-    # Only now, so that a config that cannot be built does not occupy the folder.
-    records.remove_leftovers(folder)
-    records.write_json(folder / records.CONFIG, config.to_dict())
-    records.write_json(folder / records.SPLIT, split.to_dict(), indent=None)
-    place.note(folder)
-    pixels = _pixels(config, data, folder, begun=state is not None).to(accelerator.device)
-
+    state, pixels = ranks.from_first(begin)
+    pixels = pixels.to(accelerator.device)
     rows: list[Row] = []
     seconds_before = 0.0
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         order.set_state(state["order"])
-        _set_random_state(state["random"])
+        _set_random_state([state["random"], *state.get("random_of_others", [])][ranks.index], accelerator.device)
         rows = state["rows"]
         seconds_before = state["seconds"]
 
     for epoch in range(len(rows), config.training.epochs):
         rising = _schedule(config.training, epoch, optimizer)
-        steps = batches(data, pixels, split, config.training, order, needs_unlabelled=needs_unlabelled)
+        steps = batches(
+            data, pixels, split, config.training, order, needs_unlabelled=needs_unlabelled, share=ranks.share
+        )
         objective.train()
         try:
-            means = _epoch(step, steps, rising)
+            means = _epoch(step, steps, rising, ranks)
         except NonFiniteError as cause:
             raise DivergedError(
                 f"{cause}. This was in epoch {epoch + 1} of {folder}; lower --training.learning-rate or the weight of "
                 f"a term, with another --out"
             ) from cause
-        rows.append({"epoch": float(epoch + 1), **means, "error": error(model, pixels, data, split.evaluation)})
+        wrong = error(model, pixels, data, split.evaluation) if ranks.first else math.nan
+        own, *others = ranks.gathered(_random_state(accelerator.device))
+        rows.append({"epoch": float(epoch + 1), **means, "error": wrong})
+        if not ranks.first:
+            continue
         checkpoint.save(
             folder,
             {
@@ -164,7 +191,8 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "order": order.get_state(),
-                "random": _random_state(),
+                "random": own,
+                "random_of_others": others,
                 "rows": rows,
                 "seconds": seconds_before + time.monotonic() - started,
             },
@@ -173,6 +201,8 @@ def _train(config: ExperimentConfig, folder: Path, progress: Progress | None, pl
         if progress is not None:
             progress(epoch + 1, rows[-1])
 
+    if not ranks.first:
+        return
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     records.write_bytes(folder / records.WEIGHTS, safetensors.torch.save(weights))
     records.write_metrics(folder, rows)
@@ -216,15 +246,15 @@ def _schedule(training: TrainingConfig, epoch: int, optimizer: torch.optim.Optim
     return rising
 
 
-def _epoch(step: Step, batches: Iterable[Batch], weight: float) -> dict[str, float]:
-    """Train one epoch; return the mean over its steps of the loss and of each term before weighting."""
+def _epoch(step: Step, batches: Iterable[Batch], weight: float, ranks: Ranks) -> dict[str, float]:
+    """Train one epoch; return the mean over its steps and the ranks of the loss and of each term before weighting."""
     totals: dict[str, Tensor] = {}
     steps = 0
     for batch in batches:
         steps += 1
         for name, value in step(batch, weight).items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value
-    means = {name: float(total) / steps for name, total in totals.items()}
+    means = {name: float(total) / steps for name, total in ranks.mean(totals).items()}
     if not all(math.isfinite(value) for value in means.values()):
         raise NonFiniteError(f"expected a finite loss, got {means}")
     return means
@@ -240,14 +270,18 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _random_state() -> dict[str, Any]:
+def _gpus(ranks: Ranks) -> list[torch.device]:
+    return [ranks.device] if ranks.device.type == "cuda" else []
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
     return {
         "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0], device)

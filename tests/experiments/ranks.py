@@ -1,0 +1,263 @@
+"""What the ranks of ``torchrun`` do in the tests: this module is what it starts, in the folder ``tests``.
+
+    torchrun --nproc-per-node 2 -m experiments.ranks check FOLDER
+    torchrun --nproc-per-node 2 -m experiments.ranks raise|kill ARGUMENTS...
+
+The first has each rank write what it found to FOLDER/rank-R.json, for the tests to compare. The others run the command
+line with ARGUMENTS, in which rank 1 fails in its second epoch.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_dropout import AdversarialDropout
+from adversarial_dropout.experiments import cli, models, presets
+from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, TermConfig, TrainingConfig
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
+from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
+from adversarial_dropout.experiments.training.processes import Ranks, rank
+from adversarial_dropout.experiments.training.step import Step, eager_step
+
+from .runs import small
+from .test_resume import paper
+
+NUMBER = 2
+NOISY = small("vadd-qe+vat", seed=3, epochs=3, steps=2)
+CLASSES = 5
+RUNS = ((NOISY.preset, NOISY.method), ("authors/svhn-1000", "vadd-kl+vat"), ("authors/cifar10-4000", "vadd-kl+vat"))
+"""Besides the digits: BatchNorm; mean-only normalisation with whitening and views."""
+
+# Every kind of term, with the noise and the masks of the presets.
+TERMS: dict[str, tuple[TermConfig, ...]] = {
+    "plain": (),
+    "at": (TermConfig(kind="at", divergence="ce", eps=0.1),),
+    "vat": (TermConfig(kind="vat", eps=2.0),),
+    "pi": (TermConfig(kind="pi", divergence="qe", weight=10.0),),
+    "sadd": (TermConfig(kind="sadd", divergence="ce"),),
+    "vadd-kl": (TermConfig(kind="vadd", noise="shared"),),
+    "vadd-qe+vat": (TermConfig(kind="vadd", divergence="qe", weight=10.0), TermConfig(kind="vat", eps=2.0)),
+    "entmin": (TermConfig(kind="entmin"),),
+}
+NETWORKS: dict[str, tuple[ModelConfig, tuple[int, int, int]]] = {
+    "small-cnn": (ModelConfig(name="small-cnn"), (1, 8, 8)),
+    "mnist-cnn": (ModelConfig(name="mnist-cnn"), (1, 8, 8)),
+    "conv-large": (ModelConfig(name="conv-large", width=8, p=0.2, delta=0.3), (3, 12, 12)),
+    "conv-large, mean-only": (ModelConfig(name="conv-large", width=8, norm="mean-only", delta=0.3), (3, 12, 12)),
+}
+SQUARED_ERROR = (TermConfig(kind="vadd", divergence="se", noise="shared"),)
+
+# Without noise, and with terms that draw nothing.
+CERTAIN: dict[str, tuple[TermConfig, ...]] = {
+    "plain": (),
+    "at": TERMS["at"],
+    "sadd": TERMS["sadd"],
+    "at+entmin": (*TERMS["at"], *TERMS["entmin"]),
+    "autoencoder": SQUARED_ERROR,
+}
+
+
+def without_noise(method: str) -> ExperimentConfig:
+    """Two epochs of three steps, with p = 0, no noise and no BatchNorm."""
+    small = presets.get("digits-100", "plain", "tiny")
+    name = "autoencoder" if method == "autoencoder" else "small-cnn"
+    return dataclasses.replace(
+        small,
+        method=method,
+        model=ModelConfig(name=name, p=0.0, delta=0.05, input_noise=0.0, width=32),
+        terms=CERTAIN[method],
+        training=TrainingConfig(
+            epochs=2,
+            steps_per_epoch=3,
+            batch_labelled=32,
+            batch_unlabelled=128 if "entmin" in method else 0,
+            ramp_up=2,
+        ),
+    )
+
+
+def damped(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
+    """Adam for :func:`without_noise`: a gradient of the size of rounding makes no step of full size."""
+    return torch.optim.Adam(parameters, lr=lr, eps=1e-3)
+
+
+def train_without_noise(method: str, folder: Path) -> None:
+    """Run it in this process, with the others if there are any."""
+    with mock.patch.object(loop, "Adam", damped):
+        loop.run(without_noise(method), folder)
+
+
+def batch_of(shape: tuple[int, int, int], examples: int = 8) -> Batch:
+    draw = torch.Generator().manual_seed(1)
+    images, unlabelled = torch.rand(2, examples, *shape, generator=draw)
+    return Batch(images, torch.randint(CLASSES, (examples,), generator=draw), unlabelled)
+
+
+def share(batch: Batch, rank: int) -> Batch:
+    parts = {
+        name: None if value is None else value.chunk(NUMBER)[rank]
+        for name, value in ((field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch))
+    }
+    return Batch(**parts)  # type: ignore[arg-type]
+
+
+def gradients(objective: nn.Module, batch: Batch, seed: int) -> list[Tensor]:
+    torch.manual_seed(seed)
+    objective.zero_grad()
+    loss, _ = objective.train()(batch, 1.0)
+    loss.backward()
+    return [parameter.grad.clone() for parameter in objective.parameters() if parameter.grad is not None]
+
+
+def furthest(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest distance of a gradient from what it should be, relative to its largest entry."""
+    assert len(found) == len(expected)
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(found, expected, strict=True))
+
+
+def check_gradients(ranks: Ranks) -> dict[str, float]:
+    """Of the prepared objective, against the mean of what each share gives by itself, for the same noise."""
+    cases = [(name, *network, method, terms) for name, network in NETWORKS.items() for method, terms in TERMS.items()]
+    network = ModelConfig(name="autoencoder", width=16, delta=0.1), (1, 8, 8)
+    found = {}
+    for name, config, shape, method, terms in [*cases, ("autoencoder", *network, "vadd-se", SQUARED_ERROR)]:
+
+        def build(
+            config: ModelConfig = config, shape: tuple[int, int, int] = shape, terms: tuple[TermConfig, ...] = terms
+        ) -> Objective:
+            torch.manual_seed(0)
+            return build_objective(models.build(config, shape, CLASSES), terms)
+
+        batch = batch_of(shape)
+        if name == "autoencoder":
+            batch = dataclasses.replace(batch, unlabelled=None)
+        prepared = ranks.accelerator.prepare(build())
+        together = gradients(prepared, share(batch, ranks.index), seed=10 + ranks.index)
+        apart = [gradients(build(), share(batch, rank), seed=10 + rank) for rank in range(NUMBER)]
+        mean = [torch.stack(parts).mean(dim=0) for parts in zip(*apart, strict=True)]
+        found[f"{name} {method}"] = furthest(together, mean)
+    return found
+
+
+def check_mean_only(ranks: Ranks) -> dict[str, float]:
+    """With mean-only normalisation over all ranks, against the joined batch."""
+
+    def build(terms: tuple[TermConfig, ...]) -> Objective:
+        torch.manual_seed(0)
+        under = [nn.Conv2d(3, 6, 3, bias=False), MeanOnlyBatchNorm(6), nn.LeakyReLU(), nn.Flatten()]
+        head = [nn.Linear(96, 8, bias=False), MeanOnlyBatchNorm(8), nn.Linear(8, CLASSES)]
+        return build_objective(nn.Sequential(*under, AdversarialDropout(p=0.0, delta=0.1), *head), terms)
+
+    batch = dataclasses.replace(batch_of((3, 6, 6)), unlabelled=None)
+    found = {}
+    for method in ("plain", "at", "sadd", "at+entmin"):
+        ours = build(CERTAIN[method])
+        ranks.synchronised(ours.model)
+        together = gradients(ranks.accelerator.prepare(ours), share(batch, ranks.index), seed=0)
+        alone = build(CERTAIN[method])
+        found[method] = furthest(together, gradients(alone, batch, seed=0))
+        for name, buffer in ours.named_buffers():
+            torch.testing.assert_close(buffer, dict(alone.named_buffers())[name])
+    return found
+
+
+@dataclasses.dataclass
+class Steps:
+    """What was true after every step, as digests: of the weights, the images seen, the random state, the buffers."""
+
+    weights: list[str] = dataclasses.field(default_factory=list)
+    images: list[str] = dataclasses.field(default_factory=list)
+    random: list[str] = dataclasses.field(default_factory=list)
+    buffers: dict[str, str] = dataclasses.field(default_factory=dict)
+    """After the last step, by name."""
+
+    def watched(self, objective: nn.Module, *arguments: Any) -> Step:
+        step = eager_step(objective, *arguments)
+
+        def watch(batch: Batch, ramp: float) -> dict[str, Tensor]:
+            values = step(batch, ramp)
+            self.weights.append(digest(*objective.parameters()))
+            self.images.append(digest(batch.images, *([] if batch.unlabelled is None else [batch.unlabelled])))
+            self.random.append(digest(torch.get_rng_state()))
+            named = objective.module.model.named_buffers()  # type: ignore[union-attr]
+            self.buffers = {name: digest(buffer) for name, buffer in named}
+            return values
+
+        return watch
+
+
+def digest(*tensors: Tensor) -> str:
+    content = hashlib.sha256()
+    for tensor in tensors:
+        content.update(tensor.detach().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
+def raised(call: Callable[[], object]) -> str:
+    """The message of the error that ``call`` ends with."""
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def check(folder: Path) -> None:
+    torch.set_num_threads(1)
+    ranks = Ranks("auto", "float32")
+    ranks.accelerator.wait_for_everyone()  # From here on this is the group that runs find.
+    found: dict[str, Any] = {"gradients": check_gradients(ranks), "mean-only": check_mean_only(ranks)}
+    for method in CERTAIN:
+        train_without_noise(method, folder / "without-noise" / method)
+    found["steps"] = {}
+    for preset, method in RUNS:
+        config, data = (NOISY, sources.digits()) if preset == NOISY.preset else paper(preset, method)
+        steps = Steps()
+        with (
+            mock.patch.object(loop, "eager_step", steps.watched),
+            mock.patch.object(sources, "load", lambda *_, data=data: data),
+        ):
+            loop.run(config, folder / preset)
+        found["steps"][preset] = dataclasses.asdict(steps)
+    other = dataclasses.replace(NOISY, seed=NOISY.seed + ranks.index)
+    found["other config"] = raised(lambda: ranks.check(other))
+    found["other data"] = raised(lambda: ranks.check_data(f"digest {ranks.index}"))
+    (folder / f"rank-{ranks.index}.json").write_text(json.dumps(found))
+    ranks.end()
+
+
+def fail(how: str, arguments: list[str]) -> None:
+    def failing(*parts: Any) -> Step:
+        step = eager_step(*parts)
+        done = iter(range(100))
+
+        def last(batch: Batch, ramp: float) -> dict[str, Tensor]:
+            if next(done) == NOISY.training.steps_per_epoch and rank() == 1:
+                if how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise OSError("the disk of rank 1 is gone")
+            return step(batch, ramp)
+
+        return last
+
+    with mock.patch.object(loop, "eager_step", failing):
+        cli.main(arguments)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "check":
+        check(Path(sys.argv[2]))
+    else:
+        fail(sys.argv[1], sys.argv[2:])
