@@ -33,8 +33,8 @@ class Steering:
 
     ``stage`` names the mask that the next passes apply: the base mask εˢ, the point of linearisation ε⁰ as a leaf to
     differentiate by, or the mask found. At ``"under"`` the layer must not be reached at all. εˢ is ``kept`` if that
-    fits, else drawn from a generator of its own (``generator``, or one that ``seed`` gives), so that the default random streams hold every *other* noise and can be
-    replayed.
+    fits, else drawn from a generator of its own (``generator``, or one made of ``seed``), so that the default random
+    streams hold every *other* noise and can be replayed.
     """
 
     seed: int
