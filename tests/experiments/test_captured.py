@@ -222,7 +222,7 @@ def test_a_recorded_step_reads_no_value(
     for batch in (Batch(images, torch.arange(4)), Batch(images, torch.arange(4), others)):
         with streams.serving():
             objective(batch, ramp)
-        with NothingRead(), streams.serving(recorded=True):
+        with NothingRead(), streams.serving(recorded=True):  # type: ignore[no-untyped-call]
             loss, _ = objective(batch, ramp)
             loss.backward()
     assert all(parameter.grad is not None for parameter in objective.parameters())
