@@ -24,7 +24,7 @@ from adversarial_dropout.experiments import models, presets, records
 from adversarial_dropout.experiments.models import dense
 from adversarial_dropout.experiments.models.cut import CutNetwork
 from adversarial_dropout.experiments.models.dense import Dense
-from adversarial_dropout.experiments.training.memory import keep_freed_memory
+from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 from adversarial_dropout.experiments.training.step import eager_step
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adversarial_dropout import adversarial_mask, sample_mask
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.training.memory import keep_freed_memory
+from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 
 LOOP_ROUNDS, EXAMPLES = 25, 128
 SIZES = (

@@ -28,7 +28,7 @@ from adversarial_dropout import (
 )
 from adversarial_dropout.experiments import models, presets, records
 from adversarial_dropout.experiments.config import ModelConfig, TermConfig
-from adversarial_dropout.experiments.training.memory import keep_freed_memory
+from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_regularizer
 from adversarial_dropout.experiments.training.step import eager_step
 

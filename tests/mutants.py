@@ -71,6 +71,15 @@ MUTANTS = (
     Mutant("not every mask is tried", "experiments/analysis/search_quality.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_search_quality.py"),
     Mutant("the inspected search does not oppose the own class", "experiments/analysis/inspection.py", 'against="class"', 'against="prediction"', "experiments/test_inspection.py"),
     Mutant("the adversarial pass sees the first view", "experiments/training/objective.py", "regularizer(self.model, second, target=target)", "regularizer(self.model, first, target=target)", "experiments/test_views.py"),
+    Mutant("a replay searches from the masks of the one before", "experiments/training/captured.py", "self._streams.reseed()", "pass", "experiments/test_captured.py"),
+    Mutant("a recording goes on with the old β₁", "experiments/training/captured.py", " or self._frozen() != self._settings", "", "experiments/test_captured.py"),
+    Mutant("a replay sees the batch of the recording", "experiments/training/captured.py", "static.copy_(tensor)", "pass", "experiments/test_captured.py"),
+    Mutant("batches of another form are counted over replays", "experiments/training/captured.py", "        self._newest = None\n", "", "experiments/test_captured.py"),
+    Mutant("a replay with the ramp of the step before", "experiments/training/captured.py", "if numbers != self._filled:", "if numbers == self._filled:", "experiments/test_captured.py"),
+    Mutant("all layers of a search have one base mask", "mask_streams.py", "manual_seed(seed + index)", "manual_seed(seed)", "experiments/test_captured.py"),
+    Mutant("a ramp in a tensor raises the precision of the loss", "experiments/training/objective.py", "weight.to(value.dtype) if", "weight if", "experiments/test_captured.py"),
+    Mutant("a trial for memory moves the buffers", "experiments/training/memory.py", "buffer.copy_(before)", "pass", "experiments/test_memory.py"),
+    Mutant("a trial for memory draws", "experiments/training/memory.py", ", Noise(objective, x).unchanged():", ":", "experiments/test_memory.py"),
 )  # fmt: skip
 
 

@@ -1,8 +1,14 @@
-"""What differs on a GPU: ties, generators, devices. Skipped where there is none."""
+"""What differs on a GPU: ties, generators, devices, recorded steps, memory. Skipped where there is none."""
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adversarial_dropout import (
     AdversarialDropout,
@@ -14,6 +20,14 @@ from adversarial_dropout import (
     adversarial_mask,
     sample_mask,
 )
+from adversarial_dropout.errors import CaptureError
+from adversarial_dropout.experiments import models, presets
+from adversarial_dropout.experiments.config import ModelConfig, TermConfig
+from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep, CudaGraphs, choose_step
+from adversarial_dropout.experiments.training.memory import GpuMemoryError
+from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.step import eager_step
 from adversarial_dropout.regularizers.base import Regularizer
 
 pytestmark = [
@@ -82,3 +96,194 @@ def test_masks_and_errors() -> None:
     assert sample_mask((4, 5), 0.5, generator=generator).is_cuda
     with pytest.raises(ValueError, match="finite"):
         adversarial_mask(torch.ones(2, 3).cuda(), torch.full((2, 3), torch.nan).cuda(), max_flips=1)
+
+
+TERMS: dict[str, tuple[TermConfig, ...]] = {
+    "plain": (),
+    "at": (TermConfig(kind="at", divergence="ce", eps=0.1, ramp=False),),
+    "vat": (TermConfig(kind="vat", eps=1.0),),
+    "pi": (TermConfig(kind="pi", divergence="qe", weight=30.0),),
+    "sadd": (TermConfig(kind="sadd", divergence="ce"),),
+    "vadd-kl": (TermConfig(kind="vadd"),),
+    "vadd-shared": (TermConfig(kind="vadd", noise="shared", divergence="qe", weight=25.0),),
+    "sadd+vadd+vat": (
+        TermConfig(kind="sadd", divergence="ce"),
+        TermConfig(kind="vadd", weight=0.7),
+        TermConfig(kind="vat", eps=1.0, ramp=False),
+    ),
+}
+STEPS = WARM_UP + 5
+
+
+class Counting(CudaGraphs):
+    recorded = 0
+
+    def record(
+        self, step: Callable[[], dict[str, Tensor]], generators: Sequence[torch.Generator]
+    ) -> Callable[[], dict[str, Tensor]]:
+        self.recorded += 1
+        return super().record(step, generators)
+
+
+class Noisy(nn.Module):
+    """Adds noise, and keeps what it added, pass by pass; in a recording these tensors change with every replay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn_like(x)
+        self.seen.append(noise.detach())
+        return x + 0.1 * noise
+
+
+def made_batches(number: int, *, rows: int = 16) -> list[Batch]:
+    return [
+        Batch(torch.randn(rows, 8).cuda(), torch.randint(3, (rows,)).cuda(), torch.randn(2 * rows, 8).cuda())
+        for _ in range(number)
+    ]
+
+
+def adam(model: nn.Module) -> torch.optim.Adam:
+    return torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+
+@pytest.mark.parametrize("method", TERMS)
+def test_a_recorded_step_is_the_step(method: str) -> None:
+    """Losses, parameters and Adam's moments, all noise included, with a ramp, a rate and a β₁ that change."""
+    model, made = network().cuda(), made_batches(STEPS)
+    found = []
+    recorder = Counting(torch.device("cuda", torch.cuda.current_device()))
+    for captured in (False, True):
+        own = copy.deepcopy(model)
+        objective, optimizer = Objective(own, TERMS[method]), adam(own)
+        step = CapturedStep(objective, optimizer, recorder=recorder) if captured else eager_step(objective, optimizer)
+        torch.manual_seed(1)
+        values = []
+        for turn, batch in enumerate(made):
+            (group,) = optimizer.param_groups
+            group["lr"] = 1e-3 * 0.9**turn
+            group["betas"] = (0.9 if turn < STEPS - 1 else 0.8, 0.999)
+            values += list(step(batch, 1 / (turn + 2)).values())
+        moments = [value for state in optimizer.state.values() for value in state.values()]
+        found.append([*values, *own.parameters(), *moments])
+    for eager, recorded in zip(*found, strict=True):
+        torch.testing.assert_close(eager, recorded, rtol=1e-6, atol=1e-6)
+    assert recorder.recorded == 2, "once, and again for another β₁"
+
+
+def test_base_masks_differ_from_replay_to_replay() -> None:
+    model = network().cuda()
+    layer = model[2]
+    assert isinstance(layer, AdversarialDropout)
+    step = CapturedStep(Objective(model, TERMS["sadd"]), adam(model))
+    streams, kept = step._streams, []
+    searched = []
+    for batch in made_batches(STEPS + 20):
+        step(batch, 1.0)
+        assert layer._kept is not None
+        kept.append(layer._kept.clone())
+        (generator,) = streams.generators
+        searched.append(generator.initial_seed())
+    replayed = kept[WARM_UP + 1 :]
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(replayed))
+    assert len(set(searched)) == len(searched)
+    rate = torch.stack(replayed).float().mean()
+    torch.testing.assert_close(rate, torch.full_like(rate, 0.5), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("noise", ["shared", "independent"])
+def test_noise_within_a_replay(noise: str) -> None:
+    """The search and the adversarial pass see the same; with shared noise the target pass too. Replays differ."""
+    noisy = Noisy()
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), AdversarialDropout(0.5, 0.05), noisy, nn.Linear(64, 3)).cuda()
+    term = TermConfig(kind="vadd", noise=noise)  # type: ignore[arg-type]
+    step = CapturedStep(Objective(model, (term,)), adam(model))
+    made = made_batches(STEPS)
+    for batch in made[:WARM_UP]:
+        step(batch, 1.0)
+    noisy.seen.clear()
+    before: list[Tensor] = []
+    for batch in made[WARM_UP:]:
+        step(batch, 1.0)
+        torch.cuda.synchronize()
+        learned, target, search, adversarial = (tensor.clone() for tensor in noisy.seen[-4:])
+        assert torch.equal(search, adversarial)
+        assert torch.equal(target, search) == (noise == "shared")
+        assert not torch.equal(learned[:8], target[:8])
+        assert all(not torch.equal(old, new) for old, new in zip(before, (learned, target, search), strict=False))
+        before = [learned, target, search]
+
+
+def test_a_rate_of_0_holds_without_another_recording() -> None:
+    model = network().cuda()
+    optimizer, recorder = adam(model), Counting(torch.device("cuda", torch.cuda.current_device()))
+    step = CapturedStep(Objective(model, TERMS["vadd-kl"]), optimizer, recorder=recorder)
+    made = made_batches(STEPS)
+    for batch in made[:-1]:
+        step(batch, 1.0)
+    before = copy.deepcopy(model.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.0
+    values = step(made[-1], 0.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert float(values["loss"]) == float(values["ce"]), "a ramp of 0"
+    assert recorder.recorded == 1
+
+
+def test_another_form_of_batch_between_replays() -> None:
+    model = network().cuda()
+    optimizer = adam(model)
+    step = CapturedStep(Objective(model, TERMS["vadd-kl"]), optimizer)
+    reference = copy.deepcopy(model)
+    eager = eager_step(Objective(reference, TERMS["vadd-kl"]), adam(reference))
+    made = [*made_batches(WARM_UP + 2), *made_batches(1, rows=5), *made_batches(2)]
+    losses = []
+    for one in (step, eager):
+        torch.manual_seed(2)
+        losses.append(torch.stack([one(batch, 1.0)["loss"] for batch in made]))
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_shows_in_the_values_of_a_replay() -> None:
+    model = network().cuda()
+    step = CapturedStep(Objective(model, TERMS["vadd-kl"]), adam(model))
+    for batch in made_batches(WARM_UP + 1):
+        assert step(batch, 1.0)["loss"].isfinite()
+    (bad,) = made_batches(1)
+    assert not step(dataclasses.replace(bad, images=bad.images * torch.nan), 1.0)["loss"].isfinite()
+
+
+def test_a_run_that_diverges_ends_with_its_epoch(tmp_path: Path) -> None:
+    config = presets.get("digits-100", "vadd-kl", "tiny")
+    training = dataclasses.replace(config.training, epochs=20, steps_per_epoch=8, learning_rate=1e20)
+    with pytest.raises(loop.DivergedError, match="finite"):
+        loop.run(dataclasses.replace(config, training=training), tmp_path)
+
+
+def test_a_mask_is_not_frozen_in_a_graph_of_ones_own() -> None:
+    model, x = network().cuda(), torch.randn(32, 8).cuda()
+    vadd = VirtualAdversarialDropout()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        vadd(model, x)
+    torch.cuda.current_stream().wait_stream(stream)
+    with pytest.raises(CaptureError, match="streams that outlive the step"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        vadd(model, x)
+
+
+def test_out_of_memory_says_which_batch_fits() -> None:
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
+    try:
+        model = models.build(ModelConfig(name="conv-large", p=0.5, delta=0.05), (3, 32, 32), 10).cuda()
+        step = choose_step(Objective(model, ()), adam(model))
+        batch = Batch(torch.rand(2048, 3, 32, 32).cuda(), torch.arange(2048).cuda() % 10)
+        with pytest.raises(GpuMemoryError, match=r"What fits is --training\.batch-labelled \d+: another run") as caught:
+            step(batch, 1.0)
+        assert "GiB, of which" in str(caught.value)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()

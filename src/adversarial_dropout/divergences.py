@@ -89,7 +89,7 @@ def quadratic_error(target: Tensor, prediction: Tensor) -> Tensor:
     """
     q = _log_softmax("prediction", prediction).exp()
     if _is_labels(target, prediction):
-        t = F.one_hot(target.long(), q.shape[1]).to(q.dtype)
+        t = (target.long().unsqueeze(1) == torch.arange(q.shape[1], device=q.device)).to(q.dtype)
     else:
         t = _log_softmax("target", target).exp()
     return (t - q).square().mean(dim=1)

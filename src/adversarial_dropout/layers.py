@@ -18,6 +18,7 @@ from adversarial_dropout.errors import (
     check_fraction,
     values_readable,
 )
+from adversarial_dropout.mask_streams import draw_seed, generators_of_a_search, new_generator
 from adversarial_dropout.masks import sample_mask
 
 Granularity = Literal["element", "channel", "feature"]
@@ -32,12 +33,13 @@ class Steering:
 
     ``stage`` names the mask that the next passes apply: the base mask εˢ, the point of linearisation ε⁰ as a leaf to
     differentiate by, or the mask found. At ``"under"`` the layer must not be reached at all. εˢ is ``kept`` if that
-    fits, else drawn from a generator of its own, so that the default random streams hold every *other* noise and can be
-    replayed.
+    fits, else drawn from a generator of its own (``generator``, or one made of ``seed``), so that the default random
+    streams hold every *other* noise and can be replayed.
     """
 
     seed: int
     kept: Tensor | None = None
+    generator: torch.Generator | None = None
     stage: Stage = "under"
     linearize_at: LinearizeAt = "ones"
     base: Tensor | None = None
@@ -182,7 +184,9 @@ class AdversarialDropout(nn.Module):
             elif kept is not None and tuple(kept.shape) == shape and kept.device == device:
                 steering.base = kept
             else:
-                generator = torch.Generator(device).manual_seed(steering.seed)
+                generator = steering.generator
+                if self.p not in (0, 1) and (generator is None or generator.device != device):
+                    generator = new_generator(device, steering.seed)
                 steering.base = sample_mask(shape, self.p, generator=generator, device=device)
         return steering.base
 
@@ -260,7 +264,8 @@ def steered(
 ) -> Iterator[list[tuple[AdversarialDropout, Steering]]]:
     """Put every layer of ``model`` under a :class:`Steering` of its own, and free it again, whatever happens.
 
-    All base masks drawn meanwhile come from one seed, itself a single draw from the default CPU generator.
+    All base masks drawn meanwhile come from one seed, itself a single draw from the default CPU generator, or from the
+    :class:`~adversarial_dropout.mask_streams.MaskStreams` that serve.
     """
     layers = adversarial_layers(model)
     if not layers:
@@ -268,13 +273,15 @@ def steered(
             "expected a model with an AdversarialDropout layer, found none; put one in front of the last layers, e.g. "
             "nn.Sequential(features, AdversarialDropout(p=0.5, delta=0.05), head)"
         )
-    seed = int(torch.randint(2**62, (), device="cpu"))
+    generators = generators_of_a_search(len(layers))
+    seed = draw_seed() if generators is None else 0
     steerings = []
     before = [(layer, layer._steering) for layer in layers]
     try:
         for index, layer in enumerate(layers):
             kept = layer._kept if reuse_kept else None
-            layer._steering = Steering(seed + index, kept, linearize_at=linearize_at)
+            generator = None if generators is None else generators[index]
+            layer._steering = Steering(seed + index, kept, generator, linearize_at=linearize_at)
             steerings.append((layer, layer._steering))
         yield steerings
     finally:

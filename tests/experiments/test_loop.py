@@ -41,12 +41,12 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     watch = Watch()
 
     class Watched(Objective):
-        def forward(self, batch: Batch, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
+        def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             assert self.model.training
             if not watch.batches:
                 watch.initial = {name: value.clone() for name, value in self.model.state_dict().items()}
             watch.batches.append(batch)
-            watch.ramps.append(ramp)
+            watch.ramps.append(float(ramp))
             watch.threads.add(torch.get_num_threads())
             return super().forward(batch, ramp)
 

@@ -219,6 +219,12 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def held_generators(model: nn.Module) -> set[torch.Generator]:
+    """Every ``torch.Generator`` that a module of ``model`` holds as an attribute."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    return {value for value in held if isinstance(value, torch.Generator)}
+
+
 class Noise:
     """The random streams that a model can draw from, so that passes can see the same noise again.
 
@@ -236,8 +242,7 @@ class Noise:
             where = {} if device.type == "mps" else {"device": device}
             self._get.append(partial(backend.get_rng_state, **where))
             self._set.append(partial(backend.set_rng_state, **where))
-        held = (value for module in model.modules() for value in vars(module).values())
-        for generator in {value for value in held if isinstance(value, torch.Generator)}:
+        for generator in held_generators(model):
             self._get.append(generator.get_state)
             self._set.append(generator.set_state)
 

@@ -55,12 +55,12 @@ class Objective(nn.Module):
         """Whether there are terms that see the unlabelled images."""
         return any(not regularizer.supervised for regularizer in self._regularizers())
 
-    def forward(self, batch: Batch, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of one step.
 
         Args:
             batch: The step's images.
-            ramp: Factor in [0, 1] of the weights that follow the ramp-up.
+            ramp: Factor in [0, 1] of the weights that follow the ramp-up; as a 0-dim float64 tensor it gives the same.
 
         Returns:
             The loss, a scalar, and the detached values before weighting: of what is learned ("ce", "se") and the terms.
@@ -84,7 +84,9 @@ class Objective(nn.Module):
                     target = self.model(first)
                 value = regularizer(self.model, second, target=target)
             values[term.kind] = value.detach()
-            loss = loss + term.weight * (ramp if term.ramp else 1.0) * value
+            weight = term.weight * (ramp if term.ramp else 1.0)
+            # A scalar does not raise the precision of what it multiplies; a tensor would.
+            loss = loss + (weight.to(value.dtype) if isinstance(weight, Tensor) else weight) * value
         return loss, values
 
     def learn(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:

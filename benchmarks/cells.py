@@ -1,0 +1,256 @@
+"""A column and a method of the paper's tables as a step that can be timed: on a GPU, or small on a CPU. No script."""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import models, presets
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale
+from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.sources import ImageData, Place
+from adversarial_dropout.experiments.training.captured import CapturedStep
+from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.step import eager_step
+
+Precision = Literal["float32", "tf32", "bf16"]
+SMALL_BATCH, SMALL_WIDTH = 4, 8
+SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "cifar10": (3, 32, 32)}
+IMAGES = {"mnist": (60_000, 10_000), "svhn": (73_257, 26_032), "cifar10": (50_000, 10_000)}
+SMALL_IMAGES = (400, 40)
+MATRIX = {"cuda": 8192, "cpu": 256}
+CONTRAST, NOISE = 7.0, 60.0
+"""Of generated images: about a tenth of them cannot be told."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a step is run."""
+
+    captured: bool = True
+    precision: Precision = "float32"
+    channels_last: bool = True
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        parts = ["captured" if self.captured else "eager", self.precision]
+        parts += [] if self.channels_last else ["contiguous"]
+        return ", ".join([*parts, "compiled"] if self.compiled else parts)
+
+
+def device_of(text: str) -> torch.device:
+    """The device an option names.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a GPU, and there is none.
+    """
+    device = torch.device(text)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("expected a CUDA GPU, found none; give --device cpu for a small trial run")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def config_of(
+    preset: str, method: str, device: torch.device, *, scale: Scale = "paper", seed: int = 0
+) -> ExperimentConfig:
+    """The preset; on a CPU with a narrow network, small batches and few labels."""
+    config = presets.get(preset, method, scale, seed)
+    if device.type == "cuda":
+        return config
+    data, training = config.data, config.training
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, width=SMALL_WIDTH, delta=max(config.model.delta, 1 / SMALL_WIDTH)),
+        data=dataclasses.replace(data, labelled=None if data.labelled is None else 20),
+        training=dataclasses.replace(
+            training,
+            batch_labelled=SMALL_BATCH,
+            batch_unlabelled=SMALL_BATCH if training.batch_unlabelled else 0,
+        ),
+    )
+
+
+def data_of(config: ExperimentConfig, device: torch.device, place: Place | None) -> ImageData:
+    """The real images if ``place`` says where they are, else generated ones: a faint picture of each class in noise."""
+    return _data(config.data, device, place)
+
+
+@functools.lru_cache(maxsize=2)
+def _data(config: DataConfig, device: torch.device, place: Place | None) -> ImageData:
+    if place is not None:
+        return sources.load(config, place).to(device)
+    name = config.name
+    training, test = IMAGES[name] if device.type == "cuda" else SMALL_IMAGES
+    draw = torch.Generator().manual_seed(0)
+    pictures = 128 + CONTRAST * torch.randn(10, *SHAPES[name], generator=draw)
+    labels = torch.randint(10, (training + test,), generator=draw)
+    labels[:1000] = torch.arange(1000)[: len(labels)] % 10
+    images = torch.empty(len(labels), *SHAPES[name], dtype=torch.uint8)
+    for rows in torch.split(torch.arange(len(labels)), 5000):
+        noisy = pictures[labels[rows]] + NOISE * torch.randn(len(rows), *SHAPES[name], generator=draw)
+        images[rows] = noisy.clamp(0, 255).to(torch.uint8)
+    rows = torch.arange(training, training + test)
+    return ImageData(images, labels, rows, 255, tuple("0123456789")).to(device)
+
+
+def set_precision(precision: Precision) -> None:
+    """What products of float32 matrices are computed in; bf16 is the affair of :class:`Autocast`."""
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
+
+
+class Autocast(nn.Module):
+    """An objective whose passes compute in bfloat16 where that is safe."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast(batch.images.device.type, torch.bfloat16):
+            found: tuple[Tensor, dict[str, Tensor]] = self.objective(batch, ramp)
+        return found
+
+
+class Runner:
+    """One model in training, a step of which is a call.
+
+    Attributes:
+        model: The network.
+        objective: What it is trained for.
+        step: One step on a batch.
+        batch: The batch of a call without one.
+    """
+
+    def __init__(self, config: ExperimentConfig, variant: Variant, device: torch.device) -> None:
+        if variant.precision not in get_args(Precision):
+            raise InvalidValueError(f"expected a precision of {get_args(Precision)}, got {variant.precision!r}")
+        torch.manual_seed(config.seed)
+        self.variant = variant
+        shape = SHAPES[config.data.name]
+        self.model = models.build(config.model, shape, 10).to(device)
+        if not variant.channels_last:
+            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        if variant.compiled:
+            under = self.model.under
+            assert isinstance(under, nn.Module)
+            under.compile()
+        self.objective = Objective(self.model, config.terms).train()
+        wrapped = Autocast(self.objective) if variant.precision == "bf16" else self.objective
+        fused = device.type == "cuda"
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=config.training.learning_rate, fused=fused)
+        self.optimizer = optimizer
+        self.step = CapturedStep(wrapped, optimizer) if variant.captured else eager_step(wrapped, optimizer)
+        self.batch = made_batch(config, device, needs_unlabelled=self.objective.needs_unlabelled)
+
+    def __call__(self, batch: Batch | None = None, ramp: float = 1.0) -> dict[str, Tensor]:
+        set_precision(self.variant.precision)
+        return self.step(self.batch if batch is None else batch, ramp)
+
+
+def made_batch(config: ExperimentConfig, device: torch.device, *, needs_unlabelled: bool) -> Batch:
+    """A batch of the config's sizes, of noise."""
+    draw = torch.Generator(device).manual_seed(config.seed)
+    labelled, unlabelled = config.training.batch_labelled, config.training.batch_unlabelled
+
+    def noise(number: int) -> Tensor:
+        return torch.rand(number, *SHAPES[config.data.name], generator=draw, device=device)
+
+    without = noise(unlabelled) if unlabelled and needs_unlabelled else None
+    return Batch(
+        images=noise(labelled),
+        labels=torch.arange(labelled, device=device) % 10,
+        unlabelled=without,
+        second=noise(len(without) if without is not None else labelled)
+        if needs_unlabelled and config.data.augmented
+        else None,
+    )
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def most_memory(device: torch.device) -> Iterator[list[float]]:
+    """A list that afterwards holds the most MiB that tensors took on the GPU, beyond those before; empty on a CPU."""
+    found: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    yield found
+    if device.type == "cuda":
+        found.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
+
+
+def seconds_a_step(run: Callable[[], object], steps: int, device: torch.device) -> float:
+    """Mean time of ``steps`` calls; the GPU may still work on one while the next is prepared."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        run()
+    synchronize(device)
+    return (time.perf_counter() - start) / steps
+
+
+def rate(precision: str, device: torch.device) -> float:
+    """FLOP/s of a matrix product, the best of some."""
+    size = MATRIX[device.type]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    set_precision("tf32" if precision == "tf32" else "float32")
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds_a_step(lambda: a @ b, 3, device)
+    return 2 * size**3 / min(seconds_a_step(lambda: a @ b, 5, device) for _ in range(5))
+
+
+class CountedFlop(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts as ``FlopCounterMode`` does, which cannot follow gradients taken within a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def flop(preset: str, method: str, device: torch.device) -> int:
+    """Of one step, counted in its products and convolutions."""
+    runner = Runner(config_of(preset, method, device), Variant(captured=False), device)
+    with CountedFlop() as counted:
+        runner()
+    total: int = counted.total
+    return total
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """Lower quartile, median, upper quartile."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+
+
+def columns_and_methods(table: str = "table1") -> Iterator[tuple[str, str]]:
+    """Every cell of one of the paper's tables, as preset and method."""
+    from adversarial_dropout.experiments.analysis.paper_tables import columns
+
+    for cell in columns(table):
+        for method in presets.find(cell.preset).methods:
+            yield cell.preset, method

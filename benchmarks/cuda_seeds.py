@@ -1,0 +1,252 @@
+"""How many seeds of one experiment train best side by side on one GPU, and how: processes, streams or batched weights.
+
+    python benchmarks/cuda_seeds.py [--record results/cuda-seeds.json] [--device cuda]
+
+The network of Table 3 with the paper's batch of 128, every step one CUDA graph, on tensors that are there already. The
+figure is steps a second of all seeds together, median over rounds, and its ratio to one seed alone.
+
+- processes: each trains one seed, as `reproduce --jobs N` does;
+- streams: one process, a graph for each seed, replayed in turn on streams of their own. PyTorch before 2.12 keeps the
+  random state of a generator once for all graphs, so graphs that run at once may share their noise there: the time is
+  right all the same;
+- batched: the weights of all seeds in one tensor each, by `torch.func.vmap`, which makes convolutions grouped; plain
+  training alone.
+
+A record that is there is gone on with. On a CPU everything is small, and a graph is the step itself: a trial of the
+script, no measurement.
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import torch
+from cells import Runner, Variant, config_of, device_of, made_batch, quartiles, seconds_a_step, synchronize
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
+
+from adversarial_dropout import AdversarialDropout
+from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep
+from adversarial_dropout.experiments.training.objective import Batch
+
+PRESET = "paper/mnist-all"
+METHODS = ("plain", "vadd-kl")
+NUMBERS = (1, 2, 4, 8, 16)
+PATIENCE = 120.0
+"""Seconds that the slowest process may take to be ready, and then for a round."""
+
+
+class Stacked(nn.Module):
+    """Plain training of several networks as one objective: their parameters stacked, their losses summed.
+
+    The adversarial dropout layer is an ordinary one here, which costs the same in plain training.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        for network in networks:
+            upper = network.upper
+            assert isinstance(upper, nn.Sequential)
+            assert isinstance(upper[0], AdversarialDropout)
+            upper[0] = nn.Dropout(upper[0].p)
+        parameters, buffers = stack_module_state(list(networks))
+        assert not buffers
+        self.names = list(parameters)
+        self.stacked = nn.ParameterList(nn.Parameter(value.detach()) for value in parameters.values())
+        self.skeleton = [copy.deepcopy(networks[0]).to("meta")]  # In a list: it has no parameters of its own here.
+
+    def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss_of(parameters: dict[str, Tensor]) -> Tensor:
+            logits = functional_call(self.skeleton[0], parameters, (batch.images,))
+            return F.cross_entropy(logits, batch.labels)
+
+        parameters = dict(zip(self.names, self.stacked, strict=True))
+        losses = vmap(loss_of, randomness="different")(parameters)
+        return losses.sum(), {"ce": losses.detach()}
+
+
+def batched(config: ExperimentConfig, seeds: int, steps: int, rounds: int, device: torch.device) -> list[float]:
+    """Steps a second of ``seeds`` plain networks with batched weights, in each round."""
+    networks = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        networks.append(models.build(config.model, (1, 28, 28), 10).to(device))
+    objective = Stacked(networks)
+    step = CapturedStep(objective, torch.optim.Adam(objective.parameters()))
+    batch = made_batch(config, device, needs_unlabelled=False)
+    for _ in range(WARM_UP + 2):
+        step(batch, 1.0)
+    return [seeds / seconds_a_step(lambda: step(batch, 1.0), steps, device) for _ in range(rounds)]
+
+
+def streams(config: ExperimentConfig, seeds: int, steps: int, rounds: int, device: torch.device) -> list[float]:
+    """Steps a second of ``seeds`` networks in this process, each on a stream of its own, in each round."""
+    runners = [Runner(config, Variant(), device) for _ in range(seeds)]
+    own = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in runners]  # type: ignore[no-untyped-call]
+
+    def in_turn() -> None:
+        for runner, stream in zip(runners, own, strict=True):
+            with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
+                runner()
+
+    for _ in range(WARM_UP + 2):
+        in_turn()
+        synchronize(device)  # Recording one graph is no time to run another.
+    return [seeds / seconds_a_step(in_turn, steps, device) for _ in range(rounds)]
+
+
+def processes(config: ExperimentConfig, seeds: int, steps: int, rounds: int, device: torch.device) -> list[float]:
+    """Steps a second of ``seeds`` processes, each with one network, in each round.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(seeds + 1), context.Queue()
+    children = [
+        context.Process(target=_process, args=(config, steps, rounds, str(device), barrier, results), daemon=True)
+        for _ in range(seeds)
+    ]
+    for child in children:
+        child.start()
+    speeds = []
+    try:
+        for _ in range(rounds):
+            barrier.wait(PATIENCE)
+            start = time.perf_counter()
+            barrier.wait(PATIENCE)
+            speeds.append(seeds * steps / (time.perf_counter() - start))
+    except threading.BrokenBarrierError:
+        try:
+            why = results.get(timeout=1)
+        except queue.Empty:
+            why = f"none was ready within {PATIENCE:.0f} s"
+        raise RuntimeError(f"a process of {seeds} failed: {why}") from None
+    finally:
+        for child in children:
+            child.join(10)
+            if child.is_alive():
+                child.terminate()
+    return speeds
+
+
+def _process(
+    config: ExperimentConfig, steps: int, rounds: int, device: str, barrier: Barrier, results: "Queue[str]"
+) -> None:
+    torch.set_num_threads(1)
+    place = torch.device(device)
+    try:
+        runner = Runner(config, Variant(), place)
+        for _ in range(WARM_UP + 2):
+            runner()
+        for _ in range(rounds):
+            synchronize(place)
+            barrier.wait(PATIENCE)
+            for _ in range(steps):
+                runner()
+            synchronize(place)
+            barrier.wait(PATIENCE)
+    except Exception as error:  # It is told in the parent process.
+        results.put(f"{type(error).__name__}: {error}")
+        barrier.abort()
+
+
+WAYS = {"processes": processes, "streams": streams, "batched": batched}
+
+
+def measure(way: str, method: str, seeds: int, steps: int, rounds: int, device: torch.device) -> dict[str, Any]:
+    """One entry of the record; where it cannot be had, why."""
+    entry: dict[str, Any] = {"way": way, "method": method, "seeds": seeds}
+    try:
+        speeds = WAYS[way](config_of(PRESET, method, device), seeds, steps, rounds, device)
+    except RuntimeError as error:
+        return {**entry, "failed": f"{type(error).__name__}: {error}"}
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return {**entry, "steps_a_second": quartiles(speeds)}
+
+
+def with_ratios(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries, each with its ratio to one seed in one process: by how much the seeds gain from being together."""
+    alone = {
+        entry["method"]: entry["steps_a_second"][1]
+        for entry in reversed(entries)
+        if entry["seeds"] == 1 and "steps_a_second" in entry and entry["way"] != "batched"
+    }
+    return [
+        {**entry, "ratio": entry["steps_a_second"][1] / alone[entry["method"]]}
+        if "steps_a_second" in entry and entry["method"] in alone
+        else entry
+        for entry in entries
+    ]
+
+
+def plan(most_processes: int, most_streams: int) -> list[tuple[str, str, int]]:
+    """What is measured: way, method, number of seeds."""
+    most = {"processes": most_processes, "streams": most_streams, "batched": most_streams}
+    return [
+        (way, method, seeds)
+        for way in WAYS
+        for method in (METHODS if way != "batched" else ("plain",))
+        for seeds in NUMBERS
+        if seeds <= most[way]
+    ]
+
+
+def content(entries: list[dict[str, Any]], steps: int, rounds: int, device: torch.device) -> dict[str, Any]:
+    """The record."""
+    return {
+        "what": "steps a second of all seeds together (lower quartile, median, upper quartile), ratio to one seed",
+        "preset": PRESET,
+        "device": str(device),
+        "small": device.type != "cuda",
+        "steps": steps,
+        "rounds": rounds,
+        "entries": with_ratios(entries),
+        "environment": records.environment(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=Path("results/cuda-seeds.json"))
+    parser.add_argument("--device", type=device_of, default="cuda")
+    parser.add_argument("--steps", type=int, default=300, help="steps of each seed in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=16, help="most processes")
+    parser.add_argument("--streams", type=int, default=8, help="most streams, and most networks with batched weights")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing new is begun")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    end = time.monotonic() + 60 * arguments.minutes
+    entries = []
+    if arguments.record.exists():
+        entries = json.loads(arguments.record.read_text())["entries"]
+    done = {(entry["way"], entry["method"], entry["seeds"]) for entry in entries}
+    for way, method, seeds in plan(arguments.processes, arguments.streams):
+        if (way, method, seeds) in done:
+            continue
+        if time.monotonic() > end:
+            print("not finished: the same command goes on", flush=True)
+            break
+        entries.append(measure(way, method, seeds, arguments.steps, arguments.rounds, arguments.device))
+        print(entries[-1], flush=True)
+        found = content(entries, arguments.steps, arguments.rounds, arguments.device)
+        records.write_json(arguments.record, found)
+
+
+if __name__ == "__main__":
+    main()

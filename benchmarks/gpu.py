@@ -1,0 +1,285 @@
+"""Everything that is to be measured on a GPU, in one command that can be cut into pieces.
+
+    python benchmarks/gpu.py --out runs/gpu [--minutes 9] [--device cuda] [--data FOLDER]
+
+Nothing new is begun after --minutes, and the same command goes on where it stopped. Below --out there is a file for
+each part:
+
+- checks.json: what must hold on a GPU (masks, losses and gradients as on the CPU, a recorded step as one that is not),
+  and what tests/test_cuda.py says;
+- search.json: benchmarks/mask_search.py;
+- steps.json: a step of every method on the networks of Tables 3 and 4 at the paper's batch, in turn: operation by
+  operation and as one CUDA graph, in float32, TF32 and bfloat16, channels-last and not, compiled; FLOP over time,
+  beside the rate of this GPU's own matrix products;
+- cells.json: each cell of Table 1 over --steps steps of training, batches included;
+- seeds.json: benchmarks/cuda_seeds.py;
+- errors.json: the test error over seeds in float32, TF32 and bfloat16, at the presets' reduced schedule;
+- summary.json: how long Table 1 takes at full scale, and what share of the bfloat16 rate conv-large reaches.
+
+Images are generated, unless --data gives MNIST. On a CPU everything is small and --steps 2 --rounds 1 takes a minute:
+a trial of the script, no measurement.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gpu_summary
+import torch
+from cells import (
+    Runner,
+    Variant,
+    columns_and_methods,
+    config_of,
+    data_of,
+    device_of,
+    flop,
+    most_memory,
+    quartiles,
+    rate,
+    seconds_a_step,
+    synchronize,
+)
+from gpu_checks import checks
+
+from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.data.pixels import Pixels
+from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.models.prediction import error
+from adversarial_dropout.experiments.training.batches import batches
+from adversarial_dropout.experiments.training.captured import WARM_UP
+from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
+
+HERE = Path(__file__).resolve().parent
+NETWORKS = ("paper/mnist-1000", "paper/mnist-all", "paper/svhn-1000", "paper/cifar10-4000")
+VARIANTS = (
+    Variant(captured=False),
+    Variant(),
+    Variant(precision="tf32"),
+    Variant(precision="bf16"),
+    Variant(precision="bf16", channels_last=False),
+)
+COMPILED = Variant(precision="bf16", compiled=True)
+COMPILED_METHODS = ("plain", "vadd-kl")
+ERROR_METHODS = ("plain", "vadd-kl")
+ERROR_SEEDS = 5
+
+
+class Results:
+    """The entries of one part, each kept in its file as soon as it is there."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path = path
+        self.small = device.type != "cuda"
+        self.entries: dict[str, Any] = json.loads(path.read_text())["entries"] if path.exists() else {}
+
+    def put(self, name: str, entry: object) -> None:
+        self.entries[name] = entry
+        print(f"{self.path.stem}: {name}: {entry}", flush=True)
+        content = {"small": self.small, "entries": self.entries, "environment": records.environment()}
+        records.write_json(self.path, content)
+
+
+Item = tuple[str, Callable[[], object]]
+"""Name and how to get it."""
+
+
+def check_items(arguments: argparse.Namespace) -> list[Item]:
+    return [*checks(arguments.device), ("tests/test_cuda.py", tests)]
+
+
+def tests() -> dict[str, Any]:
+    """What the tests for GPUs say, where there is a test runner."""
+    if importlib.util.find_spec("pytest") is None or not (HERE.parent / "tests").exists():
+        return {"skipped": "no pytest here"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda.py"]
+    ran = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    return {"holds": ran.returncode == 0, "said": ran.stdout.splitlines()[-20:]}
+
+
+def script(name: str, record: Path, *options: str) -> dict[str, Any]:
+    """Run another benchmark, which writes ``record`` itself."""
+    command = [sys.executable, str(HERE / name), "--record", str(record), *options]
+    ran = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+    return {"record": record.name, "holds": ran.returncode == 0, "said": ran.stderr.splitlines()[-5:]}
+
+
+def search_items(arguments: argparse.Namespace) -> list[Item]:
+    if arguments.device.type != "cuda":
+        return []
+    return [
+        ("mask_search.py", partial(script, "mask_search.py", arguments.out / "mask-search.json", "--device", "cuda"))
+    ]
+
+
+def step_items(arguments: argparse.Namespace) -> list[Item]:
+    device = arguments.device
+    rates = [(f"rate {name}", partial(rate, name, device)) for name in ("float32", "tf32", "bf16")]
+    steps = [
+        (f"{preset} {method}", partial(step_times, preset, method, VARIANTS, arguments))
+        for preset in NETWORKS
+        for method in presets.find(preset).methods
+    ]
+    compiled = [
+        (f"{preset} {method} compiled", partial(step_times, preset, method, (VARIANTS[3], COMPILED), arguments))
+        for preset in NETWORKS
+        for method in COMPILED_METHODS
+    ]
+    return [*rates, *steps, *(compiled if device.type == "cuda" else [])]
+
+
+def step_times(
+    preset: str, method: str, variants: tuple[Variant, ...], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Milliseconds of a step in each variant, in turn within a round, its FLOP, and its memory at the highest."""
+    device = arguments.device
+    runners, peaks = {}, {}
+    for variant in variants:
+        with most_memory(device) as peak:
+            runners[variant.name] = runner = Runner(config_of(preset, method, device), variant, device)
+            for _ in range(WARM_UP + 2):
+                runner()
+        peaks[variant.name] = peak
+    milliseconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(arguments.rounds):
+        for name, runner in runners.items():
+            milliseconds[name].append(1000 * seconds_a_step(runner, arguments.steps_a_round, device))
+    return {
+        "flop": flop(preset, method, device),
+        "milliseconds": {name: quartiles(values) for name, values in milliseconds.items()},
+        "MiB": {name: value for name, peak in peaks.items() for value in peak},
+    }
+
+
+def cell_items(arguments: argparse.Namespace) -> list[Item]:
+    return [
+        (f"{preset} {method}", partial(cell_time, preset, method, arguments))
+        for preset, method in columns_and_methods("table1")
+    ]
+
+
+def cell_time(preset: str, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a step of training, with the making of its batch, over many steps."""
+    device = arguments.device
+    config = config_of(preset, method, device)
+    runner, data = Runner(config, Variant(precision="tf32"), device), data_of(config, device, arguments.place)
+    split, pixels = make_split(data, config.data, 0), Pixels(config.data, data.brightest)
+    order = torch.Generator().manual_seed(0)
+    needs = runner.objective.needs_unlabelled
+    steps, warm, start = 0, WARM_UP + 2, 0.0
+    while steps < arguments.steps + warm:
+        for batch in batches(data, pixels, split, config.training, order, needs_unlabelled=needs):
+            if steps == warm:
+                synchronize(device)
+                start = time.perf_counter()
+            runner(batch)
+            steps += 1
+            if steps == arguments.steps + warm:
+                break
+    synchronize(device)
+    return {"steps": steps - warm, "seconds a step": (time.perf_counter() - start) / (steps - warm)}
+
+
+def error_items(arguments: argparse.Namespace) -> list[Item]:
+    return [
+        (f"paper/mnist-1000 {method} {precision} seed {seed}", partial(error_after, method, precision, seed, arguments))
+        for seed in range(ERROR_SEEDS if arguments.device.type == "cuda" else 1)
+        for method in ERROR_METHODS
+        for precision in ("float32", "tf32", "bf16")
+    ]
+
+
+def error_after(method: str, precision: Any, seed: int, arguments: argparse.Namespace) -> float:
+    """Test error in percent after the preset's reduced schedule."""
+    device = arguments.device
+    config = config_of("paper/mnist-1000", method, device, scale="quick", seed=seed)
+    training = config.training
+    if device.type != "cuda":
+        training = dataclasses.replace(training, epochs=2, steps_per_epoch=arguments.steps)
+    runner, data = Runner(config, Variant(precision=precision), device), data_of(config, device, arguments.place)
+    split, pixels = make_split(data, config.data, seed), Pixels(config.data, data.brightest)
+    order = torch.Generator().manual_seed(seed)
+    for epoch in range(training.epochs):
+        rising = ramp_up(epoch, training.ramp_up)
+        falling = ramp_down(epoch, training.ramp_down, training.epochs)
+        (group,) = runner.optimizer.param_groups
+        group["lr"] = training.learning_rate * falling * rising
+        group["betas"] = (training.beta1 * falling + training.beta1_end * (1 - falling), group["betas"][1])
+        for batch in batches(data, pixels, split, training, order, needs_unlabelled=runner.objective.needs_unlabelled):
+            runner(batch, rising)
+    return error(runner.model, pixels, data, split.evaluation)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[Item]]] = {
+    "checks": check_items,
+    "search": search_items,
+    "steps": step_items,
+    "cells": cell_items,
+    "seeds": lambda arguments: [],  # A script that keeps its own record.
+    "errors": error_items,
+}
+
+
+def run_part(name: str, arguments: argparse.Namespace) -> bool:
+    """Get what is missing of a part; say whether all of it is there."""
+    if name == "seeds":
+        if time.time() > arguments.until:
+            return False
+        left = max(0.0, (arguments.until - time.time()) / 60)
+        small = [] if arguments.device.type == "cuda" else ["--processes", "2", "--streams", "2", "--steps", "2"]
+        options = ["--device", str(arguments.device), "--rounds", str(min(arguments.rounds, 5)), "--minutes", str(left)]
+        said = script("cuda_seeds.py", arguments.out / "seeds.json", *options, *small)
+        print(said, flush=True)
+        return bool(time.time() < arguments.until)
+    results = Results(arguments.out / f"{name}.json", arguments.device)
+    for item, get in PARTS[name](arguments):
+        if item in results.entries:
+            continue
+        if time.time() > arguments.until:
+            return False
+        try:
+            results.put(item, get())
+        except Exception as failure:  # Whatever it is, the other entries can still be had.
+            results.put(item, {"failed": f"{type(failure).__name__}: {failure}"[:2000]})
+            if arguments.device.type == "cuda":  # What failed on a GPU may have left it in any state.
+                again = [*sys.argv, *([] if "--until" in sys.argv else ["--until", str(arguments.until)])]
+                os.execv(sys.executable, [sys.executable, *again])
+        if arguments.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
+    parser.add_argument("--device", type=device_of, default="cuda")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing new is begun")
+    parser.add_argument("--until", type=float, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=2000, help="measured steps of a cell of Table 1")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds in which the variants of a step take turns")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--data", type=Path, help="folder with MNIST in parquet files; otherwise images are generated")
+    arguments = parser.parse_args()
+    arguments.place = None if arguments.data is None else Place(arguments.data)
+    arguments.steps_a_round = min(arguments.steps, 10)
+    if arguments.until is None:
+        arguments.until = time.time() + 60 * arguments.minutes
+    torch.set_num_threads(1)
+    finished = all(run_part(part, arguments) for part in arguments.parts)
+    if arguments.device.type == "cuda":
+        gpu_summary.write(arguments.out)
+    print("finished" if finished else "not finished: the same command goes on", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What the files that gpu.py wrote come to. Part of gpu.py; no script."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.analysis.published import PAPER
+from adversarial_dropout.experiments.presets.paper import CELLS, STATED
+
+SEEDS = 8
+
+
+def write(out: Path) -> None:
+    """Write summary.json from what is there."""
+    content = {"table 1": table1(out), "share of the rate": shares(out), "environment": records.environment()}
+    records.write_json(out / "summary.json", content)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())["entries"] if path.exists() else None
+
+
+def steps_of_a_run(preset: str) -> int:
+    """Training steps of a full run."""
+    (cell,) = (cell for cell in CELLS if cell.preset == preset)
+    training = presets.get(preset, "plain", "paper").training
+    rows, batch = STATED[cell.source].training_images, training.batch_labelled
+    if training.batch_unlabelled:
+        rows, batch = rows - cell.labels, training.batch_unlabelled
+    return training.epochs * (training.steps_per_epoch or rows // batch)
+
+
+def table1(out: Path) -> dict[str, Any] | None:
+    """Hours of Table 1 at full scale, one run after the other and side by side."""
+    cells, seeds = read(out / "cells.json"), read(out / "seeds.json")
+    timed = {name: entry for name, entry in (cells or {}).items() if "seconds a step" in entry}
+    if not timed:
+        return None
+    printed = {cell.preset: PAPER[cell.source, cell.all_labels] for cell in CELLS if cell.family == "paper"}
+    hours = {"all methods": 0.0, "methods that the paper prints": 0.0}
+    for name, entry in timed.items():
+        preset, method = name.split()
+        own = SEEDS * steps_of_a_run(preset) * entry["seconds a step"] / 3600
+        hours["all methods"] += own
+        if printed[preset].get(method) is not None:
+            hours["methods that the paper prints"] += own
+    found: dict[str, Any] = {"cells timed": len(timed), "seeds": SEEDS, "hours, one run after the other": hours}
+    best = gain(seeds)
+    if best is not None:
+        found["side by side"] = best
+        found["hours, side by side"] = {name: value / best["ratio"] for name, value in hours.items()}
+    return found
+
+
+def gain(entries: list[dict[str, Any]] | None) -> dict[str, Any] | None:
+    """The way and number of seeds side by side with the largest gain, by the method that gains least from it."""
+    ways: dict[tuple[str, int], list[float]] = {}
+    for entry in entries or ():
+        if "ratio" in entry and entry["way"] != "batched":
+            ways.setdefault((entry["way"], entry["seeds"]), []).append(entry["ratio"])
+    both = {key: min(ratios) for key, ratios in ways.items() if len(ratios) > 1}
+    if not both:
+        return None
+    way, seeds = max(both, key=lambda key: both[key])
+    return {"way": way, "seeds": seeds, "ratio": both[way, seeds]}
+
+
+def shares(out: Path) -> dict[str, dict[str, float]] | None:
+    """FLOP/s of each step over those of the GPU's matrix products in the same precision."""
+    steps = read(out / "steps.json")
+    if not steps or "rate bf16" not in steps:
+        return None
+    rates = {name.split()[1]: value for name, value in steps.items() if name.startswith("rate ")}
+    found = {}
+    for name, entry in steps.items():
+        if isinstance(entry, dict) and "milliseconds" in entry:
+            found[name] = {
+                variant: 1000 * entry["flop"] / median / rates[variant.split(", ")[1]]
+                for variant, (_, median, _) in entry["milliseconds"].items()
+            }
+    return found

@@ -1,0 +1,105 @@
+"""Where base masks come from: a generator seeded for each search, or streams that outlive a step."""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+
+from adversarial_dropout.errors import CaptureError
+
+
+def draw_seed() -> int:
+    """The seed of one search: a single draw from the default CPU generator."""
+    return int(torch.randint(2**62, (), device="cpu"))
+
+
+def new_generator(device: torch.device, seed: int) -> torch.Generator:
+    """A generator for one base mask.
+
+    Raises:
+        CaptureError: a CUDA graph is being captured, which would repeat this one mask for ever.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise CaptureError(
+            "expected base masks from streams that outlive the step while a CUDA graph is captured, got none; run the "
+            "step under MaskStreams.serving(), as experiments.training.captured does, or give target=model(x)"
+        )
+    return torch.Generator(device).manual_seed(seed)
+
+
+class MaskStreams:
+    """Generators for the base masks of a step that is recorded once and then replayed.
+
+    A search draws a seed and makes a generator of it, which a recording would freeze. Under :meth:`serving` it takes
+    generators that are kept here instead, the first search of the step the first ones, and so on. They can be
+    registered with a CUDA graph, and :meth:`reseed` draws for them what the searches would have drawn.
+
+    Args:
+        device: Of the masks.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._searches: list[list[torch.Generator]] = []
+        self._next = 0
+        self._recorded = False
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """All of them."""
+        return [generator for search in self._searches for generator in search]
+
+    @contextlib.contextmanager
+    def serving(self, *, recorded: bool = False) -> Iterator[None]:
+        """Run one step whose searches take their generators from here.
+
+        Args:
+            recorded: The step is a recording or its replay: the generators have been seeded by :meth:`reseed`, and
+                searches draw nothing. Otherwise each search draws its seed, as it does without streams.
+        """
+        self._next, self._recorded = 0, recorded
+        token = _SERVING.set(self)
+        try:
+            yield
+        finally:
+            _SERVING.reset(token)
+
+    def reseed(self) -> None:
+        """Seed the generators for another replay, by one draw for each search."""
+        for search in self._searches:
+            _seed(search)
+
+    def take(self, layers: int) -> list[torch.Generator]:
+        """The generators of the search that begins, one for each layer.
+
+        Raises:
+            CaptureError: in a recording, a search that the steps before it did not have.
+        """
+        if self._next == len(self._searches) and not self._recorded:
+            self._searches.append([torch.Generator(self._device) for _ in range(layers)])
+        if self._next == len(self._searches) or len(self._searches[self._next]) != layers:
+            raise CaptureError(
+                "expected each step to make the same searches, got one that the steps before the recording did not "
+                "have; run the step without a recording"
+            )
+        taken = self._searches[self._next]
+        self._next += 1
+        if not self._recorded:
+            _seed(taken)
+        return taken
+
+
+def _seed(generators: list[torch.Generator]) -> None:
+    seed = draw_seed()
+    for index, generator in enumerate(generators):
+        generator.manual_seed(seed + index)
+
+
+def generators_of_a_search(layers: int) -> list[torch.Generator] | None:
+    """Those of the streams that serve, if any do."""
+    streams = _SERVING.get()
+    return None if streams is None else streams.take(layers)
+
+
+_SERVING: ContextVar[MaskStreams | None] = ContextVar("mask_streams", default=None)
