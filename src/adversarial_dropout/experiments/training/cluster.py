@@ -92,6 +92,11 @@ class Work:
     demands: Demands
     patience: float
 
+    @property
+    def threads(self) -> int:
+        """CPU threads of a cell, at most."""
+        return max(cell.config.threads for cell in self.cells)
+
 
 def ray_tasks(address: str | None = None) -> Backend:
     """The backend of a Ray cluster: a task a cell, on any node; the cells of a node that dies go on elsewhere.

@@ -54,7 +54,7 @@ def _connect(work: Work) -> None:
     if work.address == "local":
         ray.init(
             address="local",
-            num_cpus=work.jobs,
+            num_cpus=None if work.jobs is None else work.jobs * work.threads,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             **_QUIET,
@@ -98,8 +98,8 @@ class _Cells:
         self._attempts = [0] * len(work.cells)
         """How often each was lost since it last recorded an epoch."""
         self._epochs = [records.epochs_done(cell.folder) for cell in work.cells]
-        self._cpus = max(cell.config.threads for cell in work.cells)
-        self._gpus = _share_of_gpu(ray.cluster_resources().get("GPU", 0.0), work.jobs)
+        self._cpus = work.threads
+        self._gpus = share_of_gpu(ray.cluster_resources().get("GPU", 0.0), work.jobs)
         self._task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_train)
         self._no_room_since: float | None = None
 
@@ -165,7 +165,7 @@ class _Cells:
         # Ray may go on for some seconds to give tasks to a node that has died.
         self._waiting[place] = time.monotonic() + 2.0 ** self._attempts[place]
         with contextlib.suppress(OSError):
-            self._connection.send(f"{folder} was stopped after epoch {epochs}, and goes on on another node: {reason}")
+            self._connection.send(f"{folder} was stopped after epoch {epochs}, and will go on from there: {reason}")
 
     def _check_cluster(self) -> None:
         if self._connection.poll():
@@ -197,7 +197,7 @@ class _Cells:
         return f"{self._cpus} CPU" + (f" and {self._gpus:g} GPU" if self._gpus else "")
 
 
-def _share_of_gpu(gpus: float, jobs: int | None) -> float:
+def share_of_gpu(gpus: float, jobs: int | None) -> float:
     """What a cell asks for: ``jobs`` cells share the GPUs evenly; if ``None``, each has one for itself."""
     if not gpus or jobs is None or jobs <= gpus:
         return 1.0 if gpus else 0.0
@@ -208,7 +208,7 @@ def _reason(error: RayError) -> str:
     if isinstance(error, RayTaskError):
         cause = error.cause
         return str(cause) if isinstance(cause, GridError) else f"{type(cause).__name__}: {_first_line(cause)}"
-    return f"{type(error).__name__}: {_first_line(error)}"
+    return f"{type(error).__name__}: {'. '.join(_first_line(error).split('. ')[:2])}"  # Then comes general advice.
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,9 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
-from joblib.externals.loky.process_executor import TerminatedWorkerError
-
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
@@ -68,8 +65,12 @@ each failed, or ``None``. Raises :class:`GridError` where none can go on."""
 def processes(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str | None]:
     """The backend of one machine: ``jobs`` processes, one a core if that is ``None``."""
     jobs = min(jobs or os.cpu_count() or 1, len(cells))
-    if jobs > 1:
-        _check_shared_memory()
+    if jobs <= 1:
+        return [cell.run() for cell in cells]
+    _check_shared_memory()
+    import joblib  # Here, because its import needs shared memory too.
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     try:
         return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(cell, os.getpid()) for cell in cells))
     except TerminatedWorkerError as error:
@@ -135,8 +136,7 @@ def run_grid(
 
 
 def _run(cell: Cell, parent: int) -> str | None:
-    if os.getpid() != parent:
-        end_with(parent)
+    end_with(parent)
     return cell.run()
 
 
