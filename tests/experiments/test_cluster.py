@@ -308,8 +308,8 @@ def test_jobs_share_gpus() -> None:
     from adversarial_dropout.experiments.training.cluster_driver import share_of_gpu
 
     assert [share_of_gpu(0.0, jobs) for jobs in (None, 1, 8)] == [0, 0, 0]
-    assert [share_of_gpu(2.0, jobs) for jobs in (None, 1, 2, 8)] == [1, 1, 1, 0.25]
-    assert share_of_gpu(8.0, 24) * 3 <= 1
+    assert [share_of_gpu(2.0, jobs) for jobs in (None, 1, 2, 3, 4, 8)] == [1, 1, 1, 0.5, 0.5, 0.25]
+    assert 0.33 < share_of_gpu(8.0, 24) <= 1 / 3
 
 
 @pytest.fixture

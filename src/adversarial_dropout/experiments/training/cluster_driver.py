@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import platform
 import socket
@@ -66,6 +67,11 @@ def _connect(work: Work) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
         ray.init(address=work.address, **_QUIET)
     except (OSError, RuntimeError, RayError) as error:
+        if "AuthToken" in f"{error} {error.__cause__}":
+            raise GridError(
+                f"the Ray cluster at {work.address} wants its token: set RAY_AUTH_MODE=token, and copy "
+                f"~/.ray/auth_token from its head to here"
+            ) from error
         raise GridError(
             f"cannot connect to a Ray cluster at {work.address}: {_first_line(error)}; start one with `ray start "
             f"--head`, join it on this machine with `ray start --address HOST:PORT`, and give --ray-address HOST:PORT"
@@ -106,19 +112,20 @@ class _Cells:
     def check_nodes(self) -> None:
         """Raise :class:`GridError` if a node that can be reached cannot run cells: it would fail one after another."""
         check = ray.remote(max_retries=0)(_check)
-        checks = [
+        checks = {
             check.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(self._work.demands)
+            ).remote(self._work.demands): f"node {node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
             for node in ray.nodes()
             if self._has_room(node)
-        ]
+        }
         wrong = []
-        for done in checks:
+        for done, node in checks.items():
             try:
                 ray.get(done)
             except RayTaskError as error:
-                wrong.append(_reason(error))
+                refused = isinstance(error.cause, GridError)
+                wrong.append(_reason(error) if refused else f"{node} cannot run this program: {_reason(error)}")
             except RayError:
                 continue  # It has died: what it has does not matter.
         if wrong:
@@ -198,10 +205,10 @@ class _Cells:
 
 
 def share_of_gpu(gpus: float, jobs: int | None) -> float:
-    """What a cell asks for: ``jobs`` cells share the GPUs evenly; if ``None``, each has one for itself."""
-    if not gpus or jobs is None or jobs <= gpus:
-        return 1.0 if gpus else 0.0
-    return int(1e4 * gpus / jobs) / 1e4  # So finely does Ray divide.
+    """What a cell asks for: ``jobs`` cells share the GPUs; if ``None``, each has one for itself."""
+    if not gpus:
+        return 0.0
+    return int(1e4 / math.ceil(max(jobs or 0, gpus) / gpus)) / 1e4  # So finely does Ray divide.
 
 
 def _reason(error: RayError) -> str:
