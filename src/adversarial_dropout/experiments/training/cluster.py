@@ -185,8 +185,9 @@ def _driven(work: Work) -> list[str | None]:
         try:
             with ours:
                 return _answer(ours, work)
-        except (EOFError, OSError) as error:
-            process.wait(_SHUTDOWN_SECONDS)
+        except (EOFError, ConnectionError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_SHUTDOWN_SECONDS)
             raise GridError(
                 f"the connection to the Ray cluster at {work.address} was lost ({_last_line(printed)}); what is "
                 f"recorded is kept: start the cluster again, and give the same command"

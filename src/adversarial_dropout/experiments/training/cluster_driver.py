@@ -104,6 +104,7 @@ class _Cells:
         self._attempts = [0] * len(work.cells)
         """How often each was lost since it last recorded an epoch."""
         self._epochs = [records.epochs_done(cell.folder) for cell in work.cells]
+        self._jobs = work.jobs or len(work.cells)
         self._cpus = work.threads
         self._gpus = share_of_gpu(ray.cluster_resources().get("GPU", 0.0), work.jobs)
         self._task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_train)
@@ -119,6 +120,8 @@ class _Cells:
             for node in ray.nodes()
             if self._has_room(node)
         }
+        while checks and len(ray.wait(list(checks), num_returns=len(checks), timeout=_POLL_SECONDS)[1]):
+            self._check_cluster()
         wrong = []
         for done, node in checks.items():
             try:
@@ -147,7 +150,7 @@ class _Cells:
     def _start(self) -> None:
         now = time.monotonic()
         ready = [place for place, earliest in self._waiting.items() if earliest <= now]
-        for place in ready[: (self._work.jobs or len(ready)) - len(self._running)]:
+        for place in ready[: self._jobs - len(self._running)]:
             del self._waiting[place]
             self._running[self._task.remote(self._work.cells[place], self._work.demands)] = place
 
