@@ -1,9 +1,12 @@
 """Many runs: all finish, none twice, and one that fails stops no other."""
 
 import dataclasses
+import errno
+import os
 import re
 from pathlib import Path
 
+import joblib
 import pytest
 
 from adversarial_dropout.experiments import records
@@ -123,3 +126,14 @@ def test_progress_is_told_by_epochs_not_by_runs(tmp_path: Path, monkeypatch: pyt
     run_grid([small("vadd-qe", epochs=8)], tmp_path, jobs=1, progress=lambda share, done: told.append(share))
     assert any(0 < share < 1 for share in told)
     assert all(share * 8 == int(share * 8) for share in told)
+
+
+def test_processes_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(joblib.Parallel, "__call__", full)
+    message = "cannot start processes: .*No space left on device; free memory and /dev/shm, or .*--jobs 1"
+    with pytest.raises(GridError, match=message):
+        run_grid(CONFIGS, tmp_path, jobs=2)
+    run_grid(CONFIGS[1:2], tmp_path, jobs=1)

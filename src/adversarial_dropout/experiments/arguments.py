@@ -1,7 +1,6 @@
 """What the command line takes: one dataclass per command."""
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -29,7 +28,28 @@ _DataFolder = Annotated[Path | None, tyro.conf.arg(name="data", metavar="FOLDER"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
+class Grid:
+    """What commands take that train many networks."""
+
+    out: Path = Path("runs")
+    """Folder of the runs and the result. What is finished there is not repeated."""
+    jobs: int | None = None
+    """Runs at a time, each on one core; if not given, as many as this machine or the cluster has cores (or GPUs)."""
+    backend: Literal["local", "ray"] = "local"
+    """"local": processes on this machine. "ray": the nodes of a Ray cluster (needs the extra "ray"), which share --out
+    and --data."""
+    ray_address: str | None = None
+    """HOST:PORT of the cluster, "auto" for one that this machine belongs to, "local" to start one for this command; if
+    not given, $RAY_ADDRESS or "local"."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "jobs")
+        if self.ray_address is not None and self.backend != "ray":
+            raise InvalidValueError("expected --ray-address with --backend ray alone; add that, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Grid):
     """Train every method on digits with 100 labels, then print the table and write the report."""
 
     seeds: int = 5
@@ -38,11 +58,10 @@ class Demo:
     """"quick" for the real thing, "tiny" for two steps that only show that it runs."""
     out: Path = Path("runs/demo")
     """Folder of the runs and the report. What is finished there is not repeated."""
-    jobs: int = os.cpu_count() or 1
-    """Runs at a time, each on one core."""
 
     def __post_init__(self) -> None:
-        _positive(self, "seeds", "jobs")
+        super().__post_init__()
+        _positive(self, "seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +94,7 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reproduce:
+class Reproduce(Grid):
     """Train what a table or a figure of the paper shows, and set the results beside its own."""
 
     result: tyro.conf.Positional[Literal["table1", "table2", "table6", "table7", "figure2", "figure3"]]
@@ -95,21 +114,15 @@ class Reproduce:
     else 3 and 1."""
     images: int | None = None
     """Test images that the units of a figure's autoencoders are shown; 1,000 if not given."""
-    out: Path = Path("runs")
-    """Folder of the runs and the result. What is finished there is not repeated."""
-    jobs: int = os.cpu_count() or 1
-    """Runs at a time, each on one core."""
     folder: _DataFolder = None
     """Folder with the data in parquet files, or with folders mnist, svhn, cifar10 of them; else they come from the
     hub."""
 
     def __post_init__(self) -> None:
-        _positive(self, "jobs")
+        super().__post_init__()
         if not self.methods:
             raise InvalidValueError(f"expected methods, one at least of {', '.join(paper.METHODS)}, got none")
-        for name in ("seeds", "images"):
-            if getattr(self, name) is not None:
-                _positive(self, name)
+        _positive(self, "seeds", "images")
         if self.images is not None and not self.is_figure:
             raise InvalidValueError(f"expected --images with a figure alone, got {self.result}; leave it out")
         if self.is_figure:
@@ -228,9 +241,10 @@ class Report:
     """The HTML file; report.html in FOLDER if not given."""
 
 
-def _positive(command: Demo | Reproduce, *names: str) -> None:
+def _positive(command: Grid, *names: str) -> None:
+    """Those of ``names`` that are given."""
     for name in names:
-        if getattr(command, name) < 1:
+        if getattr(command, name) is not None and getattr(command, name) < 1:
             raise InvalidValueError(f"expected {name} to be 1 or more, got {getattr(command, name)}")
 
 

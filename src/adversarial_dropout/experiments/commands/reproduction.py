@@ -46,7 +46,7 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
     place = Place(command.folder)
     images = command.images or _FIGURE_IMAGES
     check_images(images, len(sources.load(configs[0].data, place).test))  # Before anything is trained.
-    found = run_grid_shown(configs, command.out, command.jobs, place, console)
+    found = run_grid_shown(configs, command, place, console)
     comparison, shown = autoencoders.compare(found, images, None if command.folder is None else place)
     for table in autoencoders.as_terminal(comparison):
         console.print(table)
@@ -75,7 +75,7 @@ def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None
         for method in command.methods
     ]
     try:
-        run_grid_shown(configs, command.out, command.jobs, Place(command.folder), console)
+        run_grid_shown(configs, command, Place(command.folder), console)
     except BaseException:  # Also after Ctrl-C or a failed cell, what is finished is shown.
         with contextlib.suppress(AdversarialDropoutError):  # It must not hide what stopped the grid.
             _show_paper_table(command, scale, columns, console)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from adversarial_dropout.experiments import presets
+from adversarial_dropout.experiments.arguments import Grid
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.records import Record
@@ -25,18 +26,19 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def run_grid_shown(
-    configs: Sequence[ExperimentConfig], out: Path, jobs: int, place: Place, console: Console
-) -> list[Record]:
-    """Train every config below ``out``, with a bar."""
-    from adversarial_dropout.experiments.training.grid import run_grid
+def run_grid_shown(configs: Sequence[ExperimentConfig], command: Grid, place: Place, console: Console) -> list[Record]:
+    """Train every config below ``command.out``, with a bar."""
+    from adversarial_dropout.experiments.training.cluster import ray_tasks
+    from adversarial_dropout.experiments.training.grid import processes, run_grid
 
+    backend = ray_tasks(command.ray_address) if command.backend == "ray" else processes
     with progress_bar(console) as progress:
         task = progress.add_task(f"0 of {len(configs)} runs", total=1.0)
         return run_grid(
             configs,
-            out,
-            jobs=jobs,
+            command.out,
+            jobs=command.jobs,
+            backend=backend,
             progress=lambda share, done: progress.update(
                 task, completed=share, description=f"{done} of {len(configs)} runs"
             ),

@@ -15,7 +15,7 @@ def demo(command: Demo, console: Console) -> None:
     methods = presets.find("digits-100").methods
     seeds = range(command.seeds)
     configs = [presets.get("digits-100", method, command.scale, seed) for seed in seeds for method in methods]
-    found = run_grid_shown(configs, command.out, command.jobs, Place(), console)
+    found = run_grid_shown(configs, command, Place(), console)
     show(found, command.out / REPORT, console)
 
 

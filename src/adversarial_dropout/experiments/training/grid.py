@@ -1,14 +1,13 @@
-"""Many runs at once, in local processes: each cell resumable, none run twice."""
+"""Many runs at once: each cell resumable, none run twice. Local processes are here, a cluster has its own file."""
 
 import functools
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import joblib
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import records
@@ -18,6 +17,8 @@ from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.training import loop
 
 _POLL_SECONDS = 0.5
+_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY_NEEDED = 1 << 20
 
 # Forward passes of an example, a backward counted as two, that a term costs besides the cross-entropy's 3; and the work
 # of a network on an image of the paper's size, in units of mnist-cnn. They weigh the progress, no more.
@@ -31,11 +32,64 @@ class GridError(AdversarialDropoutError, RuntimeError):
     """Some cells of a grid failed; the others are finished and kept."""
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        config: What is run.
+        folder: Where its record is, or will be.
+        place: Where the data lie.
+    """
+
+    config: ExperimentConfig
+    folder: Path
+    place: sources.Place
+
+    def run(self) -> str | None:
+        """Run it, or go on with it; return why it failed, or ``None``."""
+        try:
+            loop.run(self.config, self.folder, place=self.place)
+        except AdversarialDropoutError as error:
+            return str(error)
+        except Exception as error:  # The other cells go on, whatever went wrong in this one.
+            return f"{type(error).__name__}: {error}"
+        return None
+
+
+Backend = Callable[[Sequence[Cell], Path, int | None], list[str | None]]
+"""Runs cells whose folders are below a root, so many at a time (``None``: as many as there is room for); returns why
+each failed, or ``None``. Raises :class:`GridError` where none can go on."""
+
+
+def processes(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str | None]:
+    """The backend of one machine: ``jobs`` processes, one a core if that is ``None``."""
+    jobs = min(jobs or os.cpu_count() or 1, len(cells))
+    if jobs <= 1:
+        return [cell.run() for cell in cells]
+    _check_shared_memory()
+    import joblib  # Here, because its import needs shared memory too.
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    try:
+        return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(cell, os.getpid()) for cell in cells))
+    except TerminatedWorkerError as error:
+        raise GridError(
+            "a process that was training was killed, perhaps for lack of memory; the finished runs are kept: lower "
+            "--jobs, and give the same command again"
+        ) from error
+    except OSError as error:  # Cells return theirs.
+        raise GridError(
+            f"cannot start processes: {error}; free memory and {_SHARED_MEMORY}, or give the same command with --jobs 1"
+        ) from error
+
+
 def run_grid(
     configs: Sequence[ExperimentConfig],
     root: Path,
     *,
-    jobs: int,
+    jobs: int | None = None,
+    backend: Backend = processes,
     progress: Callable[[float, int], None] | None = None,
     place: sources.Place = sources.NOWHERE,
 ) -> list[Record]:
@@ -47,7 +101,8 @@ def run_grid(
     Args:
         configs: The cells.
         root: Where their folders are.
-        jobs: Number of processes.
+        jobs: Number of cells at a time; ``None``: as many as the backend has room for.
+        backend: Where they run.
         progress: Called about twice a second with the share of the work that is done and the number of finished cells.
         place: Where the data lie on this machine.
 
@@ -66,15 +121,8 @@ def run_grid(
     watcher = threading.Thread(target=_watch, args=(configs, folders, progress, finished), daemon=True)
     watcher.start()
     try:
-        failures = joblib.Parallel(n_jobs=min(jobs, len(configs)))(
-            joblib.delayed(_cell)(config, folder, place, os.getpid())
-            for config, folder in zip(configs, folders, strict=True)
-        )
-    except TerminatedWorkerError as error:
-        raise GridError(
-            "a process that was training was killed, perhaps for lack of memory; the finished runs are kept: lower "
-            "--jobs, and give the same command again"
-        ) from error
+        cells = [Cell(config, folder, place) for config, folder in zip(configs, folders, strict=True)]
+        failures = backend(cells, root, jobs)
     finally:
         finished.set()
         watcher.join()
@@ -87,21 +135,13 @@ def run_grid(
     return [records.read_record(folder) for folder in folders]
 
 
-def _cell(config: ExperimentConfig, folder: Path, place: sources.Place, parent: int) -> str | None:
-    """Run one cell; return why it failed, or ``None``."""
-    if os.getpid() != parent:
-        _end_with(parent)
-    try:
-        loop.run(config, folder, place=place)
-    except AdversarialDropoutError as error:
-        return str(error)
-    except Exception as error:  # The other cells go on, whatever went wrong in this one.
-        return f"{type(error).__name__}: {error}"
-    return None
+def _run(cell: Cell, parent: int) -> str | None:
+    end_with(parent)
+    return cell.run()
 
 
 @functools.cache
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """From now on, end this process when ``parent`` has ended, however that was: what is recorded is whole."""
 
     def watch() -> None:
@@ -110,6 +150,17 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _check_shared_memory() -> None:
+    if _SHARED_MEMORY.is_dir():
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+        if free < _SHARED_MEMORY_NEEDED:
+            raise GridError(
+                f"expected {_SHARED_MEMORY_NEEDED >> 10} KiB free in {_SHARED_MEMORY} for processes to wait for each "
+                f"other, got {free >> 10} KiB; remove what others left there, make it larger (in a container "
+                f"--shm-size=64m), or give the same command with --jobs 1"
+            )
 
 
 def _cost(config: ExperimentConfig) -> float:
