@@ -23,8 +23,8 @@ from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.presets.paper import CELLS, METHODS
-from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.allocation import keep_freed_memory
+from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Objective
 from adversarial_dropout.experiments.training.step import eager_step
 

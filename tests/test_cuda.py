@@ -279,7 +279,7 @@ def test_out_of_memory_says_which_batch_fits() -> None:
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
     try:
         model = models.build(ModelConfig(name="conv-large", p=0.5, delta=0.05), (3, 32, 32), 10).cuda()
-        step = choose_step(Objective(model, ()), adam(model))
+        step = choose_step(Objective(model, ()), adam(model), capture=True)
         batch = Batch(torch.rand(2048, 3, 32, 32).cuda(), torch.arange(2048).cuda() % 10)
         with pytest.raises(GpuMemoryError, match=r"What fits is --training\.batch-labelled \d+: another run") as caught:
             step(batch, 1.0)

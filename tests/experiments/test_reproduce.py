@@ -246,12 +246,12 @@ def test_a_cell_that_fails_leaves_the_others(copied: Made, capsys: pytest.Captur
 def test_interrupted(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     real, calls = loop._train, 0
 
-    def third_is_stopped(*arguments: Any) -> None:
+    def third_is_stopped(*arguments: Any, **named: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        real(*arguments)
+        real(*arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_train", third_is_stopped)

@@ -28,19 +28,28 @@ _DataFolder = Annotated[Path | None, tyro.conf.arg(name="data", metavar="FOLDER"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class Training:
+    """What commands take that train."""
+
+    device: Device = "auto"
+    """What to compute on; "auto" takes a GPU if there is one."""
+    capture: bool = False
+    """On a GPU, record a step as one CUDA graph and replay it. Not yet tried on one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Training):
     """What commands take that train many networks."""
 
     out: Path = Path("runs")
     """Folder of the runs and the result. What is finished there is not repeated."""
     jobs: int | None = None
-    """Runs at a time, each on one core; if not given, as many as this machine or the cluster has cores (or GPUs)."""
+    """Runs at a time, each on one core; if not given, as many as there are cores (in a cluster with GPUs, as GPUs)."""
     backend: Literal["local", "ray"] = "local"
-    """"local": processes on this machine. "ray": the nodes of a Ray cluster (needs the extra "ray"), which share --out
-    and --data."""
+    """"local": processes on this machine. "ray": nodes of a Ray cluster, which share --out and --data."""
     ray_address: str | None = None
-    """HOST:PORT of the cluster, "auto" for one that this machine belongs to, "local" to start one for this command; if
-    not given, $RAY_ADDRESS or "local"."""
+    """HOST:PORT of the cluster, "auto": one that this machine belongs to, "local": one for this command; if not given,
+    $RAY_ADDRESS or "local"."""
 
     def __post_init__(self) -> None:
         _positive(self, "jobs")
@@ -65,7 +74,7 @@ class Demo(Grid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Training):
     """Train one network. The settings below are those of the preset and method; each can be overridden."""
 
     preset: tyro.conf.Positional[str] = "digits-100"
@@ -77,10 +86,7 @@ class Train:
     seed: int = 0
     """Seed of initialisation, labelled split, order and noise."""
     threads: int = 1
-    """CPU threads. Another number gives other rounding, and so other results."""
-    device: Device = "auto"
-    """What to compute on; "auto" takes a GPU if there is one. `torchrun --nproc-per-node N -m
-    adversarial_dropout.experiments train ...` computes on several, each with its share of every batch."""
+    """CPU threads. Another number gives other rounding."""
     out: Path = Path("runs")
     """Folder below which the run gets a folder of its own. The same command goes on with a run that was stopped."""
     folder: _DataFolder = None
@@ -242,10 +248,9 @@ class Report:
 
 
 def _positive(command: Grid, *names: str) -> None:
-    """Those of ``names`` that are given."""
     for name in names:
-        if getattr(command, name) is not None and getattr(command, name) < 1:
-            raise InvalidValueError(f"expected {name} to be 1 or more, got {getattr(command, name)}")
+        if (given := getattr(command, name)) is not None and given < 1:
+            raise InvalidValueError(f"expected {name} to be 1 or more, got {given}")
 
 
 Command = Demo | Train | Reproduce | Evaluate | Predict | Export | Inspect | Theory | Presets | Report

@@ -39,6 +39,8 @@ def run_grid_shown(configs: Sequence[ExperimentConfig], command: Grid, place: Pl
             command.out,
             jobs=command.jobs,
             backend=backend,
+            device=command.device,
+            capture=command.capture,
             progress=lambda share, done: progress.update(
                 task, completed=share, description=f"{done} of {len(configs)} runs"
             ),

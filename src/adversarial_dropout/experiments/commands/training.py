@@ -48,6 +48,7 @@ def train(command: Train, console: Console) -> None:
             ),
             Place(command.folder, command.skip_bad_images),
             command.device,
+            capture=command.capture,
         )
     part = record.final["evaluated_on"]
     examples = f" of {record.final['examples']} images" if "examples" in record.final else ""

@@ -211,15 +211,15 @@ def choose_step(
     optimizer: torch.optim.Optimizer,
     backward: Callable[[Tensor], None] = Tensor.backward,
     *,
-    capture: bool | None = None,
+    capture: bool = False,
 ) -> Step:
-    """The step for the device of the objective: one CUDA graph on a GPU, operation by operation elsewhere.
+    """The step for the device of the objective; on a GPU, with an error that helps where memory does not suffice.
 
     Args:
         objective: From a batch and the factor of the weights that rise to the loss and the values of its terms.
         optimizer: Adam, of the objective's parameters.
         backward: Computes the gradients of the loss.
-        capture: Whether to record it; ``None``: where that is possible.
+        capture: Whether to record it as one CUDA graph; otherwise it runs operation by operation.
 
     Raises:
         CaptureError: it is to be recorded and cannot be.
@@ -227,8 +227,7 @@ def choose_step(
     why_not = _why_not_captured(objective)
     if capture and why_not is not None:
         raise CaptureError(why_not)
-    captured = why_not is None if capture is None else capture
-    step: Step = (CapturedStep if captured else eager_step)(objective, optimizer, backward)
+    step: Step = (CapturedStep if capture else eager_step)(objective, optimizer, backward)
     on_gpu = next(objective.parameters()).device.type == "cuda"
     return explaining(step, objective, optimizer, backward) if on_gpu else step
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.config import Device, ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.training.devices import check_device
+from adversarial_dropout.experiments.training.processes import refuse_several
 
 _POLL_SECONDS = 0.5
 _SHARED_MEMORY = Path("/dev/shm")
@@ -40,16 +42,20 @@ class Cell:
         config: What is run.
         folder: Where its record is, or will be.
         place: Where the data lie.
+        device: What to compute on.
+        capture: Whether a step is recorded as one CUDA graph.
     """
 
     config: ExperimentConfig
     folder: Path
     place: sources.Place
+    device: Device = "auto"
+    capture: bool = False
 
     def run(self) -> str | None:
         """Run it, or go on with it; return why it failed, or ``None``."""
         try:
-            loop.run(self.config, self.folder, place=self.place)
+            loop.run(self.config, self.folder, place=self.place, device=self.device, capture=self.capture)
         except AdversarialDropoutError as error:
             return str(error)
         except Exception as error:  # The other cells go on, whatever went wrong in this one.
@@ -92,6 +98,8 @@ def run_grid(
     backend: Backend = processes,
     progress: Callable[[float, int], None] | None = None,
     place: sources.Place = sources.NOWHERE,
+    device: Device = "auto",
+    capture: bool = False,
 ) -> list[Record]:
     """Run every config in a folder of its own below ``root``, ``jobs`` at a time.
 
@@ -105,6 +113,8 @@ def run_grid(
         backend: Where they run.
         progress: Called about twice a second with the share of the work that is done and the number of finished cells.
         place: Where the data lie on this machine.
+        device: What to compute on.
+        capture: Whether a step is recorded as one CUDA graph.
 
     Returns:
         The records, in the order of ``configs``.
@@ -113,6 +123,8 @@ def run_grid(
         GridError: at least one cell failed; the message names each with its cause.
         InvalidValueError, RecordError: the data cannot be had, or some of them cannot be read.
     """
+    refuse_several("a grid")
+    check_device(device)
     folders = [records.run_folder(root, config) for config in configs]
     unfinished = [config for config, folder in zip(configs, folders, strict=True) if not records.is_finished(folder)]
     for data in dict.fromkeys(config.data for config in unfinished):
@@ -121,7 +133,7 @@ def run_grid(
     watcher = threading.Thread(target=_watch, args=(configs, folders, progress, finished), daemon=True)
     watcher.start()
     try:
-        cells = [Cell(config, folder, place) for config, folder in zip(configs, folders, strict=True)]
+        cells = [Cell(config, folder, place, device, capture) for config, folder in zip(configs, folders, strict=True)]
         failures = backend(cells, root, jobs)
     finally:
         finished.set()

@@ -22,11 +22,13 @@ from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
 from adversarial_dropout.experiments.training import checkpoint, processes
+from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 from adversarial_dropout.experiments.training.batches import batches
+from adversarial_dropout.experiments.training.captured import choose_step
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
 from adversarial_dropout.experiments.training.processes import Ranks
 from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
-from adversarial_dropout.experiments.training.step import Step, eager_step
+from adversarial_dropout.experiments.training.step import Step
 
 Progress = Callable[[int, Row], None]
 """Called after each epoch with the number of epochs done and the epoch's metrics."""
@@ -42,6 +44,8 @@ def run(
     progress: Progress | None = None,
     place: sources.Place = sources.NOWHERE,
     device: Device = "auto",
+    *,
+    capture: bool = False,
 ) -> Record:
     """Train as ``config`` says and leave the record in ``folder``; go on where an earlier call stopped.
 
@@ -55,6 +59,7 @@ def run(
         progress: Called after each epoch, on rank 0.
         place: Where the data lie on this machine.
         device: What to compute on; "auto": CUDA, if there is any.
+        capture: Whether a step is recorded as one CUDA graph.
 
     Raises:
         RecordError: a file cannot be written or read.
@@ -63,6 +68,7 @@ def run(
         DivergedError: the loss is no longer finite; the checkpoint of the epoch before stays.
         RankError: another process stopped.
     """
+    keep_freed_memory()
     with processes.joined(device, config.training.precision) as ranks:
         ranks.check(config)
         if ranks.from_first(lambda: _finished(config, folder)):
@@ -72,7 +78,7 @@ def run(
             with _alone(folder, ranks), _threads(config.threads), torch.random.fork_rng(_gpus(ranks)):
                 # Another run may have finished it meanwhile.
                 if not ranks.from_first(lambda: _finished(config, folder)):
-                    _train(config, folder, progress, place, ranks)
+                    _train(config, folder, progress, place, ranks, capture=capture)
         return ranks.from_first(lambda: records.read_record(folder))
 
 
@@ -113,7 +119,13 @@ def _refuse_other_data(recorded: str | None, digest: str, folder: Path) -> None:
 
 
 def _train(
-    config: ExperimentConfig, folder: Path, progress: Progress | None, place: sources.Place, ranks: Ranks
+    config: ExperimentConfig,
+    folder: Path,
+    progress: Progress | None,
+    place: sources.Place,
+    ranks: Ranks,
+    *,
+    capture: bool,
 ) -> None:
     started = time.monotonic()
     environment = {**records.environment(), **({"processes": ranks.number} if ranks.number > 1 else {})}
@@ -135,7 +147,7 @@ def _train(
     needs_unlabelled = bool(objective.needs_unlabelled)
     optimizer: torch.optim.Optimizer = Adam(model.parameters(), lr=config.training.learning_rate)
     objective, optimizer = accelerator.prepare(objective, optimizer)
-    step = eager_step(objective, optimizer, accelerator.backward)
+    step = choose_step(objective, optimizer, accelerator.backward, capture=capture)
     order = torch.Generator().manual_seed(config.seed)
     ranks.seed_noise(config.seed)
 
