@@ -121,8 +121,7 @@ class Reproduce(Grid):
     images: int | None = None
     """Test images that the units of a figure's autoencoders are shown; 1,000 if not given."""
     folder: _DataFolder = None
-    """Folder with the data in parquet files, or with folders mnist, svhn, cifar10 of them; else they come from the
-    hub."""
+    """Folder with the data in parquet files, or with folders mnist, svhn, cifar10 of them; else from the hub."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
