@@ -8,12 +8,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+import measuring
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, presets
@@ -216,30 +215,9 @@ def rate(precision: str, device: torch.device) -> float:
     return 2 * size**3 / min(seconds_a_step(lambda: a @ b, 5, device) for _ in range(5))
 
 
-class CountedFlop(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts as ``FlopCounterMode`` does, which cannot follow gradients taken within a forward pass."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total: int = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
 def flop(preset: str, method: str, device: torch.device) -> int:
     """Of one step, counted in its products and convolutions."""
-    runner = Runner(config_of(preset, method, device), Variant(captured=False), device)
-    with CountedFlop() as counted:
-        runner()
-    total: int = counted.total
-    return total
+    return measuring.flop(Runner(config_of(preset, method, device), Variant(captured=False), device))
 
 
 def quartiles(values: list[float]) -> list[float]:

@@ -3,19 +3,15 @@
 import sys
 from pathlib import Path
 
+import fast_paths
+import mask_search
+import measuring
 import pytest
+import step_cost
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import fast_paths  # noqa: E402
-import mask_search  # noqa: E402
-import measuring  # noqa: E402
-import step_cost  # noqa: E402
-
-from adversarial_dropout.experiments.models.dense import Dense  # noqa: E402
+from adversarial_dropout.experiments.models.dense import Dense
 
 CPU = torch.device("cpu")
 
