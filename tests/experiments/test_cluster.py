@@ -128,7 +128,7 @@ def _no_ray_of_the_users() -> Iterator[None]:
         yield
         for process in Path("/proc").glob("[0-9]*"):  # Where the head was killed, Ray leaves some for minutes.
             with contextlib.suppress(OSError):
-                if f"RAY_TMPDIR={folder}\0".encode() in (process / "environ").read_bytes():
+                if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
                     os.kill(int(process.name), signal.SIGKILL)
 
 
