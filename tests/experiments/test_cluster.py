@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -112,16 +113,30 @@ class Nodes:
         self._cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def nodes_of_the_module() -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as environment:
+@pytest.fixture(scope="module", autouse=True)
+def _no_ray_of_the_users() -> Iterator[None]:
+    """The user's own cluster is not found, and nothing of the user's is written."""
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+    ):
+        environment.setenv("RAY_TMPDIR", folder)  # The names of Ray's sockets are too long for pytest's folder.
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        environment.setenv("RAY_AUTH_MODE", "disabled")  # Or Ray writes a token to the user's home.
+        environment.setenv("RAY_AUTH_MODE", "disabled")  # Or Ray writes a token to the home folder.
         environment.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")
         environment.delenv("RAY_ADDRESS", raising=False)
-        nodes = Nodes()
-        yield nodes
-        nodes.close()
+        yield
+        for process in Path("/proc").glob("[0-9]*"):  # Where the head was killed, Ray leaves some for minutes.
+            with contextlib.suppress(OSError):
+                if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
+                    os.kill(int(process.name), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def nodes_of_the_module(_no_ray_of_the_users: None) -> Iterator[Nodes]:
+    nodes = Nodes()
+    yield nodes
+    nodes.close()
 
 
 @pytest.fixture
