@@ -27,7 +27,7 @@ from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.training import checkpoint, loop
-from adversarial_dropout.experiments.training.step import eager_step
+from adversarial_dropout.experiments.training.captured import choose_step
 
 EPOCHS = 4
 RUNS = {
@@ -64,7 +64,7 @@ def measure(config: ExperimentConfig, place: sources.Place) -> dict[str, Any]:
         return run
 
     def timed_step(*arguments: Any, **named: Any) -> Any:
-        return timed("steps", eager_step(*arguments, **named))
+        return timed("steps", choose_step(*arguments, **named))
 
     def ended(number: int, _: object) -> None:
         epochs.append({**clock, "batches": clock["epoch"] - clock["steps"]})
@@ -72,7 +72,7 @@ def measure(config: ExperimentConfig, place: sources.Place) -> dict[str, Any]:
 
     with ExitStack() as stack:
         for place_of, name, replacement in (
-            (loop, "eager_step", timed_step),
+            (loop, "choose_step", timed_step),
             (loop, "_epoch", timed("epoch", loop._epoch)),
             (loop, "error", timed("evaluation", error)),
             (checkpoint, "save", timed("records", checkpoint.save)),

@@ -27,9 +27,10 @@ from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
 from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.training.captured import choose_step
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
 from adversarial_dropout.experiments.training.processes import Ranks, rank
-from adversarial_dropout.experiments.training.step import Step, eager_step
+from adversarial_dropout.experiments.training.step import Step
 
 from .runs import small
 from .test_resume import paper
@@ -183,8 +184,8 @@ class Steps:
     buffers: dict[str, str] = dataclasses.field(default_factory=dict)
     """After the last step, by name."""
 
-    def watched(self, objective: nn.Module, *arguments: Any) -> Step:
-        step = eager_step(objective, *arguments)
+    def watched(self, objective: nn.Module, *arguments: Any, **options: Any) -> Step:
+        step = choose_step(objective, *arguments, **options)
 
         def watch(batch: Batch, ramp: float) -> dict[str, Tensor]:
             values = step(batch, ramp)
@@ -226,7 +227,7 @@ def check(folder: Path) -> None:
         config, data = (NOISY, sources.digits()) if preset == NOISY.preset else paper(preset, method)
         steps = Steps()
         with (
-            mock.patch.object(loop, "eager_step", steps.watched),
+            mock.patch.object(loop, "choose_step", steps.watched),
             mock.patch.object(sources, "load", lambda *_, data=data: data),
         ):
             loop.run(config, folder / preset)
@@ -239,8 +240,8 @@ def check(folder: Path) -> None:
 
 
 def fail(how: str, arguments: list[str]) -> None:
-    def failing(*parts: Any) -> Step:
-        step = eager_step(*parts)
+    def failing(*parts: Any, **options: Any) -> Step:
+        step = choose_step(*parts, **options)
         done = iter(range(100))
 
         def last(batch: Batch, ramp: float) -> dict[str, Tensor]:
@@ -252,7 +253,7 @@ def fail(how: str, arguments: list[str]) -> None:
 
         return last
 
-    with mock.patch.object(loop, "eager_step", failing):
+    with mock.patch.object(loop, "choose_step", failing):
         cli.main(arguments)
 
 

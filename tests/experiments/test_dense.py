@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
 from adversarial_dropout.experiments.models import dense
 from adversarial_dropout.experiments.models.dense import Dense
@@ -81,6 +81,17 @@ def test_frozen_weights_get_no_gradient_and_the_input_does() -> None:
     (expected,) = torch.autograd.grad(theirs(x).square().sum(), x)
     torch.testing.assert_close(found, expected)
     assert ours.weight.grad is None
+
+
+def test_gradients_of_each_example() -> None:
+    ours, theirs = twins(6, 4)
+    x = torch.randn(5, 6)
+
+    def each(layer: nn.Linear) -> Tensor:
+        found: Tensor = vmap(grad(lambda row: layer(row.unsqueeze(0)).square().sum()))(x)
+        return found
+
+    torch.testing.assert_close(each(ours), each(theirs))
 
 
 def test_it_copies_exports_and_compiles_as_linear() -> None:
