@@ -42,10 +42,10 @@ def batches(
         share: From the rows of all steps, shape (steps, batch), to those that this process sees.
     """
     steps = steps_of_an_epoch(config, split)
-    labelled = share(_shuffled(split.labelled, steps, config.batch_labelled, order))
+    labelled = share(_shuffled(split.labelled, steps, config.batch_labelled, order)).to(data.images.device)
     unlabelled = None
     if config.batch_unlabelled:
-        unlabelled = share(_shuffled(split.unlabelled, steps, config.batch_unlabelled, order))
+        unlabelled = share(_shuffled(split.unlabelled, steps, config.batch_unlabelled, order)).to(data.images.device)
     two_views = needs_unlabelled and pixels.config.augmented
     for step, rows in enumerate(labelled):
         stored = data.images[rows]
