@@ -11,7 +11,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -21,6 +20,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from measuring import peak_of_process
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
@@ -87,7 +88,7 @@ def measure(config: ExperimentConfig, place: sources.Place) -> dict[str, Any]:
         "seconds": {**seconds, "epoch": whole},
         "outside_steps": 1 - seconds["steps"] / whole,
         "outside_steps_and_evaluation": (seconds["batches"] + seconds["records"]) / (whole - seconds["evaluation"]),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_of_process() / 2**30,
     }
 
 

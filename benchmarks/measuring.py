@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,6 +62,12 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def peak_of_process() -> int:
+    """The most bytes of memory that this process has had so far. (``getrusage`` would count its parent's, too.)"""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) << 10
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -11,12 +11,12 @@ import argparse
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import peak_of_process
 
 from adversarial_dropout.experiments import models, presets, records
 from adversarial_dropout.experiments.data.pixels import Pixels
@@ -60,7 +60,7 @@ def step(preset: str, source: str, method: str) -> dict[str, Any]:
         "labelled": len(batch.images),
         "unlabelled": 0 if batch.unlabelled is None else len(batch.unlabelled),
         "seconds": round(seconds, 4),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(peak_of_process() / 2**30, 2),
     }
 
 
