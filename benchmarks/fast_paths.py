@@ -4,8 +4,8 @@
 
 Each pair runs interleaved in one process with one thread: 25 rounds after 5 of warm-up; the figure is the median ratio
 of fast to plain within a round, with its quartiles. Steps are of the Table 3 network on 128 images, without a term if
-nothing else is said. What is "kept" is how the software computes; the tests hold that it equals the plain way. Run it on
-an idle machine.
+nothing else is said. What is "kept" is how the software computes; the tests hold that it equals the plain way. Run it
+on an idle machine.
 """
 
 import argparse
