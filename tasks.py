@@ -70,10 +70,10 @@ def docs(*options: str) -> None:
 
 def benchmarks(*options: str) -> None:
     """Measure speed on an idle machine; --data FOLDER adds epochs on real images."""
-    for name in ("mask_search", "step_cost", "fast_paths", "processes", "true_batch"):
-        run(PYTHON, f"benchmarks/{name}.py")
     if options:
         run(PYTHON, "benchmarks/epochs.py", *options)
+    for name in ("mask_search", "step_cost", "fast_paths", "processes", "true_batch"):
+        run(PYTHON, f"benchmarks/{name}.py")
     docs()
 
 

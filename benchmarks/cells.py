@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import measuring
 import torch
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, presets
-from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Precision, Scale
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.sources import ImageData, Place
 from adversarial_dropout.experiments.training.captured import CapturedStep
+from adversarial_dropout.experiments.training.devices import set_products
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 from adversarial_dropout.experiments.training.step import eager_step
 
-Precision = Literal["float32", "tf32", "bf16"]
 SMALL_BATCH, SMALL_WIDTH = 4, 8
 SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "cifar10": (3, 32, 32)}
 IMAGES = {"mnist": (60_000, 10_000), "svhn": (73_257, 26_032), "cifar10": (50_000, 10_000)}
@@ -104,12 +104,6 @@ def _data(config: DataConfig, device: torch.device, place: Place | None) -> Imag
     return ImageData(images, labels, rows, 255, tuple("0123456789")).to(device)
 
 
-def set_precision(precision: Precision) -> None:
-    """What products of float32 matrices are computed in; bf16 is the affair of :class:`Autocast`."""
-    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
-    torch.backends.cudnn.allow_tf32 = precision != "float32"
-
-
 class Autocast(nn.Module):
     """An objective whose passes compute in bfloat16 where that is safe."""
 
@@ -155,7 +149,7 @@ class Runner:
         self.batch = made_batch(config, device, needs_unlabelled=self.objective.needs_unlabelled)
 
     def __call__(self, batch: Batch | None = None, ramp: float = 1.0) -> dict[str, Tensor]:
-        set_precision(self.variant.precision)
+        set_products(self.variant.precision)
         return self.step(self.batch if batch is None else batch, ramp)
 
 
@@ -209,7 +203,7 @@ def rate(precision: str, device: torch.device) -> float:
     """FLOP/s of a matrix product, the best of some."""
     size = MATRIX[device.type]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    set_precision("tf32" if precision == "tf32" else "float32")
+    set_products("tf32" if precision == "tf32" else "float32")
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds_a_step(lambda: a @ b, 3, device)
     return 2 * size**3 / min(seconds_a_step(lambda: a @ b, 5, device) for _ in range(5))

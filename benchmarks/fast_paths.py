@@ -47,8 +47,10 @@ def step_of(
     model: nn.Module, *, terms: tuple[TermConfig, ...] = (), fused: bool | None = None, compiled: bool = False
 ) -> Run:
     batch = Batch(torch.rand(EXAMPLES, 1, 28, 28), torch.randint(10, (EXAMPLES,)))
-    if compiled:
-        model.compile()
+    if compiled:  # An objective runs the two parts, not the model.
+        for part in (model.under, model.upper):
+            assert isinstance(part, nn.Module)
+            part.compile()
     objective = Objective(model, terms).train()
     step = eager_step(objective, torch.optim.Adam(objective.parameters(), lr=1e-5, fused=fused))
     return lambda: step(batch, 1.0)

@@ -112,7 +112,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, size: 
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     products: dict[str, Callable[[], object]] = {"matmul": lambda: a @ b}
     if device.type == "cpu" and dtype == torch.float32:
-        products["onednn"] = lambda: torch.nn.functional.linear(a.to_mkldnn(), b)
+        stored = a.to_mkldnn()
+        products["onednn"] = lambda: torch.nn.functional.linear(stored, b)
     with torch.no_grad():
         took = interleaved(products, device, warm_up=2, rounds=rounds)
     return float(2 * size**3 / min(statistics.median(times) for times in took.values()))

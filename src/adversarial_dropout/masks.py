@@ -3,7 +3,6 @@
 Source: Park, Park, Shin, Moon, "Adversarial Dropout for Supervised and Semi-supervised Learning", AAAI 2018.
 """
 
-import functools
 import math
 import numbers
 import warnings
@@ -55,13 +54,12 @@ def sample_mask(
         device = generator.device
     if p in (0, 1):
         return torch.full(tuple(shape), p == 0, dtype=torch.bool, device=device)
-    mask = torch.empty(tuple(shape), dtype=torch.bool, device=device)
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and _bernoulli_compares_doubles():
-        return torch.rand(mask.shape, generator=generator, dtype=torch.float64, device="cpu") < 1 - p
-    return mask.bernoulli_(1 - p, generator=generator)
+    where = torch.get_default_device() if device is None else torch.device(device)
+    if _COMPARES_DOUBLES and where.type == "cpu" and not torch.compiler.is_compiling():
+        return torch.rand(tuple(shape), generator=generator, dtype=torch.float64, device=where) < 1 - p
+    return torch.empty(tuple(shape), dtype=torch.bool, device=where).bernoulli_(1 - p, generator=generator)
 
 
-@functools.cache
 def _bernoulli_compares_doubles() -> bool:
     """Whether ``bernoulli_`` on this CPU compares one uniform double after the other, as it does where MKL does not
     draw for it. ``rand`` then gives the same in a third of the time.
@@ -71,6 +69,9 @@ def _bernoulli_compares_doubles() -> bool:
         drawn = torch.empty(1000, dtype=torch.bool, device="cpu").bernoulli_(0.3, generator=theirs)
         same = torch.rand(1000, generator=ours, dtype=torch.float64, device="cpu") < 0.3
     return torch.equal(drawn, same) and torch.equal(ours.get_state(), theirs.get_state())
+
+
+_COMPARES_DOUBLES = _bernoulli_compares_doubles()
 
 
 def flip_budget(delta: float, units: int) -> int:

@@ -1,4 +1,4 @@
-"""The data path is never the bottleneck; benchmarks/data_path.py measures it on the real MNIST."""
+"""The data path is never the bottleneck; benchmarks/epochs.py measures it on the real MNIST."""
 
 import dataclasses
 import statistics

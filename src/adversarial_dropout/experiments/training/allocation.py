@@ -6,7 +6,6 @@ import functools
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
-_MAPPED_FROM = 2**30
 
 
 @functools.cache
@@ -18,5 +17,6 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # Another C library.
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, _MAPPED_FROM)
-        mallopt(_TRIM_THRESHOLD, _NEVER)
+        # Older versions refuse more than 32 MiB. Where both are refused, the other setting alone would do harm.
+        if any(mallopt(_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
+            mallopt(_TRIM_THRESHOLD, _NEVER)

@@ -106,9 +106,19 @@ class _Cells:
         self._epochs = [records.epochs_done(cell.folder) for cell in work.cells]
         self._jobs = work.jobs or len(work.cells)
         self._cpus = work.threads
-        self._gpus = share_of_gpu(ray.cluster_resources().get("GPU", 0.0), work.jobs)
+        self._gpus = self._share_of_gpu()
         self._task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_train)
         self._no_room_since: float | None = None
+
+    def _share_of_gpu(self) -> float:
+        device = self._work.cells[0].device
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        if device == "cuda" and not gpus:
+            raise GridError(
+                f"expected GPUs in the Ray cluster at {self._work.address} for --device cuda, got none; start nodes that "
+                f"have some, or leave --device out"
+            )
+        return share_of_gpu(0.0 if device == "cpu" else gpus, self._work.jobs)
 
     def check_nodes(self) -> None:
         """Raise :class:`GridError` if a node that can be reached cannot run cells: it would fail one after another."""

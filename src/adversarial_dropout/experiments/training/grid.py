@@ -70,6 +70,8 @@ each failed, or ``None``. Raises :class:`GridError` where none can go on."""
 
 def processes(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str | None]:
     """The backend of one machine: ``jobs`` processes, one a core if that is ``None``."""
+    for device, capture in {(cell.device, cell.capture) for cell in cells}:
+        check_device(device, capture=capture)
     jobs = min(jobs or os.cpu_count() or 1, len(cells))
     if jobs <= 1:
         return [cell.run() for cell in cells]
@@ -124,7 +126,6 @@ def run_grid(
         InvalidValueError, RecordError: the data cannot be had, or some of them cannot be read.
     """
     refuse_several("a grid")
-    check_device(device)
     folders = [records.run_folder(root, config) for config in configs]
     unfinished = [config for config, folder in zip(configs, folders, strict=True) if not records.is_finished(folder)]
     for data in dict.fromkeys(config.data for config in unfinished):

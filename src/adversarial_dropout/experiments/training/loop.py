@@ -69,7 +69,7 @@ def run(
         RankError: another process stopped.
     """
     keep_freed_memory()
-    with processes.joined(device, config.training.precision) as ranks:
+    with processes.joined(device, config.training.precision, capture=capture) as ranks:
         ranks.check(config)
         if ranks.from_first(lambda: _finished(config, folder)):
             if place.folder is not None:
@@ -128,7 +128,7 @@ def _train(
     capture: bool,
 ) -> None:
     started = time.monotonic()
-    environment = {**records.environment(), **({"processes": ranks.number} if ranks.number > 1 else {})}
+    environment = records.environment() | ranks.environment | ({"captured": True} if capture else {})
     accelerator = ranks.accelerator
     torch.manual_seed(config.seed)
     with accelerator.local_main_process_first():  # It decodes the images and keeps them; the others read them.

@@ -14,6 +14,9 @@ from adversarial_dropout.layers import kept_masks
 from adversarial_dropout.regularizers.passes import Noise
 
 _GIB = 2**30
+_TAKE_LESS = (
+    "lower --training.batch-labelled and --training.batch-unlabelled, with another --out, or start more processes"
+)
 _SMALLEST = 2  # Batch normalisation has no use for one image.
 _SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """Of errors that mean the same as ``torch.OutOfMemoryError``, in libraries that do not raise it."""
@@ -39,7 +42,8 @@ def explaining(
 
     Raises:
         GpuMemoryError: (when called) the step does not fit. Batches of half the size are tried until one fits; model,
-            optimiser and random streams are left as they were when the step failed.
+            optimiser and random streams are left as they were when the step failed. With several processes none is
+            tried, because the others would wait.
     """
 
     def explained(batch: Batch, ramp: float) -> dict[str, Tensor]:
@@ -49,9 +53,12 @@ def explaining(
             if not _lacks_memory(error):
                 raise
             said = ". ".join(str(error).split(". ")[:2])
+        device = next(objective.parameters()).device
+        if isinstance(objective, nn.parallel.DistributedDataParallel):  # The others would not join in a trial.
+            raise GpuMemoryError(f"{_state(batch, device, said)}, its share of a step; {_TAKE_LESS}")
         gc.collect()  # The frames that the error held, and what they computed.
         fits = _that_fits(objective, optimizer, backward, batch, ramp)
-        raise GpuMemoryError(_explanation(batch, fits, next(objective.parameters()).device, said))
+        raise GpuMemoryError(_explanation(batch, fits, device, said))
 
     return explained
 
@@ -131,9 +138,7 @@ def _halved(batch: Batch) -> Batch:
 
 
 def _explanation(batch: Batch, fits: Batch | None, device: torch.device, said: str) -> str:
-    labelled, unlabelled = _sizes(batch)
-    size = f"{labelled} labelled and {unlabelled} unlabelled images" if unlabelled else f"{labelled} images"
-    state = f"the GPU is out of memory at a step with {size}{_memory(device)}: {said}"
+    state = _state(batch, device, said)
     if fits is None:
         return f"{state}. Not even {_SMALLEST} images fit; free the GPU, or take a smaller --model.width"
     labelled, unlabelled = _sizes(fits)
@@ -144,6 +149,12 @@ def _explanation(batch: Batch, fits: Batch | None, device: torch.device, said: s
         f"{state}. What fits is {options}: another run, so give another --out too. The checkpoint of the epoch before "
         f"stays"
     )
+
+
+def _state(batch: Batch, device: torch.device, said: str) -> str:
+    labelled, unlabelled = _sizes(batch)
+    size = f"{labelled} labelled and {unlabelled} unlabelled images" if unlabelled else f"{labelled} images"
+    return f"the GPU is out of memory at a step with {size}{_memory(device)}: {said}"
 
 
 def _memory(device: torch.device) -> str:

@@ -35,12 +35,14 @@ class RankError(AdversarialDropoutError, RuntimeError):
 
 def launched() -> int:
     """Number of processes that ``torchrun`` or ``accelerate launch`` has started; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    size = os.environ.get("WORLD_SIZE") or "1"
+    return int(size) if size.isdecimal() else 1
 
 
 def rank() -> int:
     """Number of this process among them."""
-    return int(os.environ.get("RANK", "0")) if launched() > 1 else 0
+    index = os.environ.get("RANK", "0")
+    return int(index) if launched() > 1 and index.isdecimal() else 0
 
 
 def refuse_several(command: str) -> None:
@@ -95,6 +97,11 @@ class Ranks:
         """Where this rank computes."""
         device: torch.device = self.accelerator.device
         return device
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What a record says of where the run was computed, besides the machine."""
+        return {"device": self.device.type} | ({"processes": self.number} if self.number > 1 else {})
 
     def gathered(self, value: T) -> list[T]:
         """The ``value`` of every rank."""
@@ -203,7 +210,7 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined(device: Device, precision: Precision) -> Iterator[Ranks]:
+def joined(device: Device, precision: Precision, *, capture: bool = False) -> Iterator[Ranks]:
     """Work on a run together with the other processes that were started for it; alone if there are none.
 
     Raises:
@@ -212,7 +219,8 @@ def joined(device: Device, precision: Precision) -> Iterator[Ranks]:
         RankError: another rank stopped.
     """
     ranks = Ranks(device, precision)
-    check_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks.number > 1 else 1)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks.number > 1 else 1
+    check_device(device, here, capture=capture)
     if ranks.number > 1:
         _check_launch()
         ranks.accelerator.wait_for_everyone()
@@ -248,7 +256,8 @@ def _stop(error: Exception) -> None:
 
     shown = error
     if _is_lost_connection(error):
-        shown = RankError("stopped, because another rank did; the error of that one says why")
+        why = str(error).strip().splitlines()[0][:200]
+        shown = RankError(f"stopped, because another rank did; the error of that one says why (here: {why})")
     get_error_handler().record_exception(shown)
     raise shown from (None if shown is error else error)
 
