@@ -90,7 +90,6 @@ def pairs() -> dict[str, tuple[bool, Run, Run]]:
             lambda: sample_mask((EXAMPLES, UNITS), 0.5),
             lambda: torch.empty(EXAMPLES, UNITS, dtype=torch.bool).bernoulli_(0.5),
         ),
-        "dropout mask, share of a step": (True, lambda: sample_mask((EXAMPLES, UNITS), 0.5), step),
         "two heads in one product": (False, lambda: layer(x), lambda: [layer(half) for half in halves]),
         "Adam, fused": (False, step_of(network(), fused=True), step),
         "torch.compile": (False, step_of(network(), compiled=True), step),

@@ -143,6 +143,12 @@ def measure(name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> dict[str
     search = interleaved(
         {"search": search_of(config, images), "step": steps["vadd shared"]}, CPU, warm_up=warm_up, rounds=rounds
     )
+    mask = interleaved(
+        {"mask": lambda: sample_mask((images, UNITS[config.name]), 0.5), "step": steps["plain"]},
+        CPU,
+        warm_up=warm_up,
+        rounds=rounds,
+    )
     plain = statistics.median(took["plain"])
     return {
         "images": images,
@@ -156,6 +162,7 @@ def measure(name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> dict[str
         "memory_ratios": {method: found / held["plain"] for method, found in held.items()},
         "vadd independent over pi": ratio(took["vadd independent"], took["pi"]),
         "search over vadd shared": ratio(search["search"], search["step"]),
+        "dropout mask over plain": ratio(mask["mask"], mask["step"]),
         "vat over by hand": ratio(took["vat"], took["vat, by hand"]),
     }
 
@@ -175,7 +182,12 @@ def main() -> None:
         for method, (low, median, high) in found[name]["ratios"].items():
             beside = " ".join(f"{what} {found[name][what][method]:.2f}" for what in BESIDE)
             print(f"  {method:28} {median:.2f} [{low:.2f}, {high:.2f}]  {beside}", flush=True)
-        for what in ("vadd independent over pi", "vat over by hand", "search over vadd shared"):
+        for what in (
+            "vadd independent over pi",
+            "vat over by hand",
+            "search over vadd shared",
+            "dropout mask over plain",
+        ):
             print(f"  {what:28}", *(f"{part:.3f}" for part in found[name][what]))
     content = {
         "what": "time of a step over a plain one: lower quartile, median, upper quartile of the ratio within a round",

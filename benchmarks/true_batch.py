@@ -3,8 +3,9 @@
     python benchmarks/true_batch.py
 
 Every method in the paper's columns, the dearest one in the authors'. Each runs in a process of its own with one thread,
-two of them at a time, as a grid with --jobs 2 does, on random images of the right form (memory and time do not depend on
-what they show); of a few steps the last is timed. Writes results/true-batch.json. Run it on an idle machine with 2 cores.
+two of them at a time, as a grid with --jobs 2 does, on random images of the right form (memory and time do not depend
+on what they show); of a few steps the last is timed. Writes results/true-batch.json. Run it on an idle machine with two
+cores.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The benchmarks measure what they say, tried small."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import fast_paths
@@ -88,3 +89,22 @@ def test_a_benchmark_writes_its_record(tmp_path: Path, monkeypatch: pytest.Monke
     finally:
         torch.set_num_threads(threads)
     assert '"commit"' in record.read_text()
+
+
+def test_what_is_compiled_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def compile_(module: nn.Module) -> None:
+        real: Callable[..., object] = module._call_impl
+
+        def counted(*arguments: object, **named: object) -> object:
+            nonlocal calls
+            calls += 1
+            return real(*arguments, **named)
+
+        module._compiled_call_impl = counted
+
+    monkeypatch.setattr(nn.Module, "compile", compile_)
+    step = fast_paths.step_of(fast_paths.network(), compiled=True)
+    step()
+    assert calls == 2

@@ -1,6 +1,7 @@
 """A step that does not fit: what the error says, and what it leaves alone."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,3 +111,24 @@ def test_how_much_the_gpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * 2**30, 139.8 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**31)
     assert memory._memory(torch.device("cuda")) == " (139.8 GiB, of which 3.0 are free and 2.0 this run's own)"
+
+
+def test_with_several_processes_none_is_tried(tmp_path: Path) -> None:
+    """The others would wait in vain to join in it."""
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        objective, optimizer = limited(10)
+        calls = 0
+
+        def counted(module: nn.Module, inputs: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        objective.register_forward_pre_hook(counted)
+        wrapped = nn.parallel.DistributedDataParallel(objective)
+        step = explaining(eager_step(wrapped, optimizer), wrapped, optimizer)
+        with pytest.raises(GpuMemoryError, match=r"with 32 images.*, its share of a step; lower --training\.batch"):
+            step(batch(32, 0), 1.0)
+        assert calls == 1
+    finally:
+        torch.distributed.destroy_process_group()

@@ -18,7 +18,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, records
 from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, Precision, TrainingConfig
 from adversarial_dropout.experiments.records import Row
-from adversarial_dropout.experiments.training import checkpoint, devices, loop, processes
+from adversarial_dropout.experiments.training import checkpoint, devices, grid, loop, processes
 from adversarial_dropout.experiments.training.objective import build_objective
 
 from .children import Children, Command, End
@@ -286,3 +286,32 @@ def test_precision_has_a_choice_and_is_new(tmp_path: Path) -> None:
     (tmp_path / records.CONFIG).write_text(json.dumps(recorded))
     assert records.read_record(tmp_path).config == config, "a record from before there was a choice"
     loop.run(config, tmp_path)
+
+
+@pytest.mark.parametrize("size", ["", "many"])
+def test_a_world_size_that_is_no_number_is_one_process(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert (processes.launched(), processes.rank()) == (1, 0)
+
+
+def test_recording_without_a_gpu_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="expected a CUDA GPU for --capture"):
+        loop.run(small(), tmp_path / "run", capture=True)
+    with pytest.raises(InvalidValueError, match="expected a CUDA GPU for --capture"):
+        grid.run_grid([small()], tmp_path / "grid", jobs=2, capture=True)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_record_says_the_device(tmp_path: Path) -> None:
+    environment = loop.run(small(), tmp_path / "run", device="cpu").final["environment"]
+    assert environment["device"] == "cpu"
+    assert "processes" not in environment
+
+
+def test_precisions_are_put_back() -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    for precision, matmul, convolutions in (("float32", "highest", False), ("tf32", "high", True)):
+        with devices.products(precision):  # type: ignore[arg-type]
+            assert torch.get_float32_matmul_precision() == matmul
+            assert torch.backends.cudnn.allow_tf32 is convolutions
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before

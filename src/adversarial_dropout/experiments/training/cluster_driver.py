@@ -115,8 +115,8 @@ class _Cells:
         gpus = ray.cluster_resources().get("GPU", 0.0)
         if device == "cuda" and not gpus:
             raise GridError(
-                f"expected GPUs in the Ray cluster at {self._work.address} for --device cuda, got none; start nodes that "
-                f"have some, or leave --device out"
+                f"expected GPUs in the Ray cluster at {self._work.address} for --device cuda, got none; start nodes "
+                f"that have some, or leave --device out"
             )
         return share_of_gpu(0.0 if device == "cpu" else gpus, self._work.jobs)
 
