@@ -249,6 +249,7 @@ def goals() -> str:
         _at_most("adversarial_mask ÷ topk, 128 × 2,048, k = 10", 2, sizes[2048, 10]["adversarial_mask"][1]),
         _at_most("adversarial_mask ÷ topk, 128 × 32,768, k = 163", 2, sizes[32_768, 163]["adversarial_mask"][1]),
         _at_most("adversarial_mask ÷ VAdD step, Table 3 network", 0.03, table3["search over vadd shared"][1]),
+        _at_most("dropout mask ÷ plain step, Table 3 network", 0.15, table3["dropout mask over plain"][1]),
         _at_most(
             "adversarial_mask ÷ loop, 128 × 2,048, k = 10", 0.01, sizes[2048, 10]["adversarial_mask over loop"][1]
         ),
