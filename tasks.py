@@ -69,7 +69,9 @@ def docs(*options: str) -> None:
 
 
 def benchmarks(*options: str) -> None:
-    """Measure speed on an idle machine; --data FOLDER adds epochs on real images."""
+    """Measure speed on an idle machine and write results/ anew; --data FOLDER adds epochs on real images."""
+    if options and (len(options) != 2 or options[0] != "--data"):
+        sys.exit(f"error: benchmarks takes --data FOLDER or nothing, got {' '.join(options)}")
     if options:
         run(PYTHON, "benchmarks/epochs.py", *options)
     for name in ("mask_search", "step_cost", "fast_paths", "processes", "true_batch"):
