@@ -22,7 +22,6 @@ from torch import Tensor
 
 from adversarial_dropout import adversarial_mask, sample_mask
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 
 LOOP_ROUNDS, EXAMPLES = 25, 128
 SIZES = (
@@ -122,7 +121,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
     found = []
     for units, k in SIZES:
         found.append(measure(units, k, arguments.device, arguments.rounds))

@@ -27,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adversarial_dropout.experiments import models, presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig
-from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
 from adversarial_dropout.experiments.training.step import Step, eager_step
 
@@ -106,7 +105,6 @@ def fixed(rounds: int) -> dict[str, float]:
 
 def work(rank: int, rounds: int, record: Path, store: str, barrier: Barrier) -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=PROCESSES)
     try:
         found = {}

@@ -28,7 +28,6 @@ from adversarial_dropout import (
 )
 from adversarial_dropout.experiments import models, presets, records
 from adversarial_dropout.experiments.config import ModelConfig, TermConfig
-from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_regularizer
 from adversarial_dropout.experiments.training.step import eager_step
 
@@ -174,7 +173,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
     found = {}
     for name in arguments.networks:
         found[name] = measure(name, arguments.rounds)

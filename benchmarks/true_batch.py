@@ -24,7 +24,6 @@ from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.presets.paper import CELLS, METHODS
-from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.objective import Objective
 from adversarial_dropout.experiments.training.step import eager_step
@@ -39,7 +38,6 @@ def step(preset: str, source: str, method: str) -> dict[str, Any]:
     config = presets.get(preset, method, "paper")
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    keep_freed_memory()
     rows = torch.arange(512)
     shape = SHAPES[source]
     data = ImageData(

@@ -35,6 +35,7 @@ MUTANTS = (
     Mutant("ties are counted over the batch", "masks.py", "tied.cumsum(dim=1)", "tied.cumsum(dim=0)", "test_masks.py"),
     Mutant("rounding noise costs a flip", "masks.py", "_FLOAT_NOISE = 1e-12", "_FLOAT_NOISE = 0.0", "test_masks.py"),
     Mutant("p is the probability of keeping", "masks.py", "bernoulli_(1 - p,", "bernoulli_(p,", "test_masks.py"),
+    Mutant("p is the probability of keeping, drawn quickly", "masks.py", "device=where) < 1 - p", "device=where) < p", "test_masks.py"),
     Mutant("KL without the target's entropy", "divergences.py", "(log_t - _log_softmax", "(0 - _log_softmax", "test_divergences.py"),
     Mutant("quadratic error summed over classes", "divergences.py", "(t - q).square().mean(dim=1)", "(t - q).square().sum(dim=1)", "test_divergences.py"),
     Mutant("KL's target is detached", "divergences.py", 'log_t = _log_softmax("target", target)', 'log_t = _log_softmax("target", target).detach()', "test_divergences.py"),

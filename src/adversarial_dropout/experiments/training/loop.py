@@ -22,7 +22,6 @@ from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
 from adversarial_dropout.experiments.training import checkpoint, processes
-from adversarial_dropout.experiments.training.allocation import keep_freed_memory
 from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.captured import choose_step
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
@@ -68,7 +67,6 @@ def run(
         DivergedError: the loss is no longer finite; the checkpoint of the epoch before stays.
         RankError: another process stopped.
     """
-    keep_freed_memory()
     with processes.joined(device, config.training.precision, capture=capture) as ranks:
         ranks.check(config)
         if ranks.from_first(lambda: _finished(config, folder)):
