@@ -40,7 +40,7 @@ MUTANTS = (
     Mutant("quadratic error summed over classes", "divergences.py", "(t - q).square().mean(dim=1)", "(t - q).square().sum(dim=1)", "test_divergences.py"),
     Mutant("KL's target is detached", "divergences.py", 'log_t = _log_softmax("target", target)', 'log_t = _log_softmax("target", target).detach()', "test_divergences.py"),
     Mutant("softmax over the batch", "divergences.py", "F.log_softmax(logits, dim=1)", "F.log_softmax(logits, dim=0)", "test_divergences.py"),
-    Mutant("divided by p", "layers.py", "factors / (1 - self.p)", "factors / self.p", "test_layers.py"),
+    Mutant("divided by p", "layers.py", "factors.div_(1 - self.p)", "factors.div_(self.p)", "test_layers.py"),
     Mutant("sum-rescaling by the batch's mean", "layers.py", "scale = units / left.clamp(min=1)", "scale = units / left.clamp(min=1).double().mean()", "test_layers.py"),
     Mutant("the mask is drawn in evaluation", "layers.py", "if not self.training:\n            return h", "if False:\n            return h", "test_layers.py"),
     Mutant("J is taken with the rescaling", "layers.py", "return (h * mask).to(h.dtype)", "return self._apply_mask(h, mask)", "regularizers"),
