@@ -5,7 +5,7 @@
 Two processes stay alive, one thread each. In every round rank 0 first makes some steps on the joined batch by itself,
 while rank 1 sleeps; then both make as many on half of it each, with DistributedDataParallel over gloo. The clock is
 that of rank 0, from one meeting of the two to the next. The figure is the median ratio within a round over 25 rounds,
-after 5 of warm-up, with its quartiles. Table 3 network, batches and terms of the presets. What does not get less by
+after 5 of warm-up, with its quartiles. Networks, batches and terms of the presets. What does not get less by
 being shared is measured by itself: Adam's update, and the exchange of so many gradients. Run it on an idle machine with
 two cores or more.
 """
@@ -31,23 +31,24 @@ from adversarial_dropout.experiments.training.objective import Batch, build_obje
 from adversarial_dropout.experiments.training.step import Step, eager_step
 
 WARM_UP, ROUNDS, STEPS, PROCESSES = 5, 25, 2, 2
-SHAPE, CLASSES = (1, 28, 28), 10
+SHAPES, CLASSES = {"mnist-cnn": (1, 28, 28), "conv-large": (3, 32, 32)}, 10
 CASES = (
     ("paper/mnist-1000", "plain"),
     ("paper/mnist-1000", "vadd-qe"),
     ("paper/mnist-1000", "vat"),
     ("paper/mnist-all", "plain"),
     ("paper/mnist-all", "vadd-qe"),
+    ("paper/svhn-1000", "plain"),
 )
 
 
-def joined_batch(training: TrainingConfig) -> Batch:
+def joined_batch(training: TrainingConfig, shape: tuple[int, int, int]) -> Batch:
     draw = torch.Generator().manual_seed(0)
     labelled, unlabelled = training.batch_labelled, training.batch_unlabelled
     return Batch(
-        torch.rand(labelled, *SHAPE, generator=draw),
+        torch.rand(labelled, *shape, generator=draw),
         torch.randint(CLASSES, (labelled,), generator=draw),
-        torch.rand(unlabelled, *SHAPE, generator=draw) if unlabelled else None,
+        torch.rand(unlabelled, *shape, generator=draw) if unlabelled else None,
     )
 
 
@@ -60,7 +61,7 @@ def half(batch: Batch, rank: int) -> Batch:
 
 def step_of(config: ExperimentConfig, *, together: bool) -> Step:
     torch.manual_seed(0)
-    model = models.build(config.model, SHAPE, CLASSES)
+    model = models.build(config.model, SHAPES[config.model.name], CLASSES)
     objective: nn.Module = build_objective(model, config.terms)
     if together:
         objective = DistributedDataParallel(objective)
@@ -70,7 +71,7 @@ def step_of(config: ExperimentConfig, *, together: bool) -> Step:
 def measure(preset: str, method: str, rank: int, rounds: int, barrier: Barrier) -> list[tuple[float, float]]:
     """Seconds of a step of rank 0 by itself and of both, round by round."""
     config = presets.get(preset, method, "paper")
-    batch = joined_batch(config.training)
+    batch = joined_batch(config.training, SHAPES[config.model.name])
     kinds = (
         (step_of(config, together=False), batch, rank == 0),
         (step_of(config, together=True), half(batch, rank), True),
@@ -91,7 +92,7 @@ def measure(preset: str, method: str, rank: int, rounds: int, barrier: Barrier) 
 
 def fixed(rounds: int) -> dict[str, float]:
     """Seconds of what is not shared: the update, and the exchange."""
-    model = models.build(presets.get(CASES[0][0], "plain", "paper").model, SHAPE, CLASSES)
+    model = models.build(presets.get(CASES[0][0], "plain", "paper").model, SHAPES["mnist-cnn"], CLASSES)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     adam, gradients = torch.optim.Adam(model.parameters()), torch.zeros(sum(p.numel() for p in model.parameters()))

@@ -157,7 +157,7 @@ def processes() -> str:
     return (
         tables.markdown(("step of", "one process, ms", "two, ms", "throughput of two over one"), lines)
         + f"\n\n{found['rounds']} rounds; batches of the presets, one thread a process, gloo. In a step of two, Adam's "
-        f"update ({fixed['update']:.1f} ms) is made by both, and the exchange of the gradients takes "
+        f"update (mnist-cnn: {fixed['update']:.1f} ms) is made by both, and the exchange of the gradients takes "
         f"{fixed['exchange']:.1f} ms. {_where(found)}"
     )
 
