@@ -148,8 +148,8 @@ class TrainingConfig:
     beta1_end: float = 0.9
     """The β₁ that the ramp-down leads to."""
     precision: Precision = "float32"
-    """Of the products in a step; weights and Adam stay in float32. "float32": PyTorch's default, where convolutions on
-    CUDA may use TF32. "tf32": matrix products on CUDA too. "bf16": bfloat16 by autocast, on any device."""
+    """Of the products in a step; weights and Adam stay in float32. "float32": on CUDA for convolutions too. "tf32":
+    products and convolutions on CUDA in TF32. "bf16": bfloat16 by autocast, on any device."""
 
     def __post_init__(self) -> None:
         check_choice("training.precision", self.precision, get_args(Precision))
