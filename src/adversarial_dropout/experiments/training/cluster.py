@@ -156,16 +156,11 @@ def _token(root: Path) -> Iterator[Path]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python, of packages, and of the source of this one: what results depend on."""
-    environment = records.environment()
     package = Path(adversarial_dropout.__file__).parent
     source = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         source.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return {
-        "python": environment["python"],
-        **environment["packages"],
-        "adversarial-dropout's source": source.hexdigest()[:8],
-    }
+    return {**records.versions(), "adversarial-dropout's source": source.hexdigest()[:8]}
 
 
 def _driven(work: Work) -> list[str | None]:

@@ -166,7 +166,7 @@ class Ranks:
         if self.number == 1:
             return
         _check_batches(config.training, self.number)
-        mine = {"host": platform.node(), "versions": _versions(), "config": config.to_dict()}
+        mine = {"host": platform.node(), "versions": records.versions(), "config": config.to_dict()}
         first, *others = self.gathered(mine)
         for index, other in enumerate(others, start=1):
             changed = [
@@ -277,8 +277,3 @@ def _check_batches(training: TrainingConfig, ranks: int) -> None:
                 f"share of every batch, got {size} examples for {ranks}; give "
                 f"--training.{name.replace('_', '-')} {max(ranks, size - size % ranks)}, or start another number"
             )
-
-
-def _versions() -> dict[str, Any]:
-    environment = records.environment()
-    return {"python": environment["python"], **environment["packages"]}
