@@ -76,8 +76,12 @@ class ModelConfig:
     """Standard deviation σ of the Gaussian noise on the input in training, in units of x."""
     noise_in_evaluation: bool = False
     """Whether that noise is there in evaluation too."""
+    dropout1: float = 0.5
+    """Probability of dropping an activation after the first pooling of mnist-cnn and conv-large (drop1)."""
+    dropout2: float = 0.5
+    """Probability of dropping an activation after their second pooling (drop2)."""
     p: float = 0.5
-    """Probability of dropping a unit."""
+    """Probability of dropping a unit of the adversarial dropout layer."""
     delta: float = 0.05
     """Budget δ: share of the units that the search may flip."""
     granularity: Granularity = "element"
@@ -86,9 +90,8 @@ class ModelConfig:
     """What follows the mask."""
 
     def __post_init__(self) -> None:
-        check_fraction("model.p", self.p)
-        check_fraction("model.delta", self.delta)
-        check_fraction("model.norm_momentum", self.norm_momentum)
+        for name in ("dropout1", "dropout2", "p", "delta", "norm_momentum"):
+            check_fraction(f"model.{name}", getattr(self, name))
         check_choice("model.norm", self.norm, get_args(Norm))
         for name in ("kernel_size", "width"):
             _at_least(f"model.{name}", getattr(self, name), 1)
@@ -235,19 +238,24 @@ class ExperimentConfig:
             InvalidValueError: a field is unknown or missing, as in a record of another version.
         """
         try:
+            model = {**_BEFORE_DROPOUT_FIELDS.get(plain["model"].get("name"), {}), **plain["model"]}
             return cls(
                 **{
                     **plain,
                     "data": DataConfig(**plain["data"]),
-                    "model": ModelConfig(**plain["model"]),
+                    "model": ModelConfig(**model),
                     "training": TrainingConfig(**plain["training"]),
                     "terms": tuple(TermConfig(**term) for term in plain["terms"]),
                 }
             )
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise InvalidValueError(
                 f"expected a config of this version of the program, got one with other fields ({error}); repeat the run"
             ) from error
+
+
+_BEFORE_DROPOUT_FIELDS = {"mnist-cnn": {"dropout1": 0.0, "dropout2": 0.0}}
+"""What records say that were written before these fields: this network had no such layers then."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -46,8 +46,8 @@ class Regularizer(nn.Module, ABC):
             y: Labels, shape (N,), required by supervised methods and ignored by the others. Rows with -1 count as
                 unlabelled: they give 0 with ``reduction="none"`` and are left out of the mean.
             target: Result of a pass already made, ``model(x)``, so that it is not computed again: the model's last
-                pass in training, because the search starts from the masks that its layers have kept. Ignored by
-                supervised methods.
+                pass in training, because the search starts from the masks that its layers have kept. Adversarial
+                training ignores it; supervised adversarial dropout takes the masks of that pass alone.
 
         Returns:
             Scalar, or shape (N,) with ``reduction="none"``, attached to the graph.

@@ -18,7 +18,7 @@ class SupervisedAdversarialDropout(Regularizer):
     .. math:: D[g(y),\; f(x, \varepsilon^{adv})]
 
     with the mask that raises the linearised divergence to the labels the most, at most ``floor(δ·H)`` flips away from
-    a random one. What lies below the layer runs once, if the model can be cut.
+    a random one, εˢ. What lies below the layer runs once, if the model can be cut.
 
     Args:
         divergence: ``"ce"``, ``"kl"`` (with labels the same), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
@@ -27,8 +27,10 @@ class SupervisedAdversarialDropout(Regularizer):
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
 
     Call:
-        ``reg(model, x, y)``: labels y of shape (N,), -1 = unlabelled (gives 0, left out of the mean). Returns a scalar,
-        or shape (N,).
+        ``reg(model, x, y, *, target=None)``: labels y of shape (N,), -1 = unlabelled (gives 0, left out of the mean).
+        With ``target=model(x)``, the model's last training forward, εˢ is the mask of that pass, as in eq. 6, which has
+        one εˢ for the likelihood and for this term; without it εˢ is drawn. The values of ``target`` are not used.
+        Returns a scalar, or shape (N,).
 
     Training and evaluation:
         Both passes run in the model's own mode; the adversarial one updates BatchNorm as usual, the search changes no
@@ -43,7 +45,8 @@ class SupervisedAdversarialDropout(Regularizer):
 
     Example:
         >>> sadd = SupervisedAdversarialDropout()
-        >>> loss = F.cross_entropy(model(x), y) + lam * sadd(model, x, y)
+        >>> logits = model(x)
+        >>> loss = F.cross_entropy(logits, y) + lam * sadd(model, x, y, target=logits)
     """
 
     supervised = True
@@ -63,7 +66,7 @@ class SupervisedAdversarialDropout(Regularizer):
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         assert y is not None
-        with steered(model, reuse_kept=False, linearize_at=self.linearize_at) as layers:
+        with steered(model, reuse_kept=target is not None, linearize_at=self.linearize_at) as layers:
             search = Search(Noise(model, x), layers)
             under, upper = cut(model)
             h = search.under_pass(under, x)

