@@ -18,7 +18,7 @@ from adversarial_dropout.experiments import models
 from adversarial_dropout.experiments.config import ModelConfig
 from adversarial_dropout.experiments.models.cut import CutNetwork
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
-from adversarial_dropout.experiments.models.noise import GaussianNoise
+from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 from adversarial_dropout.layers import adversarial_layers
 from adversarial_dropout.regularizers.passes import cut
 
@@ -99,13 +99,13 @@ def test_units_of_the_mnist_network(shape: models.Shape, units: int) -> None:
     assert [tuple(units.shape) for units in seen] == [(3, units)]
 
 
-def table_3(x: Tensor, weights: list[Tensor], p: float, training: bool) -> Tensor:
-    """Three times convolution, ReLU, pooling; dropout; 625 units with ReLU; the output."""
+def table_3(x: Tensor, weights: list[Tensor], factors: list[Tensor]) -> Tensor:
+    """conv1, pool1, drop1, conv2, pool2, drop2, conv3, pool3, adt, dense1, dense2; ReLU after all but the last."""
     h = x
-    for weight, bias in zip(weights[0:6:2], weights[1:6:2], strict=True):
+    for weight, bias, factor in zip(weights[0:6:2], weights[1:6:2], [*factors[:2], torch.ones(())], strict=True):
         h = F.conv2d(h, weight, bias, padding=weight.shape[-1] // 2)
-        h = F.max_pool2d(h.clamp(min=0), 2, ceil_mode=True)
-    h = F.dropout(h.flatten(1), p, training)
+        h = F.max_pool2d(h.clamp(min=0), 2, ceil_mode=True) * factor
+    h = h.flatten(1) * factors[2]
     h = (h @ weights[6].T + weights[7]).clamp(min=0)
     return h @ weights[8].T + weights[9]
 
@@ -118,10 +118,9 @@ def test_table_3(shape: models.Shape, kernel_size: int, training: bool) -> None:
     spread(model)
     x = torch.randn(3, *shape).double()
     leaves = copies(model)
-    torch.manual_seed(4)
+    factors = factors_of(model)
     logits = model(x)
-    torch.manual_seed(4)
-    check(logits, model, table_3(x, leaves, 0.3, training), leaves)
+    check(logits, model, table_3(x, leaves, factors), leaves)
 
 
 # The network of the digits
@@ -212,14 +211,14 @@ class Table4:
 
 
 def factors_of(model: nn.Module) -> list[Tensor]:
-    """Filled by the next pass: what each dropout layer multiplies by. No activation here is exactly 0."""
+    """Filled by the next pass: what each dropout layer multiplies by, 0 where the activation is 0 already."""
     seen: list[Tensor] = []
 
     def record(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        seen.append((output / inputs[0]).detach())
+        seen.append((output / inputs[0]).detach().nan_to_num(0.0))
 
     for module in model.modules():
-        if isinstance(module, nn.Dropout | AdversarialDropout):
+        if isinstance(module, Dropout | AdversarialDropout):
             module.register_forward_hook(record)
     return seen
 
@@ -263,17 +262,37 @@ def test_table_4(shape: models.Shape, norm_logits: bool, norm: str, training: bo
             torch.testing.assert_close(new[index], (1 - share) * old[index] + share * batch[index].detach())
 
 
-def test_dropout_in_conv_large() -> None:
-    model = build("conv-large", (3, 32, 32), width=32, p=0.25).train()
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("mnist-cnn", [(32, 14, 14), (64, 7, 7), (2048,)]),
+        ("conv-large", [(32, 14, 14), (64, 7, 7), (32,)]),
+    ],
+)
+def test_three_places_of_dropout(name: str, places: list[tuple[int, ...]]) -> None:
+    rates = (0.5, 0.75, 0.25)
+    model = build(name, width=32, dropout1=rates[0], dropout2=rates[1], p=rates[2]).train()
+    dropouts = [module for module in model.modules() if isinstance(module, Dropout | AdversarialDropout)]
     factors = factors_of(model)
-    model(torch.rand(8, 3, 32, 32))
-    shapes = [(8, 32, 16, 16), (8, 64, 8, 8), (8, 32)]
-    for factor, shape, p in zip(factors, shapes, (0.5, 0.5, 0.25), strict=True):
-        assert factor.shape == shape
+    for module in dropouts:
+        module.register_forward_pre_hook(lambda module, inputs: (torch.ones_like(inputs[0]),))
+    model(torch.rand(16, 1, 28, 28))
+    for factor, place, p in zip(factors, places, rates, strict=True):
+        assert factor.shape == (16, *place)
         dropped = (factor == 0).double()
         # Five standard errors of a share.
         assert abs(float(dropped.mean()) - p) < 5 * (p * (1 - p) / factor.numel()) ** 0.5
         torch.testing.assert_close(factor, (1 - dropped.float()) / (1 - p))
+
+
+@EACH_MODE
+@pytest.mark.parametrize("name", ["mnist-cnn", "conv-large"])
+def test_dropout_of_0_and_1(name: str, training: bool) -> None:
+    model = build(name, dropout1=0.0, dropout2=1.0, p=0.0, input_noise=0.0).train(training)
+    x = torch.rand(4, 1, 28, 28)
+    other = model(torch.rand(4, 1, 28, 28))
+    assert torch.equal(model(x), model(x)), "nothing is drawn"
+    assert torch.equal(model(x), other) == training, "p = 1 passes nothing on, in training alone"
 
 
 def test_the_smallest_images_of_conv_large_reach_the_mean_as_one_pixel() -> None:

@@ -90,6 +90,20 @@ def test_who_sees_what() -> None:
     assert none is None
 
 
+@pytest.mark.parametrize("kinds", [("sadd",), ("vadd", "sadd"), ("sadd", "vadd")])
+@pytest.mark.parametrize("unlabelled", [True, False])
+def test_sadd_has_the_mask_of_the_likelihood(kinds: tuple[Any, ...], unlabelled: bool) -> None:
+    """Eq. 6 has one εˢ; without a flip the adversarial pass repeats the likelihood's, so both terms are equal. Another
+    term, whose target is computed on two views of as many images, takes nothing away.
+    """
+    model = models.build(ModelConfig(p=0.5, delta=0.0, input_noise=0.0), (1, 8, 8), 10)
+    made = Objective(model, tuple(TermConfig(kind=kind, divergence="ce") for kind in kinds)).train()
+    x = torch.rand(4, 1, 8, 8)
+    step = Batch(x, torch.tensor([1, 2, 3, 4]), x + 0.1 if unlabelled else None, x + 0.2)
+    _, values = made(step, 1.0)
+    assert values["sadd"] == values["ce"]
+
+
 def test_plain_is_cross_entropy_alone() -> None:
     made = Objective(nn.Linear(5, 3).double(), ())
     step = batch()

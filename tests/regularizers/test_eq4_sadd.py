@@ -61,6 +61,38 @@ def test_it_draws_a_mask_of_its_own() -> None:
     assert (net.above.runs[-1].mask != net.above.runs[2].mask).float().mean() > 0.3
 
 
+@pytest.mark.parametrize("std", [0.0, 0.2])
+@pytest.mark.parametrize("form", FORMS)
+def test_with_a_target_it_starts_from_the_masks_of_that_pass(form: str, std: float) -> None:
+    """Eq. 6: one εˢ for the likelihood and for the adversarial term."""
+    net = build(form, std=std)
+    x, y = batch()
+    logits = net.model(x)
+    base = net.above.runs[-1].mask
+    net.below.runs.clear()
+    net.above.runs.clear()
+    loss = SupervisedAdversarialDropout()(net.model, x, y, target=logits)
+
+    search, last = net.above.runs
+    h = net.h(x, net.below.runs[-1].noise)
+    ones = torch.ones_like(h, requires_grad=True)
+    (slopes,) = torch.autograd.grad(plain("ce", y, net.logits(h.detach() * ones, search.noise)).sum(), ones)
+    found = flipped(base, slopes, FLIPS)
+    assert torch.equal(last.mask, found)
+    assert 0 < (found != base).sum(dim=1).max() <= FLIPS
+    expected = plain("ce", y, net.logits(h * found / 0.5, last.noise)).mean()
+    assert_same(loss, expected)
+    assert_same(net.grads(loss), net.grads(expected))
+
+
+def test_the_values_of_the_target_do_not_matter() -> None:
+    net = build()
+    x, y = batch()
+    logits = net.model(x)
+    sadd = SupervisedAdversarialDropout()
+    assert torch.equal(sadd(net.model, x, y, target=logits), sadd(net.model, x, y, target=torch.zeros(1)))
+
+
 @pytest.mark.filterwarnings("ignore:no unit of")
 @settings(max_examples=40)
 @given(n=st.integers(1, 4), units=st.integers(1, 9), p=st.sampled_from([0.0, 0.3, 0.8]), data=st.data())
