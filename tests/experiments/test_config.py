@@ -150,6 +150,8 @@ def test_fields_are_given_by_name(made: type) -> None:
         (ModelConfig, {"p": -0.1}, r"expected model.p to be in \[0, 1\], got -0.1"),
         (ModelConfig, {"p": float("nan")}, r"expected model.p to be in \[0, 1\], got nan"),
         (ModelConfig, {"delta": 5}, r"model.delta to be in \[0, 1\], got 5; model.delta is a fraction"),
+        (ModelConfig, {"dropout1": 1.5}, r"expected model.dropout1 to be in \[0, 1\], got 1.5"),
+        (ModelConfig, {"dropout2": -0.5}, r"expected model.dropout2 to be in \[0, 1\], got -0.5"),
         (ModelConfig, {"kernel_size": 0}, "model.kernel_size to be a whole number, 1 or more, got 0"),
         (ModelConfig, {"kernel_size": 2.0}, "model.kernel_size to be a whole number, 1 or more, got 2.0"),
         (ModelConfig, {"width": 0}, "model.width to be a whole number, 1 or more, got 0"),
@@ -207,6 +209,16 @@ def test_a_share_that_is_no_number() -> None:
 def test_a_record_of_another_version(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidValueError):
         ExperimentConfig.from_dict({**config().to_dict(), **change})
+
+
+@pytest.mark.parametrize(("name", "rates"), [("mnist-cnn", (0.0, 0.0)), ("conv-large", (0.5, 0.5))])
+def test_a_record_from_before_drop1_and_drop2(name: str, rates: tuple[float, float]) -> None:
+    """mnist-cnn had no such layers then, conv-large always had both."""
+    plain = config(model=ModelConfig(name=name, delta=0.2)).to_dict()
+    del plain["model"]["dropout1"], plain["model"]["dropout2"]
+    read = ExperimentConfig.from_dict(plain).model
+    assert (read.dropout1, read.dropout2) == rates
+    assert read == ModelConfig(name=name, delta=0.2, dropout1=rates[0], dropout2=rates[1])
 
 
 @pytest.mark.parametrize("missing", ["preset", "data", "training", "terms"])
