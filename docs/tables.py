@@ -5,7 +5,6 @@ says whether anything would change.
 """
 
 import argparse
-import dataclasses
 import re
 import statistics
 import sys
@@ -19,7 +18,7 @@ import speed_tables
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import autoencoders, paper_tables, tables, theory_study
 from adversarial_dropout.experiments.analysis.published import Published
-from adversarial_dropout.experiments.config import differences
+from adversarial_dropout.experiments.config import Scale, differences
 from adversarial_dropout.experiments.presets import paper
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
@@ -74,12 +73,13 @@ def digits_tuning() -> str:
     return tables.markdown(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines)
 
 
-def table1() -> str:
-    """Table 1 at scale quick."""
+def table1(scale: Scale) -> str:
+    """Table 1."""
     found = find_records(RESULTS / "paper")
-    table = paper_tables.paper_table("table1", found, "quick")
-    own = [record for record in found if record.config.preset in {cell.preset for cell in table.columns}]
-    return f"{paper_tables.as_markdown(table)}\n\n{_provenance([r for r in own if r.config.scale == 'quick'])}"
+    table = paper_tables.paper_table("table1", found, scale)
+    presets_shown = {cell.preset for cell in table.columns}
+    own = [run for run in found if run.config.preset in presets_shown and run.config.scale == scale]
+    return f"{paper_tables.as_markdown(table)}\n\n{_provenance(own) if own else 'Nothing has been run yet.'}"
 
 
 def cifar10_quick() -> str:
@@ -103,39 +103,33 @@ def cifar10_quick() -> str:
 
 def kernel_size() -> str:
     """Errors with 1 × 1 and 3 × 3 kernels."""
-    lines = []
+    lines, steps = [], set()
     for record_root in (RESULTS / "kernel-size-1", RESULTS / "paper" / "mnist-all" / "quick" / "plain"):
         found = find_records(record_root)
         errors = [record.error for record in found]
-        size = found[0].config.model.kernel_size
+        config = found[0].config
+        size = config.model.kernel_size
+        steps.add(config.training.epochs * (config.training.steps_per_epoch or 0))
         lines.append(
             (f"{size} × {size}", str(Published(statistics.fmean(errors), statistics.stdev(errors))), str(len(errors)))
         )
-    return tables.markdown(("kernels", "test error in %, plain, 60,000 labels, 300 steps", "n"), lines)
+    (number,) = steps
+    return tables.markdown(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines)
 
 
-def stated() -> str:
-    """What the paper states."""
-    names = [field.name for field in dataclasses.fields(paper.Stated)]
-    lines = [
-        (name.replace("_", " "), *(_plain(getattr(paper.STATED[source], name)) for source in paper.STATED))
-        for name in names
-    ]
-    few = f"{paper.BATCH_LABELLED} + {paper.BATCH_UNLABELLED}"
-    lines.append(("batch with few labels", "not given", few, few))
-    return tables.markdown(("", *(paper.TITLES[source] for source in paper.STATED)), lines)
+def _choices(choices: dict[str, paper.Choice], header: tuple[str, str, str]) -> str:
+    lines = [(what, f"{choice.value:.4g}", choice.reason) for what, choice in choices.items()]
+    return tables.markdown(header, lines)
 
 
-def _plain(value: object) -> str:
-    if value is None:
-        return "none"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def deviations() -> str:
+    """What it states and we do not follow."""
+    return _choices(paper.DEVIATIONS, ("stated otherwise", "taken", "because"))
 
 
 def left_open() -> str:
     """What it leaves open."""
-    lines = [(what, f"{choice.value:.4g}", choice.reason) for what, choice in paper.LEFT_OPEN.items()]
-    return tables.markdown(("left open", "taken", "because"), lines)
+    return _choices(paper.LEFT_OPEN, ("left open", "taken", "because"))
 
 
 def authors() -> str:
@@ -200,11 +194,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "slow-paths": partial(speed_tables.fast_paths, False),
     "processes": speed_tables.processes,
     "table-cost": speed_tables.table_cost,
-    "table1-quick": table1,
+    "table1-quick": partial(table1, "quick"),
+    "table1-full": partial(table1, "paper"),
     "cifar10-quick": cifar10_quick,
     "true-batch": speed_tables.true_batch,
     "kernel-size": kernel_size,
-    "stated": stated,
+    "deviations": deviations,
     "left-open": left_open,
     "authors": authors,
     "mnist-tuning": mnist_tuning,

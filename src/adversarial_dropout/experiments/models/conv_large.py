@@ -22,7 +22,8 @@ def conv_large(
     conv 1×1, 128; global average pooling; adversarial dropout on 128 units; the output. Every convolution is followed
     by normalisation and LeakyReLU(0.1).
 
-    The table prints the first dropout alone, the authors' code and Laine & Aila have both. Pooling comes before LeakyReLU here, which gives the same and costs less.
+    The table prints the first dropout alone, the authors' code and Laine & Aila have both. Pooling comes before
+    LeakyReLU here, which gives the same and costs less.
 
     Args:
         config: Uses ``width`` (128 in the table), ``norm``, ``norm_momentum``, ``norm_logits``, ``dropout1``,

@@ -151,7 +151,7 @@ LEFT_OPEN = {
     "weight of AT and SAdD; of VAT on SVHN, CIFAR-10": Choice(1.0, _ONE_WEIGHT),
     "translation in pixels, SVHN and CIFAR-10": Choice(2, "Laine & Aila, whose protocol the paper follows"),
 }
-"""Numbers that the paper does not state. Choices that are no numbers: docs/experiments.md."""
+"""Numbers that the paper does not state. Choices that are no numbers: docs/paper.md."""
 
 
 @dataclass(frozen=True)
