@@ -160,7 +160,8 @@ def resolved(reference: str) -> Any:
     """``preset method: path`` of a config, or a dotted name below the package, perhaps with an index."""
     if ":" in reference:
         name, path = reference.split(": ")
-        found: Any = presets.get(*name.split(), "paper")  # type: ignore[arg-type]
+        preset, method = name.split()
+        found: Any = presets.get(preset, method, "paper")
         for part in path.split("."):
             if part == "terms":
                 found = {term.kind: term for term in found.terms}
