@@ -3,8 +3,7 @@
     python benchmarks/epochs.py --data FOLDER [--record results/epochs.json]
 
 Real runs in a folder that is thrown away, each in a process of its own with one thread; a clock is put around what the
-loop calls. The first epoch warms up. An epoch is one pass over the images (CIFAR-10: a few steps), evaluated as in
-training. Run it on an idle machine.
+loop calls. The first epoch warms up. An epoch has the preset's steps (CIFAR-10: a few), evaluated as in training. Run it on an idle machine.
 """
 
 import argparse
@@ -38,13 +37,15 @@ RUNS = {
     ("paper/mnist-all", "vadd-kl"): None,
     ("paper/cifar10-4000", "vadd-kl"): 4,
 }
-"""Preset and method, and the steps of an epoch; ``None``: those of a pass."""
+"""Preset and method, and the steps of an epoch; ``None``: those of the preset."""
 PARTS = ("batches", "steps", "evaluation", "records")
 
 
 def config_of(preset: str, method: str, steps: int | None) -> ExperimentConfig:
     config = presets.get(preset, method, "paper")
-    training = dataclasses.replace(config.training, epochs=EPOCHS, steps_per_epoch=steps)
+    training = dataclasses.replace(
+        config.training, epochs=EPOCHS, steps_per_epoch=steps or config.training.steps_per_epoch
+    )
     data = config.data if steps is None else dataclasses.replace(config.data, evaluated=100)
     return dataclasses.replace(config, training=training, data=data)
 

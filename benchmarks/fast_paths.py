@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import multiprocessing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,6 +29,7 @@ from adversarial_dropout.experiments.config import TermConfig
 from adversarial_dropout.experiments.models import dense
 from adversarial_dropout.experiments.models.cut import CutNetwork
 from adversarial_dropout.experiments.models.dense import Dense
+from adversarial_dropout.experiments.models.noise import Dropout
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 from adversarial_dropout.experiments.training.step import eager_step
 
@@ -84,6 +86,7 @@ def pairs() -> dict[str, tuple[bool, Run, Run]]:
     step = step_of(network())
     layer, x = Dense(UNITS, 625), torch.randn(2 * EXAMPLES, UNITS)
     halves = x.chunk(2)
+    maps = torch.randn(EXAMPLES, 32, 14, 14).to(memory_format=torch.channels_last)
     return {
         "convolutions channels-last": (True, step, step_of(contiguous(network()))),
         "pooling before ReLU": (True, step, step_of(pooled_last(network()))),
@@ -93,6 +96,7 @@ def pairs() -> dict[str, tuple[bool, Run, Run]]:
             lambda: sample_mask((EXAMPLES, UNITS), 0.5),
             lambda: torch.empty(EXAMPLES, UNITS, dtype=torch.bool).bernoulli_(0.5),
         ),
+        "ordinary dropout after pool1, other bits": (True, partial(Dropout(0.5), maps), partial(nn.Dropout(0.5), maps)),
         "two heads in one product": (False, lambda: layer(x), lambda: [layer(half) for half in halves]),
         "Adam, fused": (False, step_of(network(), fused=True), step),
         "torch.compile": (False, step_of(network(), compiled=True), step),
