@@ -3,8 +3,8 @@
     python benchmarks/epochs.py --data FOLDER [--record results/epochs.json]
 
 Real runs in a folder that is thrown away, each in a process of its own with one thread; a clock is put around what the
-loop calls. The first epoch warms up. An epoch has the preset's steps (CIFAR-10: a few), and is evaluated as in training.
-Run it on an idle machine.
+loop calls. The first epoch warms up. An epoch has the preset's steps (CIFAR-10: a few) and is evaluated as in
+training. Run it on an idle machine.
 """
 
 import argparse
