@@ -98,23 +98,19 @@ def _cells(command: Reproduce) -> list[tuple[str, str]]:
 
 
 def _refuse_other_settings(out: Path, configs: Sequence[ExperimentConfig], shown: Sequence[str] = ()) -> None:
-    """Before anything is trained: what was begun below ``out`` is what is asked for, and what else would be shown, the
-    runs of the presets ``shown``, is what its preset says.
+    """Check, before anything is trained, that what is begun below ``out`` is what is asked for, and that the finished
+    runs of the presets ``shown`` are what their presets say.
     """
     from adversarial_dropout.experiments.analysis.settings import check_settings
 
     asked = {records.run_folder(out, config): config for config in configs}
     places = {out / preset / configs[0].scale for preset in (*shown, *(config.preset for config in configs))}
-    begun = [found for place in sorted(places) for found in _begun(place)]
-    check_settings(
-        [
-            (folder, config)
-            for folder, config in begun
-            # Errors on held-out images are in no table.
-            if folder in asked or (shown and not config.get("data", {}).get("validation"))
-        ],
-        asked,
-    )
+
+    def counts(folder: Path, config: dict[str, Any]) -> bool:
+        on_test = not config.get("data", {}).get("validation")  # Errors on held-out images are in no table.
+        return folder in asked or (bool(shown) and on_test and records.is_finished(folder))
+
+    check_settings([found for place in sorted(places) for found in _begun(place) if counts(*found)], asked)
 
 
 def _begun(place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
