@@ -153,11 +153,10 @@ def test_runs_on_validation_images_are_left_out() -> None:
 
 
 def changed(record: Record, **training: object) -> Record:
-    """The same with another weight and other settings of the schedule."""
-    (term,) = record.config.terms
+    """The same with another weight of its terms and other settings of the schedule."""
     config = dataclasses.replace(
         record.config,
-        terms=(dataclasses.replace(term, weight=7.0),),
+        terms=tuple(dataclasses.replace(term, weight=7.0) for term in record.config.terms),
         training=dataclasses.replace(record.config.training, **training),  # type: ignore[arg-type]
     )
     return dataclasses.replace(record, config=config)
@@ -166,17 +165,19 @@ def changed(record: Record, **training: object) -> Record:
 def test_records_with_other_settings_are_refused_and_told_from_the_others() -> None:
     qe = ran("paper/mnist-all", "vadd-qe", 0.4, 0.5)
     kl = ran("paper/mnist-all", "vadd-kl", 0.4, 0.5)
-    other = [*(changed(record, epochs=3) for record in (*qe, *kl)), changed(ran("paper/mnist-1000", "pi", 1.0)[0])]
+    plain = ran("paper/mnist-1000", "plain", 3.0, first=7)
+    other = [changed(record, epochs=3) for record in (*qe, *kl, *plain)]
     with pytest.raises(InvalidValueError) as refused:
         paper_table("table1", [*FOUND, *other], "paper")
     assert str(refused.value).splitlines() == [
         "expected runs with the settings of their presets, got others in 5 of 16 folders (preset → run)",
-        "terms.vadd.weight: 30.0 → 7.0; training.epochs: 100 → 3:",
+        "In all 5: training.epochs: 100 → 3",
+        "and terms.vadd.weight: 30.0 → 7.0:",
         "  /nowhere/paper/mnist-all/paper/vadd-qe/{seed-0,seed-1}",
-        "terms.vadd.weight: 1.0 → 7.0; training.epochs: 100 → 3:",
+        "and terms.vadd.weight: 1.0 → 7.0:",
         "  /nowhere/paper/mnist-all/paper/vadd-kl/{seed-0,seed-1}",
-        "terms.pi.weight: 30.0 → 7.0:",
-        "  /nowhere/paper/mnist-1000/paper/pi/seed-0",
+        "and nothing else:",
+        "  /nowhere/paper/mnist-1000/paper/plain/seed-7",
         "As their presets say, and left as they are:",
         "  /nowhere/paper/mnist-1000/paper/{at,vadd-kl}/{seed-0,seed-1}",
         "  /nowhere/paper/mnist-1000/paper/plain/{seed-0,seed-1,seed-2}",
@@ -189,6 +190,19 @@ def test_records_with_other_settings_are_refused_and_told_from_the_others() -> N
     assert paper_table("table6", other, "paper") == paper_table("table6", [], "paper")
     only = paper_table("table1", [*FOUND, *other[:4]], "paper", shown=["paper/mnist-1000"])
     assert only == paper_table("table1", FOUND, "paper", shown=["paper/mnist-1000"])
+
+
+def test_runs_with_nothing_in_common_are_told_apart() -> None:
+    (pi,) = ran("paper/mnist-all", "pi", 0.5)
+    (plain,) = ran("paper/mnist-all", "plain", 0.5)
+    with pytest.raises(InvalidValueError) as refused:
+        paper_table("table1", [changed(pi), changed(plain, epochs=3)], "paper")
+    assert str(refused.value).splitlines()[1:5] == [
+        "terms.pi.weight: 30.0 → 7.0:",
+        "  /nowhere/paper/mnist-all/paper/pi/seed-0",
+        "training.epochs: 100 → 3:",
+        "  /nowhere/paper/mnist-all/paper/plain/seed-0",
+    ]
 
 
 def test_one_line_for_methods_that_differ_in_the_same_way() -> None:

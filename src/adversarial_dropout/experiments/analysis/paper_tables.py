@@ -150,8 +150,8 @@ class PaperTable:
         repeats = STATED[self.columns[0].source].repeats
         return (
             f"Paper: Park, Park, Shin, Moon, AAAI 2018; its own figures are over {repeats} runs, those without ± are "
-            f"quoted there from others. {DASH}: a dash in the paper. Difference: ours minus the paper's, in percentage "
-            f"points.",
+            f'quoted there from others, and "{DASH}" is a dash there. Difference: ours minus the paper\'s, in '
+            f"percentage points.",
             *PRINTED[self.name].notes,
         )
 

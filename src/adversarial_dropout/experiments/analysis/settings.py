@@ -33,9 +33,14 @@ def check_settings(runs: Iterable[tuple[Path, dict[str, Any]]], asked: Mapping[P
     number = sum(len(folders) for folders in refused.values())
     parts = [
         f"expected runs with the settings of their presets, got others in {number} of {number + len(current)} folders "
-        f"(preset → run)",
-        *(_listed("; ".join(changed), folders) for changed, folders in refused.items()),
+        f"(preset → run)"
     ]
+    common = set.intersection(*map(set, refused)) if len(refused) > 1 else set()
+    if common:
+        parts.append(f"In all {number}: {'; '.join(sorted(common))}")
+    for changed, folders in refused.items():
+        own = "; ".join(line for line in changed if line not in common) or "nothing else"
+        parts.append(_listed(f"and {own}" if common else own, folders))
     if current:
         parts.append(_listed("As their presets say, and left as they are", current))
     parts.append(f"Take the {number} away, or choose another folder (--out): runs of different settings share no table")
