@@ -293,6 +293,19 @@ def test_a_stopped_run_of_older_presets_is_refused_before_anything_is_trained(
     assert [path.parent for path in tmp_path.rglob(records.CONFIG)] == [folder]
 
 
+def test_a_figure_refuses_them_too(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--scale", "tiny", "--jobs", "1", "--seeds", "1", "--images", "20")
+    command = ("reproduce", "figure2", *few, "--data", made.data / "mnist", "--out", tmp_path)
+    printed_by(*command)
+    old, gone = sorted(path.parent for path in tmp_path.rglob(records.FINAL))[:2]
+    change(old, learning_rate=0.25)
+    shutil.rmtree(gone)
+    code, printed = fails(capsys, *command)
+    assert code == 2
+    assert f" → 0.25: {old} As their presets say" in printed
+    assert not gone.exists()
+
+
 def test_old_runs_do_no_harm_where_they_have_no_place(copied: Made) -> None:
     """At another scale, on held-out images, or begun for a method that is not asked for."""
     tiny = copied.out / "paper" / "mnist-1000" / "tiny"
@@ -381,6 +394,18 @@ def test_interrupted(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert printed.startswith("stopped; the same command goes on")
     found = [(line["method"], line["labels"], line["n"]) for line in ours(tmp_path)]
     assert found == [("plain", "1000", "1"), ("vadd-kl", "1000", "1")], "what is finished is shown"
+
+
+def test_a_row_that_was_asked_for_is_there_before_its_first_run_is(made: Made, copied: Made) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_train", stopped)
+        with pytest.raises(SystemExit):
+            printed_by(*TABLE1, "--methods", "vadd-qe+vat", "--data", made.data, "--out", copied.out)
+    last = lines(copied.out / "table1-tiny.csv")[-1]
+    assert (last["row"], last["n"], last["printed"]) == ("VAdD (QE) + VAT, not in Table 1", "0", "")
 
 
 def test_without_data_and_network(
