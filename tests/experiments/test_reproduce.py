@@ -22,8 +22,9 @@ from .commands import fails, printed_by, rows
 
 TABLE1 = ("reproduce", "table1", "--scale", "tiny", "--jobs", "1")
 METHODS = ("--methods", "plain", "vadd-kl", "--seeds", "2")
-# Test errors printed in the paper, with 1,000 and with all labels.
-PAPER = {"plain": ("2.99", "0.53"), "vadd-kl": ("0.99 ± 0.07", "0.47")}
+# Test errors printed in the paper, with 1,000 and with all labels, of what is trained here.
+PAPER = {"plain": ("2.99 ± 0.23", "0.53 ± 0.03"), "vadd-kl": ("0.99 ± 0.07", "0.47 ± 0.01")}
+NAMES = {"plain": "Plain (only dropout)", "vadd-kl": "VAdD (KL)"}
 CELLS = [("paper/mnist-1000", 1_000), ("paper/mnist-all", 60_000)]
 
 
@@ -78,10 +79,15 @@ def lines(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text())))
 
 
+def ours(out: Path) -> list[dict[str, str]]:
+    """The lines of table 1 in CSV for what was trained."""
+    return [line for line in lines(out / "table1-tiny.csv") if line["n"] not in ("", "0")]
+
+
 def expected_rows(out: Path) -> list[list[str]]:
     found = []
     for method, figures in PAPER.items():
-        row = [method]
+        row = [NAMES[method], method]
         for (preset, _), figure in zip(CELLS, figures, strict=True):
             mean, deviation = moments(errors(out, preset, method))
             row += [f"{mean:.2f} ± {deviation:.2f}", "2", figure, f"{mean - float(figure.split()[0]):+.2f}"]
@@ -91,31 +97,29 @@ def expected_rows(out: Path) -> list[list[str]]:
 
 def test_the_table_in_the_terminal(made: Made) -> None:
     expected = expected_rows(made.out)
-    assert rows(made.printed)[:4] == [[row[0], *row[first : first + 4]] for first in (1, 5) for row in expected]
+    shown = [row for row in rows(made.printed) if row[3]]
+    assert shown == [[*row[:2], *row[first : first + 4]] for first in (2, 6) for row in expected]
     assert "8 of 8 runs" in made.printed
     assert "Table 1, scale tiny, NOT the paper's schedule" in made.printed
     assert "MNIST, 1,000 labels: ours after 2 steps" in made.printed
     assert f"table: {made.out / 'table1-tiny'}.md, .csv, .html" in made.printed
-    assert ["ladder network", "Rasmus et al., NIPS 2015", "MNIST", "0.84 ± 0.08", "0.57 ± 0.02"] in rows(made.printed)
 
 
 def test_the_table_as_markdown_and_html(made: Made) -> None:
     expected = expected_rows(made.out)
     markdown = (made.out / "table1-tiny.md").read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown]
-    assert cells[2:4] == expected
-    assert cells[0][0] == "method"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown if line[:1] == "|"]
+    assert [row for row in cells[2:] if row[3]] == expected
+    assert cells[0][:2] == ["row", "method"]
     page = (made.out / "table1-tiny.html").read_text()
-    (ours, others) = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
-    shown = [html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", ours)]
-    assert shown == [cell for row in expected for cell in row]
-    assert "ladder network" in others
-    assert "ladder network" not in ours
+    (body,) = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+    shown = [html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", body)]
+    assert shown == [cell for row in cells[2:] for cell in row]
     assert "the errors mean nothing" in page
 
 
 def test_the_table_as_csv(made: Made) -> None:
-    found = [line for line in lines(made.out / "table1-tiny.csv") if line["source"] == "paper"]
+    found = ours(made.out)
     assert [(line["method"], int(line["labels"])) for line in found] == [
         (method, labels) for method in PAPER for _, labels in CELLS
     ]
@@ -155,8 +159,7 @@ def test_more_seeds_keep_those_that_are_done(copied: Made) -> None:
     after = times(copied.out)
     assert before.items() <= after.items()
     assert {path.parent.name for path in after.keys() - before.keys()} == {"seed-2"}
-    ours = [line for line in lines(copied.out / "table1-tiny.csv") if line["source"] == "paper"]
-    assert [(line["method"], line["n"]) for line in ours] == [
+    assert [(line["method"], line["n"]) for line in ours(copied.out)] == [
         *(("plain", "3"),) * 2,
         *(("vadd-kl", "2"),) * 2,  # What an earlier command has made stays in the table.
     ]
@@ -167,24 +170,36 @@ def test_presets_are_columns(made: Made, tmp_path: Path) -> None:
     printed = printed_by(*TABLE1, *asked, "--data", made.data, "--out", tmp_path)
     assert "1 of 1 runs" in printed
     assert [record.config.preset for record in records.find_records(tmp_path)] == ["paper/mnist-all"]
-    ours = [line for line in lines(tmp_path / "table1-tiny.csv") if line["source"] == "paper"]
-    assert [(line["labels"], line["n"]) for line in ours if line["n"] != "0"] == [("60000", "1")]
+    assert {line["labels"] for line in lines(tmp_path / "table1-tiny.csv")} == {"60000"}
+    assert [(line["labels"], line["n"]) for line in ours(tmp_path)] == [("60000", "1")]
+
+
+def test_a_method_that_the_paper_does_not_have_there(made: Made, tmp_path: Path) -> None:
+    asked = ("--presets", "paper/mnist-1000", "--methods", "sadd", "vadd-qe+vat", "--seeds", "1")
+    printed = printed_by(*TABLE1, *asked, "--data", made.data, "--out", tmp_path)
+    found = {row[0]: row[1:] for row in rows(printed) if row[3]}
+    assert set(found) == {"SAdD", "VAdD (QE) + VAT, not in Table 1"}
+    assert found["SAdD"][2:] == ["1", "-", ""], "a dash in the paper"
+    assert found["VAdD (QE) + VAT, not in Table 1"][2:] == ["1", "", ""]
 
 
 def test_the_authors_family(made: Made, tmp_path: Path) -> None:
     asked = ("--family", "authors", "--presets", "authors/svhn-all", "--methods", "vadd-qe", "--seeds", "1")
-    command = ("reproduce", "table6", "--scale", "tiny", "--jobs", "1", *asked)
+    command = ("reproduce", "table2", "--scale", "tiny", "--jobs", "1", *asked)
     printed = printed_by(*command, "--data", made.data, "--out", tmp_path)
     (record,) = records.find_records(tmp_path)
     assert record.folder == tmp_path / "authors" / "svhn-all" / "tiny" / "vadd-qe" / "seed-0"
     assert "SVHN, 73,257 labels, authors' code: ours after 2 steps" in printed
-    (line,) = [line for line in lines(tmp_path / "table6-authors-tiny.csv") if line["n"] == "1"]
-    assert (line["source"], line["data"], line["paper_mean"]) == ("authors", "svhn", "2.37")
+    (line,) = [line for line in lines(tmp_path / "table2-authors-tiny.csv") if line["n"] == "1"]
+    assert (line["family"], line["data"], line["printed"]) == ("authors", "svhn", "2.37 ± 0.03")
     assert float(line["mean"]) == record.error
 
 
 MISTAKES = {
     "table3": "invalid choice.*table3|table3.*table1",
+    "table1 --methods": "expected methods, one at least of plain, at, .*, got none",
+    "table2 --presets paper/mnist-1000": "expected presets to be one of paper/svhn-1000, .*, got 'paper/mnist-1000'",
+    "table6 --presets paper/cifar10-4000": "expected presets to be one of paper/cifar10-all, got 'paper/cifar10-4000'",
     "table1 --methods plain vad-kl": "expected methods to be one of plain, .*, got 'vad-kl'; did you mean \"vadd-kl\"",
     "table1 --presets paper/mnist": 'expected presets to be one of paper/mnist-1000, .* did you mean "paper/mnist-',
     "table2 --presets paper/mnist-all": "expected presets to be one of paper/svhn-1000, .*, got 'paper/mnist-all'",
@@ -210,6 +225,108 @@ def test_mistakes(
     assert not list(tmp_path.iterdir())
 
 
+def change(folder: Path, **training: object) -> None:
+    """Write other settings of the schedule into a run's config, and leave out the fields of drop1 and drop2."""
+    config = json.loads((folder / records.CONFIG).read_text())
+    for name in ("dropout1", "dropout2"):
+        config["model"].pop(name, None)
+    config["training"] |= training
+    (folder / records.CONFIG).write_text(json.dumps(config))
+
+
+OLD = {"learning_rate": 0.003, "ramp_up_learning_rate": True, "ramp_down": 1, "beta1_end": 0.5}
+OLD_SAID = (
+    "model.dropout1: 0.5 → 0.0; model.dropout2: 0.5 → 0.0; training.beta1_end: 0.9 → 0.5; "
+    "training.learning_rate: 0.001 → 0.003; training.ramp_down: 0 → 1; training.ramp_up_learning_rate: False → True: "
+)
+
+
+def test_runs_of_older_presets_are_refused_and_told_from_the_others(
+    copied: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few, every = (copied.out / preset / "tiny" for preset, _ in CELLS)
+    for folder in (few / "plain" / "seed-0", few / "vadd-kl" / "seed-0", every / "plain" / "seed-1"):
+        change(folder, **OLD)
+    shutil.copytree(few / "plain" / "seed-0", few / "plain" / "seed-7")  # Not asked for, but it would be shown.
+    config = json.loads((few / "plain" / "seed-7" / records.CONFIG).read_text()) | {"seed": 7}
+    (few / "plain" / "seed-7" / records.CONFIG).write_text(json.dumps(config))
+    shutil.rmtree(every / "vadd-kl" / "seed-1")  # Nothing is trained before the old runs are out of the way.
+    for table in copied.out.glob("table1-*"):
+        table.unlink()
+    before = times(copied.out)
+    code, printed = fails(capsys, *copied.command)
+    assert code == 2
+    assert printed == (
+        "error: expected runs with the settings of their presets, got others in 4 of 8 folders (preset → run) "
+        f"{OLD_SAID}{few}/plain/{{seed-0,seed-7}} {few}/vadd-kl/seed-0 {every}/plain/seed-1 "
+        f"As their presets say, and left as they are: {few}/{{plain,vadd-kl}}/seed-1 {every}/{{plain,vadd-kl}}/seed-0 "
+        "Take the 4 away, or choose another folder (--out): runs of different settings share no table"
+    )
+    assert times(copied.out) == before
+    assert not list(copied.out.glob("table1-*"))
+    for folder in (few / "plain" / "seed-0", few / "plain" / "seed-7", few / "vadd-kl" / "seed-0"):
+        shutil.rmtree(folder)
+    shutil.rmtree(every / "plain" / "seed-1")
+    kept = times(copied.out)
+    printed_by(*copied.command)
+    assert kept.items() <= times(copied.out).items(), "what is left is not trained again"
+    assert [line["n"] for line in ours(copied.out)] == ["2"] * 4
+
+
+def test_a_stopped_run_of_older_presets_is_refused_before_anything_is_trained(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (*TABLE1, "--methods", "plain", "--presets", "paper/mnist-1000", "--data", made.data, "--out", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stopped(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(records, "write_metrics", stopped)
+        fails(capsys, *command, "--seeds", "1")
+    (folder,) = (path.parent for path in tmp_path.rglob(records.CONFIG))
+    assert not records.is_finished(folder)
+    change(folder, **OLD)
+    code, printed = fails(capsys, *command, "--seeds", "2")
+    assert code == 2
+    assert f"{OLD_SAID}{folder} Take the 1 away" in printed
+    assert [path.parent for path in tmp_path.rglob(records.CONFIG)] == [folder]
+
+
+def test_a_figure_refuses_them_too(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--scale", "tiny", "--jobs", "1", "--seeds", "1", "--images", "20")
+    command = ("reproduce", "figure2", *few, "--data", made.data / "mnist", "--out", tmp_path)
+    printed_by(*command)
+    old, gone = sorted(path.parent for path in tmp_path.rglob(records.FINAL))[:2]
+    change(old, learning_rate=0.25)
+    shutil.rmtree(gone)
+    code, printed = fails(capsys, *command)
+    assert code == 2
+    assert f" → 0.25: {old} As their presets say" in printed
+    assert not gone.exists()
+
+
+def test_old_runs_do_no_harm_where_they_have_no_place(copied: Made) -> None:
+    """At another scale, on held-out images, or begun for a method that is not asked for."""
+    tiny = copied.out / "paper" / "mnist-1000" / "tiny"
+    quick = copied.out / "paper" / "mnist-1000" / "quick" / "plain" / "seed-0"
+    shutil.copytree(tiny / "plain" / "seed-0", quick)
+    change(quick, **OLD)
+    (quick / records.CONFIG).write_text((quick / records.CONFIG).read_text().replace('"tiny"', '"quick"'))
+    held_out, begun = tiny / "vat" / "seed-0", tiny / "pi" / "seed-0"
+    for folder, method in ((held_out, "vat"), (begun, "pi")):
+        shutil.copytree(tiny / "plain" / "seed-1", folder)
+        config = json.loads((folder / records.CONFIG).read_text()) | {"method": method}
+        config["data"]["validation"] = 5_000 if method == "vat" else 0
+        (folder / records.CONFIG).write_text(json.dumps(config))
+    final = json.loads((held_out / records.FINAL).read_text()) | {"evaluated_on": "validation"}
+    (held_out / records.FINAL).write_text(json.dumps(final))
+    (begun / records.FINAL).unlink()
+    before = ours(copied.out)
+    printed_by(*copied.command)
+    assert ours(copied.out) == before
+
+
 def test_a_record_of_another_version_is_refused(copied: Made, capsys: pytest.CaptureFixture[str]) -> None:
     folder = copied.out / "paper" / "mnist-1000" / "tiny" / "vadd-kl" / "seed-1"
     config = json.loads((folder / records.CONFIG).read_text())
@@ -217,17 +334,34 @@ def test_a_record_of_another_version_is_refused(copied: Made, capsys: pytest.Cap
     (folder / records.CONFIG).write_text(json.dumps(config))
     before = times(copied.out)
     code, printed = fails(capsys, *copied.command)
-    assert code in (1, 2)
-    assert str(folder) in printed
-    assert re.search(r"training.learning_rate: (0.003 → 0.25|0.25 → 0.003)", printed)
+    assert code == 2
+    assert f"training.learning_rate: 0.001 → 0.25: {folder} " in printed
     config["training"]["pace"] = config["training"].pop("learning_rate")
     (folder / records.CONFIG).write_text(json.dumps(config))
     code, printed = fails(capsys, *copied.command)
-    assert code in (1, 2)
-    assert str(folder) in printed
-    assert "training.pace: 0.25 → None" in printed
+    assert code == 2
+    assert f"training.learning_rate: 0.001 → None; training.pace: None → 0.25: {folder} " in printed
     del before[folder / records.CONFIG]
     assert before.items() <= times(copied.out).items()
+
+
+def test_two_records_of_one_run_that_disagree_are_refused(copied: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied.out / "paper" / "mnist-1000" / "tiny" / "plain" / "seed-1"
+    twin = folder.with_name("seed-1-again")
+    shutil.copytree(folder, twin)
+    printed_by(*copied.command)
+    assert [line["n"] for line in ours(copied.out)] == ["2"] * 4, "a copy counts once"
+    final = json.loads((twin / records.FINAL).read_text())
+    final["metrics"]["error"] += 1
+    metrics = (twin / records.METRICS).read_text().splitlines()
+    values = dict(zip(metrics[0].split(","), metrics[-1].split(","), strict=True))
+    values["error"] = str(final["metrics"]["error"])
+    (twin / records.METRICS).write_text("\n".join([*metrics[:-1], ",".join(values.values())]) + "\n")
+    (twin / records.FINAL).write_text(json.dumps(final))
+    code, printed = fails(capsys, *copied.command)
+    assert code == 1
+    assert f"two records of one run disagree: {folder} has" in printed
+    assert str(twin) in printed
 
 
 def test_a_cell_that_fails_leaves_the_others(copied: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,8 +373,8 @@ def test_a_cell_that_fails_leaves_the_others(copied: Made, capsys: pytest.Captur
     assert code == 1
     assert "error: 2 of 8 runs failed; the others are kept" in printed
     assert f"{folder / 'seed-0'}: cannot write" in printed
-    ours = [line for line in lines(copied.out / "table1-tiny.csv") if line["source"] == "paper"]
-    assert [line["n"] for line in ours] == ["2", "0", "2", "2"]
+    found = {(line["method"], line["labels"]): line["n"] for line in ours(copied.out)}
+    assert found == {("plain", "1000"): "2", ("vadd-kl", "1000"): "2", ("vadd-kl", "60000"): "2"}
 
 
 def test_interrupted(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,8 +392,20 @@ def test_interrupted(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[s
         code, printed = fails(capsys, *TABLE1, *METHODS, "--data", made.data, "--out", tmp_path)
     assert code == 130
     assert printed.startswith("stopped; the same command goes on")
-    ours = [line for line in lines(tmp_path / "table1-tiny.csv") if line["source"] == "paper"]
-    assert [line["n"] for line in ours] == ["1", "0", "1", "0"], "what is finished is shown"
+    found = [(line["method"], line["labels"], line["n"]) for line in ours(tmp_path)]
+    assert found == [("plain", "1000", "1"), ("vadd-kl", "1000", "1")], "what is finished is shown"
+
+
+def test_a_row_that_was_asked_for_is_there_before_its_first_run_is(made: Made, copied: Made) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_train", stopped)
+        with pytest.raises(SystemExit):
+            printed_by(*TABLE1, "--methods", "vadd-qe+vat", "--data", made.data, "--out", copied.out)
+    last = lines(copied.out / "table1-tiny.csv")[-1]
+    assert (last["row"], last["n"], last["printed"]) == ("VAdD (QE) + VAT, not in Table 1", "0", "")
 
 
 def test_without_data_and_network(

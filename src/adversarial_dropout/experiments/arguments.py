@@ -104,20 +104,20 @@ class Reproduce(Grid):
     """Train what a table or a figure of the paper shows, and set the results beside its own."""
 
     result: tyro.conf.Positional[Literal["table1", "table2", "table6", "table7", "figure2", "figure3"]]
-    """table1: MNIST. table2: SVHN and CIFAR-10. table6: SVHN. table7: CIFAR-10. figure2: what the units of autoencoders
-    see. figure3: how strongly they are activated."""
+    """table1: MNIST. table2: SVHN and CIFAR-10. table6: CIFAR-10 with all labels, table7: with 4,000, both beside more
+    that others published. figure2: what the units of autoencoders see. figure3: how strongly they are activated."""
     scale: Scale | None = None
     """"paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps. If not given, "quick" for
     a table and "paper" for a figure."""
-    methods: tuple[str, ...] = paper.METHODS
-    """Methods, the rows of a table."""
+    methods: tuple[str, ...] | None = None
+    """Methods to train in each column of a table; if not given, those for which the paper has a figure there."""
     presets: tuple[str, ...] = ()
     """Columns of a table, by the name of their presets; all of them if none is given."""
     family: Literal["paper", "authors"] = "paper"
     """"paper": as the paper states it. "authors": as the authors' released code runs it."""
     seeds: int | None = None
-    """Runs of each cell, with seeds 0, 1, 2, ...; at scale "paper" 8 for a table, as in the paper, and 5 for a figure;
-    else 3 and 1."""
+    """Runs of each cell, with seeds 0, 1, 2, ...; if not given, at scale "paper" as many as in the paper for a table (8
+    for table1, 5 for the others) and 5 for a figure; at "quick" 3, at "tiny" 1."""
     images: int | None = None
     """Test images that the units of a figure's autoencoders are shown; 1,000 if not given."""
     folder: _DataFolder = None
@@ -125,13 +125,13 @@ class Reproduce(Grid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.methods:
+        if self.methods == ():
             raise InvalidValueError(f"expected methods, one at least of {', '.join(paper.METHODS)}, got none")
         _positive(self, "seeds", "images")
         if self.images is not None and not self.is_figure:
             raise InvalidValueError(f"expected --images with a figure alone, got {self.result}; leave it out")
         if self.is_figure:
-            for_tables = {"methods": paper.METHODS, "presets": (), "family": "paper"}
+            for_tables = {"methods": None, "presets": (), "family": "paper"}
             given = [f"--{name}" for name, usual in for_tables.items() if getattr(self, name) != usual]
             if given:
                 raise InvalidValueError(

@@ -1,4 +1,4 @@
-"""The paper's tables with our errors beside its own, from records only."""
+"""The paper's tables as it prints them, with our errors beside its own, from records only."""
 
 import csv
 import io
@@ -10,46 +10,60 @@ from rich.table import Table
 
 from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis.published import LITERATURE, PAPER, Published, Quoted
-from adversarial_dropout.experiments.analysis.tables import markdown
-from adversarial_dropout.experiments.config import Scale, differences
-from adversarial_dropout.experiments.presets.paper import CELLS, METHODS, TITLES, Cell, Source
+from adversarial_dropout.experiments.analysis.published import NAMES, PRINTED, PrintedRow, Published
+from adversarial_dropout.experiments.analysis.settings import check_settings
+from adversarial_dropout.experiments.analysis.tables import distinct, markdown
+from adversarial_dropout.experiments.config import Scale
+from adversarial_dropout.experiments.presets.paper import CELLS, METHODS, STATED, TITLES, Cell
 from adversarial_dropout.experiments.records import Record
 
-TABLES: dict[str, tuple[Source, ...]] = {
-    "table1": ("mnist",),
-    "table2": ("svhn", "cifar10"),
-    "table6": ("svhn",),
-    "table7": ("cifar10",),
-}
-"""Data sets of each table. Table 2 has SVHN and CIFAR-10 beside methods with the same network, Tables 6 and 7 have one
-of them each beside others as well."""
+DASH = "-"
 
 
 def columns(table: str, family: str = "paper") -> tuple[Cell, ...]:
-    """The columns of a table: data sets with few and with all labels.
+    """The columns of a table, in the paper's order.
 
     Raises:
         InvalidValueError: there is no such table, or the family has no such data set.
     """
-    check_choice("table", table, tuple(TABLES))
-    found = tuple(cell for cell in CELLS if cell.family == family and cell.source in TABLES[table])
+    check_choice("table", table, tuple(PRINTED))
+    cells = {(cell.source, cell.all_labels): cell for cell in CELLS if cell.family == family}
+    found = tuple(cells[column] for column in PRINTED[table].columns if column in cells)
     if not found:
         raise InvalidValueError(f"expected a family that has {table}, got {family!r}; the authors' code has no MNIST")
     return found
 
 
+def trained(table: str, family: str = "paper") -> tuple[tuple[Cell, str], ...]:
+    """The cells that `reproduce` trains by itself: those of the paper's own rows where a figure is printed.
+
+    Returns:
+        Column and method of each, column by column.
+
+    Raises:
+        InvalidValueError: there is no such table, or the family has no such data set.
+    """
+    return tuple(
+        (cell, row.method)
+        for place, cell in enumerate(columns(table, family))
+        for row in PRINTED[table].rows
+        if row.method is not None and row.figures[place] is not None
+    )
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One method in one column.
+    """One row in one column.
 
     Attributes:
         errors: Ours in percent, one per seed; empty where nothing has been run.
-        paper: The paper's.
+        paper: The paper's figure.
+        printed: What stands in the paper: the figure, a dash, or nothing where its table has no such row.
     """
 
     errors: tuple[float, ...]
     paper: Published | None
+    printed: str
 
     @property
     def ours(self) -> Published | None:
@@ -63,9 +77,24 @@ class Entry:
         """Ours, n, the paper's, the difference of the means."""
         ours, paper = self.ours, self.paper
         if ours is None:
-            return ("", "", str(paper or ""), "")
+            return ("", "", self.printed, "")
         apart = "" if paper is None else f"{ours.mean - paper.mean:+.2f}"
-        return (str(ours), str(len(self.errors)), str(paper or ""), apart)
+        return (str(ours), str(len(self.errors)), self.printed, apart)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        name: As the paper has it.
+        method: What is trained for it; ``None`` for a row that the paper quotes.
+        entries: One per column.
+    """
+
+    name: str
+    method: str | None
+    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
@@ -76,17 +105,20 @@ class PaperTable:
         name: "table1", ...
         scale: Of our runs.
         columns: What is trained on.
-        rows: Entries by method, one per column.
-        literature: Rows from other papers, by data set.
+        body: All rows: the paper's in its order, then those that it does not have.
         steps: Training steps of our runs in each column, as text.
     """
 
     name: str
     scale: Scale
     columns: tuple[Cell, ...]
-    rows: dict[str, tuple[Entry, ...]]
-    literature: dict[Source, tuple[Quoted, ...]]
+    body: tuple[Row, ...]
     steps: tuple[str, ...]
+
+    @property
+    def rows(self) -> dict[str, tuple[Entry, ...]]:
+        """Entries of the rows that are trained, by method."""
+        return {row.method: row.entries for row in self.body if row.method is not None}
 
     @property
     def title(self) -> str:
@@ -97,7 +129,7 @@ class PaperTable:
     @property
     def header(self) -> tuple[str, ...]:
         """Names of the columns of text."""
-        names = ["method"]
+        names = ["row", "method"]
         for cell, steps in zip(self.columns, self.steps, strict=True):
             what = f"{TITLES[cell.source]}, {cell.labels:,} labels"
             if cell.family == "authors":
@@ -108,20 +140,23 @@ class PaperTable:
     @property
     def lines(self) -> list[tuple[str, ...]]:
         """The rows as text."""
-        return [(method, *(text for entry in entries for text in entry.texts)) for method, entries in self.rows.items()]
-
-    @property
-    def quoted(self) -> list[tuple[str, ...]]:
-        """The rows from other papers as text: method, source, data set, few labels, all labels."""
         return [
-            (row.name, row.citation, TITLES[source], str(row.few or ""), str(row.all or ""))
-            for source, rows in self.literature.items()
-            for row in rows
+            (row.name, row.method or "", *(text for entry in row.entries for text in entry.texts)) for row in self.body
         ]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be known beside it."""
+        repeats = STATED[self.columns[0].source].repeats
+        return (
+            f"Paper: Park, Park, Shin, Moon, AAAI 2018; its own figures are over {repeats} runs, those without ± are "
+            f'quoted there from others, and "{DASH}" is a dash there. Difference: ours minus the paper\'s, in '
+            f"percentage points.",
+            *PRINTED[self.name].notes,
+        )
 
-_PER_COLUMN = 4  # Ours, n, the paper's, the difference.
-QUOTED_HEADER = ("published method", "in", "data", "few labels", "all labels")
+
+_FIRST, _PER_COLUMN = 2, 4  # Row and method; then for each column ours, n, the paper's, the difference.
 
 
 def paper_table(
@@ -130,39 +165,59 @@ def paper_table(
     scale: Scale,
     *,
     family: str = "paper",
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = (),
     shown: Sequence[str] = (),
 ) -> PaperTable:
-    """Put finished runs into a table of the paper. Runs of other experiments, scales and methods are left out.
+    """Put finished runs into a table of the paper. Runs of other experiments and scales are left out.
+
+    Args:
+        name: "table1", ...
+        found: Finished runs.
+        scale: The scale to show.
+        family: The family to show.
+        methods: Methods that get a row even if the paper has none for them; those that were run get one anyway.
+        shown: Presets of the columns to show; all if none is given.
 
     Raises:
-        InvalidValueError: a record's settings are not those of its preset; the difference is shown.
+        InvalidValueError: the settings of runs are not those of their presets, or runs saw different data; the message
+            says which.
+        RecordError: two records of one run disagree.
     """
-    cells = tuple(cell for cell in columns(name, family) if not shown or cell.preset in shown)
+    places = [(place, cell) for place, cell in enumerate(columns(name, family)) if not shown or cell.preset in shown]
+    cells = tuple(cell for _, cell in places)
+    own = [
+        record
+        for record in found
+        if record.config.scale == scale
+        and record.config.preset in {cell.preset for cell in cells}
+        and record.final["evaluated_on"] == "test"
+    ]
+    check_settings((record.folder, record.config.to_dict()) for record in own)
     runs: dict[tuple[str, str], dict[int, Record]] = {}
-    for record in found:
-        config = record.config
-        own = config.scale == scale and config.method in methods and config.preset in {c.preset for c in cells}
-        if own and record.final["evaluated_on"] == "test":
-            _check_settings(record)
-            runs.setdefault((config.preset, config.method), {})[config.seed] = record
+    for record in distinct(own):
+        runs.setdefault((record.config.preset, record.config.method), {})[record.config.seed] = record
     for cell in cells:
-        _check_data([record for (preset, _), own in runs.items() if preset == cell.preset for record in own.values()])
-    rows = {}
-    for method in methods:
-        rows[method] = tuple(
-            Entry(
-                tuple(record.error for _, record in sorted(runs.get((cell.preset, method), {}).items())),
-                PAPER[cell.source, cell.all_labels].get(method),
-            )
-            for cell in cells
+        _check_data(
+            [record for (preset, _), seeds in runs.items() if preset == cell.preset for record in seeds.values()]
         )
-    only_same = name == "table2"
-    literature = {
-        source: tuple(row for row in LITERATURE[source] if row.same_network or not only_same)
-        for source in dict.fromkeys(cell.source for cell in cells)
-    }
-    return PaperTable(name, scale, cells, rows, literature, tuple(_steps(cell, scale) for cell in cells))
+
+    def entry(row: PrintedRow, place: int, cell: Cell) -> Entry:
+        seeds = runs.get((cell.preset, row.method or ""), {})
+        paper = row.figures[place] if row.figures else None
+        printed = str(paper or DASH) if row.figures else ""
+        return Entry(tuple(record.error for _, record in sorted(seeds.items())), paper, printed)
+
+    rows = (*PRINTED[name].rows, *_others(name, {*methods, *(method for _, method in runs)}))
+    body = tuple(Row(row.name, row.method, tuple(entry(row, *where) for where in places)) for row in rows)
+    return PaperTable(name, scale, cells, body, tuple(_steps(cell, scale) for cell in cells))
+
+
+def _others(name: str, methods: set[str]) -> tuple[PrintedRow, ...]:
+    """Rows for methods that the paper's table does not have."""
+    methods -= {row.method for row in PRINTED[name].rows if row.method is not None}
+    return tuple(
+        PrintedRow(f"{NAMES[method]}, not in Table {name[5:]}", method, ()) for method in METHODS if method in methods
+    )
 
 
 def _check_data(column: Sequence[Record]) -> None:
@@ -175,18 +230,6 @@ def _check_data(column: Sequence[Record]) -> None:
         )
 
 
-def _check_settings(record: Record) -> None:
-    config = record.config
-    changed = differences(
-        presets.get(config.preset, config.method, config.scale, config.seed).to_dict(), config.to_dict()
-    )
-    if changed:
-        raise InvalidValueError(
-            f"{record.folder} does not have the settings of its preset (preset → record): {'; '.join(changed)}. Take "
-            f"it away, or give another --out"
-        )
-
-
 def _steps(cell: Cell, scale: Scale) -> str:
     training = presets.get(cell.preset, "plain", scale).training
     if scale == "paper" or training.steps_per_epoch is None:
@@ -195,41 +238,42 @@ def _steps(cell: Cell, scale: Scale) -> str:
 
 
 def as_terminal(table: PaperTable) -> list[str | Table]:
-    """The table for the terminal: ours, one below the other for each column, then the rows from other papers."""
+    """The table for the terminal: its columns one below the other, each with all rows, then the notes."""
     parts: list[str | Table] = [table.title]
-    for place, name in enumerate(table.header[1::_PER_COLUMN]):
-        ours = Table()
-        for text in ("method", "ours", *table.header[2 : 1 + _PER_COLUMN]):
-            ours.add_column(text, no_wrap=True, justify="left" if text == "method" else "right")
+    for place, name in enumerate(table.header[_FIRST::_PER_COLUMN]):
+        first = _FIRST + _PER_COLUMN * place
+        column = Table()
+        column.add_column("row")  # This one alone may wrap.
+        for text in ("method", "ours", *table.header[first + 1 : first + _PER_COLUMN]):
+            column.add_column(text, no_wrap=True, justify="left" if text == "method" else "right")
         for line in table.lines:
-            ours.add_row(line[0], *line[1 + _PER_COLUMN * place : 1 + _PER_COLUMN * (place + 1)])
-        parts += [name, ours]
-    others = Table(*QUOTED_HEADER)
-    for line in table.quoted:
-        others.add_row(*line)
-    return [*parts, "As published by others, same protocol", others]
+            column.add_row(*line[:_FIRST], *line[first : first + _PER_COLUMN])
+        parts += [name, column]
+    return [*parts, *table.notes]
 
 
 def as_markdown(table: PaperTable) -> str:
     """The table as Markdown."""
-    return f"{markdown(table.header, table.lines)}\n\n{markdown(QUOTED_HEADER, table.quoted)}"
+    return "\n".join([markdown(table.header, table.lines), "", *(f"- {note}" for note in table.notes)])
 
 
 def as_csv(table: PaperTable) -> str:
-    """The table as CSV: one line per method and column, numbers in full precision."""
+    """The table as CSV: one line per row and column, numbers in full precision.
+
+    ``printed`` is the paper's cell as text, ``n`` is empty where nothing is trained.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ("table", "scale", "data", "labels", "method", "mean", "std", "n", "paper_mean", "paper_std", "source")
+        (
+            *("table", "scale", "family", "data", "labels", "row", "method"),
+            *("mean", "std", "n", "printed", "paper_mean", "paper_std"),
+        )
     )
-    for method, entries in table.rows.items():
-        for cell, entry in zip(table.columns, entries, strict=True):
+    for row in table.body:
+        for cell, entry in zip(table.columns, row.entries, strict=True):
             ours, paper = (value or (None, None) for value in (entry.ours, entry.paper))
-            where = (table.name, table.scale, cell.source, cell.labels, method)
-            writer.writerow((*where, *ours, len(entry.errors), *paper, cell.family))
-    for source, rows in table.literature.items():
-        for row in rows:
-            for labels, value in (("few", row.few), ("all", row.all)):
-                if value is not None:
-                    writer.writerow((table.name, "", source, labels, row.name, "", "", "", *value, row.citation))
+            where = (table.name, table.scale, cell.family, cell.source, cell.labels, row.name, row.method)
+            number = len(entry.errors) if row.method else None
+            writer.writerow((*where, *ours, number, entry.printed, *paper))
     return text.getvalue()

@@ -97,7 +97,7 @@ def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Gr
         methods: Methods that come first, in this order; others follow by name.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in _distinct(records):
+    for record in distinct(records):
         config = record.config
         preset = config.preset if config.preset != presets.OWN_IMAGES else f"{config.preset}, {config.data.name}"
         key = (preset, config.scale, record.final["evaluated_on"])
@@ -139,8 +139,12 @@ def _labels(members: Sequence[Record]) -> list[tuple[Record, str]]:
     return labels
 
 
-def _distinct(found: Iterable[Record]) -> list[Record]:
-    """Each run once, also where copies of its record lie in several folders."""
+def distinct(found: Iterable[Record]) -> list[Record]:
+    """Each run once, also where copies of its record lie in several folders.
+
+    Raises:
+        RecordError: two records of one run have different errors.
+    """
     by_config: dict[str, Record] = {}
     for record in found:
         twin = by_config.setdefault(json.dumps(record.config.to_dict()), record)

@@ -1,9 +1,9 @@
 """The command that trains what a table or a figure of the paper shows."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -11,14 +11,14 @@ from adversarial_dropout.errors import AdversarialDropoutError, check_choice
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.arguments import Reproduce
 from adversarial_dropout.experiments.commands.terminal import run_grid_shown
-from adversarial_dropout.experiments.config import Scale
+from adversarial_dropout.experiments.config import ExperimentConfig, Scale
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.presets import autoencoder, paper
 
 if TYPE_CHECKING:
     from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
 
-_TABLE_SEEDS = {"tiny": 1, "quick": 3, "paper": 8}
+_TABLE_SEEDS = {"tiny": 1, "quick": 3}  # At scale "paper" as many as in the paper.
 _FIGURE_IMAGES = 1000
 _FIGURE_SEEDS = {"tiny": 1, "paper": 5}
 
@@ -43,6 +43,7 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
         for seed in range(command.seeds or _FIGURE_SEEDS.get(scale, 1))
         for method in autoencoders.METHODS
     ]
+    _refuse_other_settings(command.out, configs)
     place = Place(command.folder)
     images = command.images or _FIGURE_IMAGES
     check_images(images, len(sources.load(configs[0].data, place).test))  # Before anything is trained.
@@ -63,17 +64,20 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
 def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None:
     from adversarial_dropout.experiments.analysis import paper_tables
 
-    columns = tuple(cell.preset for cell in paper_tables.columns(command.result, command.family))
+    cells = paper_tables.columns(command.result, command.family)
+    columns = tuple(cell.preset for cell in cells)
     for name in command.presets:
         check_choice("presets", name, columns)
-    for name in command.methods:
+    for name in command.methods or ():
         check_choice("methods", name, paper.METHODS)
+    seeds = command.seeds or _TABLE_SEEDS.get(scale, paper.STATED[cells[0].source].repeats)
     configs = [
         presets.get(preset, method, scale, seed)
-        for seed in range(command.seeds or _TABLE_SEEDS[scale])
-        for preset in command.presets or columns
-        for method in command.methods
+        for seed in range(seeds)
+        for preset, method in _cells(command)
+        if preset in (command.presets or columns)
     ]
+    _refuse_other_settings(command.out, configs, columns)
     try:
         run_grid_shown(configs, command, Place(command.folder), console)
     except BaseException:  # Also after Ctrl-C or a failed cell, what is finished is shown.
@@ -81,6 +85,42 @@ def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None
             _show_paper_table(command, scale, columns, console)
         raise
     _show_paper_table(command, scale, columns, console)
+
+
+def _cells(command: Reproduce) -> list[tuple[str, str]]:
+    """Preset and method of what is trained: each method that is asked for, or what the paper has a figure for."""
+    from adversarial_dropout.experiments.analysis import paper_tables
+
+    if command.methods is None:
+        return [(cell.preset, method) for cell, method in paper_tables.trained(command.result, command.family)]
+    cells = paper_tables.columns(command.result, command.family)
+    return [(cell.preset, method) for cell in cells for method in command.methods]
+
+
+def _refuse_other_settings(out: Path, configs: Sequence[ExperimentConfig], shown: Sequence[str] = ()) -> None:
+    """Check, before anything is trained, that what is begun below ``out`` is what is asked for, and that the finished
+    runs of the presets ``shown`` are what their presets say.
+    """
+    from adversarial_dropout.experiments.analysis.settings import check_settings
+
+    asked = {records.run_folder(out, config): config for config in configs}
+    places = {out / preset / configs[0].scale for preset in (*shown, *(config.preset for config in configs))}
+
+    def counts(folder: Path, config: dict[str, Any]) -> bool:
+        on_test = not config.get("data", {}).get("validation")  # Errors on held-out images are in no table.
+        return folder in asked or (bool(shown) and on_test and records.is_finished(folder))
+
+    check_settings([found for place in sorted(places) for found in _begun(place) if counts(*found)], asked)
+
+
+def _begun(place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folder and config of each run at ``place`` that has something to keep."""
+    from adversarial_dropout.experiments.training import checkpoint
+
+    for path in sorted(place.glob(f"*/*/{records.CONFIG}")):
+        if records.is_finished(path.parent) or checkpoint.exists(path.parent):
+            with contextlib.suppress(records.RecordError):  # The grid says so for its cell, and goes on with others.
+                yield path.parent, records.read_json(path)
 
 
 def _show_paper_table(command: Reproduce, scale: Scale, columns: Sequence[str], console: Console) -> None:
@@ -92,16 +132,14 @@ def _show_paper_table(command: Reproduce, scale: Scale, columns: Sequence[str], 
         for preset in columns
         for path in sorted((command.out / preset / scale).glob(f"*/*/{records.FINAL}"))
     ]
-    trained = {(record.config.preset, record.config.method) for record in found}
-    methods = {*command.methods, *(method for _, method in trained)}
-    shown = {*command.presets, *(preset for preset, _ in trained)} if command.presets else set(columns)
+    shown = {*command.presets, *(record.config.preset for record in found)} if command.presets else set(columns)
     if found:
         table = paper_tables.paper_table(
             command.result,
             found,
             scale,
             family=command.family,
-            methods=[method for method in paper.METHODS if method in methods],
+            methods=command.methods or (),
             shown=tuple(shown),
         )
         _write_paper_table(table, command.out, console)
@@ -112,7 +150,7 @@ def _write_paper_table(table: "PaperTable", folder: Path, console: Console) -> N
     from adversarial_dropout.experiments.report.runs import write_paper_table
 
     for part in paper_tables.as_terminal(table):
-        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+        console.print(part, highlight=False)
     family = "" if table.columns[0].family == "paper" else f"-{table.columns[0].family}"
     beside = folder / f"{table.name}{family}-{table.scale}"
     records.write_bytes(beside.with_suffix(".md"), (paper_tables.as_markdown(table) + "\n").encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe_run
-from adversarial_dropout.experiments.analysis.paper_tables import QUOTED_HEADER, PaperTable
+from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
 from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
 from adversarial_dropout.experiments.figures import runs as figures
 from adversarial_dropout.experiments.records import Record
@@ -61,7 +61,7 @@ def write_paper_table(table: PaperTable, path: Path) -> None:
     """
     parts = {part for method in table.rows for part in method.split("+")}
     methods = {name: asked for name, asked in presets.METHODS.items() if name in parts}
-    write_page("paper_table.html.j2", path, table=table, quoted_header=QUOTED_HEADER, methods=methods)
+    write_page("paper_table.html.j2", path, table=table, methods=methods)
 
 
 def _section(group: Group) -> _Section:
