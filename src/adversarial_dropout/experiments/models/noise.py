@@ -54,7 +54,8 @@ class Dropout(nn.Module):
         if self.p == 1:
             return x * 0
         drawn = torch.rand_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-        return x * drawn.ge_(self.p).div_(1 - self.p).to(x.dtype)
+        kept = drawn.add_(1 - self.p).floor_()  # 1 where drawn ≥ p. (A comparison has no rule for vmap.)
+        return x * kept.div_(1 - self.p).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
