@@ -78,7 +78,8 @@ def flip_budget(delta: float, units: int) -> int:
     """Count the flips that a budget allows: ``k = floor(δ · H)``.
 
     Flips are counted (Hamming distance). The paper writes ‖εˢ − ε‖₂ ≤ δH, which read to the letter allows (δH)² flips,
-    but its Appendix B counts: 10 of 2048 at δ = 0.005, 6 of 128 at δ = 0.05. Rounding noise does not count: δ = 0.29 of 100 units is 29.
+    but its Appendix B counts: 10 of 2048 at δ = 0.005, 6 of 128 at δ = 0.05. Rounding noise does not count: δ = 0.29 of
+    100 units is 29.
 
     Args:
         delta: Share of the units that may be flipped, in [0, 1].

@@ -180,6 +180,6 @@ def _check_sizes(**sizes: int) -> None:
 def _check_union(first: Tensor, second: Tensor) -> None:
     if not (first | second).any():
         raise InvalidValueError(
-            "expected a unit that is kept in one of the masks, got none: both graphs have no edge, and the Jaccard "
-            "distance of two empty sets is 0 / 0; compare such masks by the edit distance"
+            "expected a unit that is kept in one of the masks, got none: the Jaccard distance of two empty sets is "
+            "0 / 0; compare such masks by the edit distance"
         )

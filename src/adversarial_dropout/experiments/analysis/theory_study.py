@@ -1,4 +1,4 @@
-"""All that the page on the theory shows, computed: equations, penalties, coefficient paths, scale, distances of masks."""
+"""All that the page on the theory shows, computed: equations, penalties, coefficient paths, distances of masks."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -168,10 +168,10 @@ def _activities(diabetes: dict[str, Tensor], x: Tensor, y: Tensor, seed: int) ->
     n, d = _RANDOM
     shapes = ((d,), (n, d), (n,))
     drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    cases = [("random", "random", *drawn), *(("diabetes", name, w, x, y) for name, w in diabetes.items())]
-    return tuple(
-        activity(w, features, targets, flips=(1, 2, _MANY, d), data=data, coefficients=name)
-        for data, name, w, features, targets in cases
+    flips = (1, 2, _MANY, d)
+    return (
+        activity(drawn[0], drawn[1], drawn[2], flips=flips, data="random", coefficients="random"),
+        *(activity(w, x, y, flips=flips, data="diabetes", coefficients=name) for name, w in diabetes.items()),
     )
 
 

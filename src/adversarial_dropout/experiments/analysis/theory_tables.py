@@ -24,7 +24,7 @@ def tables(found: Study) -> list[Titled]:
         ),
         (
             "examples of which more than k features are dropped",
-            ("data", "k", "examples", "as printed", "at most", "as printed, more than k²", "by the library"),
+            ("data", "k", "examples", "printed: over k", "most", "printed: over k²", "library: over k"),
             [_dropped_line(one) for one in found.dropped],
         ),
         (
