@@ -183,7 +183,8 @@ def _compared() -> autoencoders.Comparison:
 def _theory(place: int) -> str:
     found = theory_study.from_dict(read_json(RESULTS / "theory" / "theory.json"))
     _, header, lines = theory_tables.tables(found)[place]
-    return tables.markdown(header, lines)
+    said = "" if place else f"\n\n{found.problems:,} random problems."
+    return tables.markdown(header, lines) + said
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -1,4 +1,4 @@
-"""The penalties of eqs. 13 and 16, example by example: closed forms, scale, how many are active, how many are dropped."""
+"""The penalties of eqs. 13 and 16, example by example: closed forms, scale, how many are active, what is dropped."""
 
 import pytest
 import torch
