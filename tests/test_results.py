@@ -3,6 +3,8 @@
 import statistics
 from pathlib import Path
 
+import pytest
+
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import autoencoders, theory_study
 from adversarial_dropout.experiments.analysis.paper_tables import PaperTable, paper_table
