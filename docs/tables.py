@@ -16,7 +16,7 @@ import search_tables
 import speed_tables
 
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis import autoencoders, paper_tables, tables, theory_study
+from adversarial_dropout.experiments.analysis import autoencoders, paper_tables, tables, theory_study, theory_tables
 from adversarial_dropout.experiments.analysis.published import Published
 from adversarial_dropout.experiments.config import Scale, differences
 from adversarial_dropout.experiments.presets import paper
@@ -176,8 +176,9 @@ def _compared() -> autoencoders.Comparison:
 
 def _theory(place: int) -> str:
     found = theory_study.from_dict(read_json(RESULTS / "theory" / "theory.json"))
-    _, header, lines = theory_study.tables(found)[place]
-    return tables.markdown(header, lines)
+    _, header, lines = theory_tables.tables(found)[place]
+    said = "" if place else f"\n\n{found.problems:,} random problems."
+    return tables.markdown(header, lines) + said
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -206,8 +207,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "autoencoders": autoencoders_measured,
     "autoencoder-claims": autoencoder_claims,
     "theory-equations": partial(_theory, 0),
-    "theory-paths": partial(_theory, 1),
-    "theory-scale": partial(_theory, 2),
+    "theory-dropped": partial(_theory, 1),
+    "theory-penalties": partial(_theory, 2),
+    "theory-active": partial(_theory, 3),
+    "theory-paths": partial(_theory, 4),
+    "theory-scale": partial(_theory, 5),
+    "theory-distances": partial(_theory, 6),
     "search-quality": search_tables.search_quality,
     "search-steps": search_tables.search_steps,
 }

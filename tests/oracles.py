@@ -53,6 +53,29 @@ def algorithm_1(mask: Sequence[int], jacobian: Sequence[float], max_flips: int) 
     return adversarial
 
 
+def printed_algorithm_1(
+    mask: Sequence[int], jacobian: Sequence[float], bound: float, *, largest_first: bool = False, count: bool = False
+) -> list[int]:
+    """Algorithm 1 to the letter: z in ascending order, and ‖εˢ − ε‖₂ ≤ δH tested before a flip; ``bound`` is δH.
+
+    ``largest_first`` and ``count`` (flips in the place of the norm) mend one slip each.
+    """
+    adversarial = list(mask)
+    order = sorted(range(len(mask)), key=lambda unit: -abs(jacobian[unit]) if largest_first else abs(jacobian[unit]))
+    d = 1
+    while d <= len(mask):
+        flips = sum((a - b) ** 2 for a, b in zip(mask, adversarial, strict=True))
+        if (flips if count else math.sqrt(flips)) > bound:
+            break
+        unit = order[d - 1]
+        if adversarial[unit] == 0 and jacobian[unit] > 0:
+            adversarial[unit] = 1
+        elif adversarial[unit] == 1 and jacobian[unit] < 0:
+            adversarial[unit] = 0
+        d += 1
+    return adversarial
+
+
 def log_softmax(logits: Sequence[float]) -> list[float]:
     top = max(logits)
     log_sum = top + math.log(sum(math.exp(logit - top) for logit in logits))

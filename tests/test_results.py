@@ -3,6 +3,8 @@
 import statistics
 from pathlib import Path
 
+import pytest
+
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import autoencoders, theory_study
 from adversarial_dropout.experiments.analysis.paper_tables import PaperTable, paper_table
@@ -137,6 +139,12 @@ def test_the_equations_hold() -> None:
     found = theory_study.from_dict(read_json(RESULTS / "theory" / "theory.json"))
     for one in found.deviations:
         assert (max(one.value, one.gradient or 0) < 1e-10) == one.holds
+    (printed,) = (one for one in found.deviations if one.claim == "adversarial dropout, dropped as printed in eq. 14")
+    assert (found.problems, printed.value < 1e-15) == (3000, True)
+    assert found.rescalings[0].highest == pytest.approx((1, 1, 10, 100))
+    assert max(one.ours for one in found.dropped) == 0 < max(one.printed for one in found.dropped)
+    assert [one.training for one in found.activities] == pytest.approx([1, 1, 0.4, 1])
+    assert max(share for one in found.activities for share in one.dropout) < 0.6
     scale = {one.method: one.change for one in found.scale}
     assert scale.pop("adversarial dropout") < 1e-4
     assert min(scale.values()) > 0.1

@@ -77,8 +77,9 @@ _COMPARES_DOUBLES = _bernoulli_compares_doubles()
 def flip_budget(delta: float, units: int) -> int:
     """Count the flips that a budget allows: ``k = floor(δ · H)``.
 
-    Flips are counted (Hamming distance). The paper writes an L2 norm, but its text and figures count: 10 of 2048 at
-    δ = 0.005, 6 of 128 at δ = 0.05. Rounding noise does not count: δ = 0.29 of 100 units is 29.
+    Flips are counted (Hamming distance). The paper writes ‖εˢ − ε‖₂ ≤ δH, which read to the letter allows (δH)² flips,
+    but its Appendix B counts: 10 of 2048 at δ = 0.005, 6 of 128 at δ = 0.05. Rounding noise does not count: δ = 0.29 of
+    100 units is 29.
 
     Args:
         delta: Share of the units that may be flipped, in [0, 1].
@@ -118,9 +119,14 @@ def adversarial_mask(mask: Tensor, jacobian: Tensor, *, max_flips: int) -> Tenso
     :math:`(1 - 2\varepsilon^s_i)\,J_i`. The ``max_flips`` units with the largest *positive* gain are flipped: the exact
     optimum of the linearised problem. Ties go to the lower index, on every device.
 
-    Two slips of the printed algorithm are mended. It sorts |J| in *ascending* order, which would flip the least
-    influential units; the paper's text and the authors' code take the largest. It tests the budget *before* a flip,
-    which lets one flip too many through.
+    The paper's text speaks of dynamic programming for the 0/1 knapsack problem; what it prints is a greedy pass over a
+    sort. Every flip weighs the same, 1, so the pass is exact. "No increment in the divergence" has no line of its own
+    there: only flips with a positive gain are made, which may be fewer than k.
+
+    Three slips of the printed algorithm are mended. It sorts |J| in *ascending* order, which would flip the least
+    influential units; the paper's text, its eq. 14 (the k lowest) and the authors' code take the most influential. It
+    tests the distance with ≤ *before* a flip, which lets one flip too many through. The distance is an L2 norm, the
+    root of the number of flips (see :func:`flip_budget`).
 
     Args:
         mask: Base mask εˢ, shape (N, H), bool (``True`` = kept) or floating with entries 0 and 1.

@@ -1,4 +1,4 @@
-"""Dropout conditions as graphs: edge counts against the propositions, and networkx's search as the oracle."""
+"""Dropout conditions as graphs and as sets, eqs. 17 to 21: counts against the propositions, networkx as the oracle."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
 from adversarial_dropout.experiments.analysis.distances import (
+    Proportion,
     dropout_graph,
     graph_edit_distance,
     jaccard_distance,
+    proportions,
     proposition_1,
     proposition_2,
 )
@@ -64,7 +66,7 @@ def test_counted_edges_give_the_propositions(units: int, below: int, above: int)
         assert counted == proposition_1(first, second, below=below, above=above) == (below + above) * flips
         if kept:
             assert proposition_2(first, second) == float(Fraction(flips, kept))
-            assert jaccard_distance(first, second, below=below, above=above) == pytest.approx(flips / kept, abs=1e-15)
+            assert jaccard_distance(first, second) == float(Fraction(flips, kept))
 
 
 @pytest.mark.parametrize(
@@ -83,10 +85,50 @@ def test_without_names_proposition_1_fails() -> None:
     assert proposition_1(first, second, below=1, above=1) == 4
 
 
-def test_the_norm_is_a_count() -> None:
+def test_the_norms_are_counts() -> None:
+    """docs/theory.md, "How far apart two masks are"."""
     first, second = mask(1, 1, 1, 1), mask(0, 0, 0, 0)
     assert proposition_1(first, second, below=2, above=1) == 3 * 4
     assert (first.double() - second.double()).norm() == 2  # L2: the root of the count
+    first, second = mask(1, 1, 1, 1), mask(0, 1, 1, 1)
+    assert jaccard_distance(first, second) == proposition_2(first, second) == 1 / 4
+    union = (first | second).double()
+    assert (first.double() - second.double()).norm() / union.norm() == 1 / 2  # Eq. 21 to the letter: the root.
+
+
+@pytest.mark.parametrize(("below", "above"), SIZES)
+@pytest.mark.parametrize("units", range(1, 5))
+def test_sets_of_edges_have_the_jaccard_distance_of_the_sets_of_nodes(units: int, below: int, above: int) -> None:
+    for first, second in pairs(units):
+        if (first | second).any():
+            (_, edges1), (_, edges2) = (dropout_graph(kept, below=below, above=above) for kept in (first, second))
+            of_edges = Fraction(len(edges1 ^ edges2), len(edges1 | edges2))
+            assert jaccard_distance(first, second) == float(of_edges)
+
+
+def test_more_flips_may_be_nearer_in_jaccard_distance() -> None:
+    """docs/theory.md: from 1000 to 0000 is one flip and the Jaccard distance 1, to 1110 two flips and 2/3."""
+    base, near, far = mask(1, 0, 0, 0), mask(0, 0, 0, 0), mask(1, 1, 1, 0)
+    edits = [graph_edit_distance(base, other, below=1, above=1) for other in (near, far)]
+    assert edits == [2, 4]
+    assert [jaccard_distance(base, other) for other in (near, far)] == [1, 2 / 3]
+
+
+def test_which_quotients_of_eq_17_are_constant() -> None:
+    found = {(one.quotient, one.pairs): (one.lowest, one.highest) for one in proportions(units=4, below=3, above=2)}
+    assert found == {
+        ("GED / ‖ε1 − ε2‖₂²", "all"): pytest.approx((5, 5)),
+        ("GED / ‖ε1 − ε2‖₂, as printed", "all"): pytest.approx((5, 10)),
+        ("JD / ‖ε1 − ε2‖₂²", "all"): pytest.approx((1 / 4, 1)),
+        ("JD / ‖ε1 − ε2‖₂²", "ε1 keeps all units"): pytest.approx((1 / 4, 1 / 4)),
+        ("JD / ‖ε1 − ε2‖₂, as printed", "all"): pytest.approx((1 / 4, 1)),
+        ("JD / GED", "all"): pytest.approx((1 / 20, 1 / 5)),
+        ("eq. 21 with ‖·‖₂ / JD", "all"): pytest.approx((1, 2)),
+    }
+    alone = proportions(units=1, below=1, above=1)
+    assert Proportion(quotient="JD / GED", pairs="all", lowest=0.5, highest=0.5) in alone
+    with pytest.raises(InvalidValueError, match="units, a count of units, to be 1 or more, got 0"):
+        proportions(units=0, below=1, above=1)
 
 
 @pytest.mark.parametrize(("below", "above"), SIZES)
@@ -103,7 +145,7 @@ def test_both_are_metrics(units: int) -> None:
     masks = [mask(*kept) for kept in product((0, 1), repeat=units) if any(kept)]
     distances: list[Callable[[Tensor, Tensor], float]] = [
         lambda a, b: graph_edit_distance(a, b, below=2, above=1),
-        lambda a, b: jaccard_distance(a, b, below=2, above=1),
+        jaccard_distance,
     ]
     for distance in distances:
         for a, b, c in product(masks, repeat=3):
@@ -113,20 +155,19 @@ def test_both_are_metrics(units: int) -> None:
 
 
 @pytest.mark.parametrize("units", [0, 1, 4])
-def test_jaccard_distance_of_two_empty_graphs_is_undefined(units: int) -> None:
+def test_jaccard_distance_of_two_empty_sets_is_undefined(units: int) -> None:
     nothing = torch.zeros(units, dtype=torch.bool)
     assert graph_edit_distance(nothing, nothing, below=1, above=1) == 0
     with pytest.raises(
         InvalidValueError, match=r"kept in one of the masks, got none: .* 0 / 0; compare .* edit distance"
     ):
-        jaccard_distance(nothing, nothing, below=1, above=1)
+        jaccard_distance(nothing, nothing)
     with pytest.raises(InvalidValueError, match="got none"):
         proposition_2(nothing, nothing)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "graph_edit_distance": graph_edit_distance,
-    "jaccard_distance": jaccard_distance,
     "proposition_1": proposition_1,
 }
 
@@ -152,10 +193,13 @@ def test_bad_arguments(
         FUNCTIONS[name](first, second, below=below, above=above)
 
 
-def test_bad_arguments_of_the_graph_and_of_proposition_2() -> None:
+def test_bad_arguments_of_the_graph_and_of_sets() -> None:
     with pytest.raises(InvalidTypeError, match="bool tensor"):
         dropout_graph(torch.ones(3), below=1, above=1)
     with pytest.raises(InvalidValueError, match="above"):
         dropout_graph(mask(1), below=1, above=0)
-    with pytest.raises(InvalidValueError, match="one layer"):
-        proposition_2(mask(1), mask(1, 0))
+    for distance in (jaccard_distance, proposition_2):
+        with pytest.raises(InvalidValueError, match="one layer"):
+            distance(mask(1), mask(1, 0))
+        with pytest.raises(InvalidTypeError, match="bool tensor"):
+            distance(mask(1), torch.ones(1))

@@ -272,12 +272,12 @@ def small_study() -> Study:
     return study(problems=20, levels=4)
 
 
-def test_what_should_hold_does_and_the_counterexamples_do_not(small_study: Study) -> None:
-    assert {deviation.equation for deviation in small_study.deviations} == {"11", "13", "16", "J(εˢ)"}
+def test_what_should_hold_does_and_the_other_readings_do_not(small_study: Study) -> None:
+    assert {deviation.equation for deviation in small_study.deviations} == {"9", "10", "11", "13", "16", "J(εˢ)"}
     for deviation in small_study.deviations:
         worst = max(deviation.value, deviation.gradient or 0.0)
         assert worst < 1e-10 if deviation.holds else worst > 0.1, deviation.claim
-    assert [deviation.holds for deviation in small_study.deviations].count(False) == 3
+    assert [deviation.holds for deviation in small_study.deviations].count(False) == 8
     assert 0 < small_study.overshoot < 0.5
 
 
@@ -292,6 +292,28 @@ def test_only_adversarial_dropout_ignores_the_scale_of_a_feature(small_study: St
     assert changes.pop("adversarial dropout") < 1e-3
     assert len(changes) == 3
     assert min(changes.values()) > 0.05
+
+
+def test_the_discussions_two_differences_on_diabetes(small_study: Study) -> None:
+    residual_kept = small_study.rescalings[0]
+    assert residual_kept.lowest == pytest.approx((1, 1, 10, 100))
+    assert residual_kept.highest == pytest.approx((1, 1, 10, 100))
+    by_coefficients = {(one.data, one.coefficients.split(",")[0]): one for one in small_study.activities}
+    everywhere = by_coefficients["diabetes", "least squares"]
+    assert everywhere.training == 1
+    assert everywhere.flips == (1, 2, 5, 10)
+    assert everywhere.dropout[0] == pytest.approx(0.1)
+    assert max(everywhere.dropout) < 0.6
+    assert by_coefficients["diabetes", "adversarial training"].training == pytest.approx(0.4)
+    assert by_coefficients["random", "random"].training == 1
+
+
+def test_the_print_drops_more_than_k_on_diabetes_where_coefficients_are_0(small_study: Study) -> None:
+    over = {(one.data.split(",")[1], one.flips): one.printed for one in small_study.dropped if one.flips}
+    assert over.pop((" adversarial training", 5)) == 442
+    assert 0 < over.pop((" adversarial training", 1)) < 442
+    assert set(over.values()) == {0}
+    assert {one.ours for one in small_study.dropped} == {0}
 
 
 def test_the_study_is_repeatable_and_its_settings_are_checked(small_study: Study) -> None:

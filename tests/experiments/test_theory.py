@@ -1,4 +1,4 @@
-"""The paper's equations on linear regression and eq. 11: against loops, closed forms, brute force and differences."""
+"""The paper's equations on linear regression: against loops, closed forms and brute force."""
 
 import math
 from collections.abc import Callable
@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from adversarial_dropout.divergences import cross_entropy, kl_divergence, quadratic_error
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
 from adversarial_dropout.experiments.analysis import theory
 
@@ -129,20 +128,30 @@ def test_a_coefficient_of_0_leaves_its_feature_alone() -> None:
     assert theory.dropout_masks(w, x, y, k=2).tolist() == [[1, 1]]
 
 
+def test_gamma_of_adversarial_training_knows_nothing_of_the_features() -> None:
+    w, x, y = drawn()
+    w = w.detach()
+    signs = w.sign()
+    parts = theory.decompose_training(w, x, y, delta=0.3)
+    assert torch.equal(parts.gamma, 7 * torch.outer(signs, signs))
+    assert float(parts.quadratic) == pytest.approx(0.3**2 * 7 * float(w.abs().sum()) ** 2)
+    inner = float(parts.loss + parts.first_order) + 0.3**2 * float(parts.gamma.trace() * (w @ w))
+    assert abs(inner / float(theory.adversarial_training(w, x, y, delta=0.3)) - 1) > 1e-3  # Γ as a number
+
+
 # Eqs. 14 to 16, 25 to 31
 
+RULES = pytest.mark.parametrize("printed", [False, True], ids=["ours", "printed"])
 
-@pytest.mark.parametrize("exactly", [False, True])
+
+@RULES
 @given(problem=problems(), data=st.data())
-def test_adversarial_dropout_equals_its_decomposition(problem: Problem, exactly: bool, data: st.DataObject) -> None:
+def test_adversarial_dropout_equals_its_decomposition(problem: Problem, printed: bool, data: st.DataObject) -> None:
     w, x, y = problem
     k = data.draw(st.integers(0, len(w)))
-    direct = float(theory.adversarial_dropout(w, x, y, k=k, exactly=exactly))
-    signed = float(theory.decompose_dropout(w, x, y, k=k, exactly=exactly, signed=True).total)
-    assert direct == pytest.approx(signed, rel=EXACT, abs=1e-14 * scale(*problem))
-    if not exactly:
-        printed = float(theory.decompose_dropout(w, x, y, k=k).total)
-        assert direct == pytest.approx(printed, rel=EXACT, abs=1e-14 * scale(*problem))
+    direct = float(theory.adversarial_dropout(w, x, y, k=k, printed=printed))
+    parts = theory.decompose_dropout(w, x, y, k=k, printed=printed)
+    assert direct == pytest.approx(float(parts.total), rel=EXACT, abs=1e-14 * scale(*problem))
 
 
 @given(problem=problems(), data=st.data())
@@ -154,36 +163,112 @@ def test_adversarial_dropout_is_the_closed_form(problem: Problem, data: st.DataO
     assert float(theory.adversarial_dropout(*problem, k=k)) == pytest.approx(expected, rel=EXACT)
 
 
-@pytest.mark.parametrize("exactly", [False, True])
 @given(problem=problems(), data=st.data())
-def test_masks_are_the_lowest_of_all_that_the_rule_allows(problem: Problem, exactly: bool, data: st.DataObject) -> None:
+def test_masks_are_the_lowest_of_all_that_the_rule_allows(problem: Problem, data: st.DataObject) -> None:
     w, x, y = problem
     k = data.draw(st.integers(0, len(w)))
-    masks = theory.dropout_masks(w, x, y, k=k, exactly=exactly)
+    masks = theory.dropout_masks(w, x, y, k=k)
     jacobian = x * theory.input_gradients(w, x, y)
     for mask, row in zip(masks.tolist(), jacobian.tolist(), strict=True):
-        allowed = [set(drop) for size in range(k * exactly, k + 1) for drop in combinations(range(len(row)), size)]
+        allowed = [set(drop) for size in range(k + 1) for drop in combinations(range(len(row)), size)]
         dropped = {unit for unit, kept in enumerate(mask) if not kept}
         assert dropped in allowed
         sums = [sum(row[unit] for unit in drop) for drop in allowed]
         assert sum(row[unit] for unit in dropped) == pytest.approx(min(sums), rel=1e-12)
-        assert exactly or all(row[unit] < 0 for unit in dropped)
+        assert all(row[unit] < 0 for unit in dropped)
 
 
-def test_the_printed_rule_breaks_eq_16() -> None:
-    """docs/theory.md, "Adversarial dropout": x = (1, 2), y = 0, w = (1, −1), k = 2."""
+@given(problem=problems(), data=st.data())
+def test_the_printed_rule_is_eq_14_and_drops_all_that_we_drop(problem: Problem, data: st.DataObject) -> None:
+    w, x, y = problem
+    k = data.draw(st.integers(1, len(w)))
+    jacobian = (x * theory.input_gradients(w, x, y)).tolist()
+    ours, printed = (theory.dropout_masks(w, x, y, k=k, printed=p).tolist() for p in (False, True))
+    for row, mask, other in zip(jacobian, ours, printed, strict=True):
+        s = sorted(row)[k - 1]
+        assert other == [0 if value <= min(s, 0) else 1 for value in row]
+        assert all(kept or not also for kept, also in zip(mask, other, strict=True))
+        more = {row[unit] for unit, (kept, also) in enumerate(zip(mask, other, strict=True)) if kept and not also}
+        assert more <= {0, min(s, 0)}  # What goes beyond ours has x ∂l/∂x = 0, or ties with s.
+        if 0 not in row and row.count(s) == 1:
+            assert mask == other
+
+
+@RULES
+def test_without_flips_nothing_is_dropped(printed: bool) -> None:
+    w, x, y = vector(0, 0), vector(1, 2).view(1, 2), vector(0)
+    assert theory.dropout_masks(w, x, y, k=0, printed=printed).tolist() == [[1, 1]]
+    parts = theory.decompose_dropout(vector(1, -1), x, y, k=0, printed=printed)
+    assert (float(parts.first_order), float(parts.quadratic)) == (0, 0)
+
+
+def test_the_sign_condition_keeps_what_helps() -> None:
+    """docs/theory.md, "Adversarial dropout": x = (1, 2), y = 0, w = (1, −1), k = 2; x ∂l/∂x = (−2, 4)."""
     w, x, y = vector(1, -1), vector(1, 2).view(1, 2), vector(0)
     assert (x * theory.input_gradients(w, x, y)).tolist() == [[-2, 4]]
-    assert theory.dropout_masks(w, x, y, k=2, exactly=True).tolist() == [[0, 0]]
-    assert float(theory.adversarial_dropout(w, x, y, k=2, exactly=True)) == 0
-    printed = theory.decompose_dropout(w, x, y, k=2, exactly=True)
-    assert [float(t) for t in (printed.loss, printed.first_order, printed.quadratic, printed.total)] == [1, 6, 1, 8]
-    signed = theory.decompose_dropout(w, x, y, k=2, exactly=True, signed=True)
-    assert [float(t) for t in (signed.loss, signed.first_order, signed.quadratic, signed.total)] == [1, -2, 1, 0]
-    assert theory.dropout_masks(w, x, y, k=2).tolist() == [[0, 1]]
-    assert float(theory.adversarial_dropout(w, x, y, k=2)) == 4
-    ours = theory.decompose_dropout(w, x, y, k=2)
-    assert [float(t) for t in (ours.loss, ours.first_order, ours.quadratic, ours.total)] == [1, 2, 1, 4]
+    for printed in (False, True):
+        assert theory.dropout_masks(w, x, y, k=2, printed=printed).tolist() == [[0, 1]]
+        assert float(theory.adversarial_dropout(w, x, y, k=2, printed=printed)) == 4
+        parts = theory.decompose_dropout(w, x, y, k=2, printed=printed)
+        assert [float(t) for t in (parts.loss, parts.first_order, parts.quadratic, parts.total)] == [1, 2, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "w", "x", "y", "k", "ours", "printed"),
+    [
+        ("residual of 0", (1, 2, 3), (1, 1, 1), 6, 1, [1, 1, 1], [0, 0, 0]),
+        ("feature and coefficient of 0", (1, 2, 0, 1), (1, 0, 5, -3), -1, 1, [0, 1, 1, 1], [0, 1, 1, 1]),
+        ("the same, two to drop", (1, 2, 0, 1), (1, 0, 5, -3), -1, 2, [0, 1, 1, 1], [0, 0, 0, 1]),
+        ("tie", (1, 1, 1), (1, 1, -1), 3, 1, [0, 1, 1], [0, 0, 1]),
+    ],
+)
+def test_the_printed_rule_drops_more_than_k(
+    name: str, w: tuple[float, ...], x: tuple[float, ...], y: float, k: int, ours: list[int], printed: list[int]
+) -> None:
+    """docs/theory.md, "Adversarial dropout", the examples; eq. 16 holds in each."""
+    problem = vector(*w), vector(*x).view(1, -1), vector(y)
+    assert theory.dropout_masks(*problem, k=k).tolist() == [ours], name
+    assert theory.dropout_masks(*problem, k=k, printed=True).tolist() == [printed]
+    direct = float(theory.adversarial_dropout(*problem, k=k, printed=True))
+    assert float(theory.decompose_dropout(*problem, k=k, printed=True).total) == direct
+
+
+def test_values_by_hand_where_the_residual_is_0() -> None:
+    """docs/theory.md: x = (1, 1, 1), y = 6, w = (1, 2, 3): eq. 15 as printed is y² = 36, all of it third term."""
+    problem = vector(1, 2, 3), vector(1, 1, 1).view(1, 3), vector(6)
+    parts = theory.decompose_dropout(*problem, k=1, printed=True)
+    assert [float(t) for t in (parts.loss, parts.first_order, parts.quadratic)] == [0, 0, 36]
+    assert float(theory.adversarial_dropout(*problem, k=1, printed=True)) == 36
+    assert float(theory.adversarial_dropout(*problem, k=1)) == 0
+
+
+def test_a_dropped_feature_without_effect_has_a_kink_in_eq_16() -> None:
+    """docs/theory.md: x = (2, 1), y = 0, w = (0, 1), k = 2: the slopes by w_0 are 0 and 4."""
+    w, x, y = vector(0, 1).requires_grad_(), vector(2, 1).view(1, 2), vector(0)
+    assert theory.dropout_masks(w, x, y, k=2, printed=True).tolist() == [[0, 1]]
+    assert theory.dropout_masks(w, x, y, k=2).tolist() == [[1, 1]]
+    direct, parts = (
+        theory.adversarial_dropout(w, x, y, k=2, printed=True),
+        theory.decompose_dropout(w, x, y, k=2, printed=True),
+    )
+    assert (direct.item(), parts.total.item()) == (1, 1)
+    slopes = [float(gradient[0]) for gradient in gradients_by_w(w, direct, parts.total)]
+    assert slopes == [0, 4]
+
+
+@pytest.mark.parametrize("k", range(6))
+def test_the_first_two_terms_are_eq_9_and_the_third_is_what_it_leaves_out(k: int) -> None:
+    w, x, y = drawn()
+    w = w.detach()
+    masks = theory.dropout_masks(w, x, y, k=k)
+    ones = torch.ones_like(x).requires_grad_()
+    loss = theory.squared_error(w, ones * x, y)
+    (jacobian,) = torch.autograd.grad(loss, ones)
+    expansion = float(loss.detach()) + float(((masks - 1) * jacobian).sum())
+    parts = theory.decompose_dropout(w, x, y, k=k)
+    assert float(parts.loss + parts.first_order) == pytest.approx(expansion, rel=EXACT)
+    left_out = float(theory.adversarial_dropout(w, x, y, k=k)) - expansion
+    assert float(parts.quadratic) == pytest.approx(left_out, rel=EXACT, abs=1e-12)
 
 
 def test_gamma_of_adversarial_dropout_is_the_sum_of_outer_products() -> None:
@@ -270,76 +355,17 @@ def test_gradient_of_adversarial_training(delta: float, seed: int) -> None:
     assert torch.autograd.gradcheck(lambda w: theory.adversarial_training(w, x, y, delta=delta), (w,))
 
 
-@pytest.mark.parametrize("exactly", [False, True])
+@RULES
 @pytest.mark.parametrize("k", range(6))
-def test_gradient_of_adversarial_dropout(k: int, exactly: bool) -> None:
+def test_gradient_of_adversarial_dropout(k: int, printed: bool) -> None:
     w, x, y = drawn()
-    parts = theory.decompose_dropout(w, x, y, k=k, exactly=exactly, signed=exactly)
-    direct, decomposed = gradients_by_w(w, theory.adversarial_dropout(w, x, y, k=k, exactly=exactly), parts.total)
+    parts = theory.decompose_dropout(w, x, y, k=k, printed=printed)
+    direct, decomposed = gradients_by_w(w, theory.adversarial_dropout(w, x, y, k=k, printed=printed), parts.total)
     torch.testing.assert_close(decomposed, direct, rtol=EXACT, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda w: theory.adversarial_dropout(w, x, y, k=k, exactly=exactly), (w,))
-    if not exactly:
-        signs = (y - x @ w).sign().unsqueeze(1)
-        closed = ((y - x @ w).abs() + (signs * x * w).clamp(min=0).topk(k, dim=1).values.sum(dim=1)).square().sum()
-        torch.testing.assert_close(direct, gradients_by_w(w, closed)[0], rtol=EXACT, atol=1e-12)
-
-
-# Eq. 11
-
-DIVERGENCES = {"kl": kl_divergence, "qe": quadratic_error, "ce": cross_entropy}
-Case = tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]
-
-
-@st.composite
-def networks(draw: st.DrawFn) -> Case:
-    """A nonlinear network, activations, target logits, labels and a base mask that drops a unit."""
-    n, units, classes = draw(st.integers(1, 4)), draw(st.integers(2, 6)), draw(st.integers(2, 4))
-    with torch.random.fork_rng():
-        torch.manual_seed(draw(st.integers(0, 10**6)))
-        activation = draw(st.sampled_from([nn.Tanh(), nn.Softplus(), nn.ELU()]))
-        upper = nn.Sequential(nn.Linear(units, 6), activation, nn.Linear(6, classes)).double()
-        h, logits = torch.randn(n, units).double(), torch.randn(n, classes).double()
-        mask = (torch.rand(n, units) < 0.5).double()
-        mask[:, 0] = 0
-        return upper, h, logits, torch.randint(classes, (n,)), mask
-
-
-@pytest.mark.parametrize("name", DIVERGENCES)
-@given(case=networks(), labelled=st.booleans())
-def test_equation_11(case: Case, name: str, labelled: bool) -> None:
-    upper, h, logits, labels, _ = case
-    target = labels if labelled else logits
-    left, right = theory.sides_of_equation_11(h, upper=upper, target=target, divergence=DIVERGENCES[name])
-    assert left.shape == h.shape
-    torch.testing.assert_close(left, right, rtol=EXACT, atol=1e-14)
-
-
-@pytest.mark.parametrize("name", DIVERGENCES)
-@given(case=networks())
-def test_jacobian_equals_central_differences(case: Case, name: str) -> None:
-    upper, h, logits, _, mask = case
-    jacobian = theory.jacobian_at(mask, h, upper=upper, target=logits, divergence=DIVERGENCES[name])
-    step = 1e-5
-    for unit in range(h.shape[1]):
-        shift = torch.zeros_like(mask)
-        shift[:, unit] = step
-        with torch.no_grad():
-            up, down = (DIVERGENCES[name](logits, upper(h * (mask + s))) for s in (shift, -shift))
-        torch.testing.assert_close(jacobian[:, unit], (up - down) / (2 * step), rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize("name", ["kl", "qe"])
-@given(case=networks())
-def test_jacobian_at_the_base_mask_is_0_for_its_own_output_and_not_for_labels(case: Case, name: str) -> None:
-    upper, h, _, labels, mask = case
-    own = upper(h * mask)
-    at_base = theory.jacobian_at(mask, h, upper=upper, target=own, divergence=DIVERGENCES[name])
-    assert at_base.abs().max() <= 1e-14
-    at_one = theory.jacobian_at(torch.ones_like(mask), h, upper=upper, target=own, divergence=DIVERGENCES[name])
-    assert at_one.abs().max() > 1e-8
-    with_labels = theory.jacobian_at(mask, h, upper=upper, target=labels, divergence=DIVERGENCES[name])
-    assert with_labels.abs().max() > 1e-8
-    assert all(parameter.grad is None for parameter in upper.parameters())
+    assert torch.autograd.gradcheck(lambda w: theory.adversarial_dropout(w, x, y, k=k, printed=printed), (w,))
+    signs = (y - x @ w).sign().unsqueeze(1)
+    closed = ((y - x @ w).abs() + (signs * x * w).clamp(min=0).topk(k, dim=1).values.sum(dim=1)).square().sum()
+    torch.testing.assert_close(direct, gradients_by_w(w, closed)[0], rtol=EXACT, atol=1e-12)
 
 
 # Bad arguments
@@ -405,19 +431,3 @@ def test_bad_k(function: Callable[..., Any], k: Any, error: type[Exception], mes
 def test_bad_delta(function: Callable[..., Any], delta: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         function(*drawn(), delta=delta)
-
-
-@pytest.mark.parametrize(
-    ("mask", "h", "error", "message"),
-    [
-        (X.float(), X, InvalidTypeError, "mask to be a float64 tensor, got torch.float32"),
-        (X.bool(), X, InvalidTypeError, "mask to be a float64 tensor, got torch.bool"),
-        (X, X.float(), InvalidTypeError, "h to be a float64 tensor"),
-        (X.T, X, InvalidValueError, r"mask to have the shape of h \(3, 2\), got \(2, 3\)"),
-        (Y, Y, InvalidValueError, r"h to have 2 dimensions, got shape \(3,\)"),
-        (X, X * math.nan, InvalidValueError, "h to be finite"),
-    ],
-)
-def test_bad_activations(mask: Tensor, h: Tensor, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        theory.jacobian_at(mask, h, upper=nn.Linear(2, 2).double(), target=Y.long(), divergence=kl_divergence)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adversarial_dropout.experiments.analysis import theory_study
+from adversarial_dropout.experiments.analysis import theory_study, theory_tables
 
 from .commands import fails, printed_by
 
@@ -22,7 +22,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain["environment"]["packages"]["torch"]
     found = theory_study.from_dict(plain)
     assert json.loads(json.dumps(dataclasses.asdict(found))) == {k: v for k, v in plain.items() if k != "environment"}
-    for _, header, lines in theory_study.tables(found):
+    for _, header, lines in theory_tables.tables(found):
         assert all(name in page for name in header)
         for line in lines:
             assert all(cell in printed for cell in line)

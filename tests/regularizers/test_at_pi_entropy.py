@@ -1,4 +1,4 @@
-"""AT (eq. 2), Π (eq. 6) and entropy minimisation against plain computations."""
+"""AT (eq. 2), Π (eq. 1) and entropy minimisation against plain computations."""
 
 import pytest
 import torch

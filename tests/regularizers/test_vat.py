@@ -1,4 +1,4 @@
-"""VAT (eq. 3) against Hessians and a plain computation."""
+"""VAT (eq. 2) against Hessians and a plain computation."""
 
 from itertools import pairwise
 

@@ -212,8 +212,8 @@ class Inspect:
 
 @dataclass(frozen=True, kw_only=True)
 class Theory:
-    """Check the paper's equations on random problems, and show on diabetes data what adversarial dropout does to a
-    linear regression: coefficient paths beside adversarial training, ridge and lasso.
+    """Check the paper's equations on random problems, count the penalties of its Discussion, and show on diabetes data
+    what adversarial dropout does to a linear regression, beside adversarial training, ridge and lasso.
     """
 
     problems: int = 200

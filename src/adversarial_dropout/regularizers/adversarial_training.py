@@ -9,7 +9,8 @@ from adversarial_dropout.regularizers.passes import Noise, check_perturbable, in
 
 
 class AdversarialTraining(Regularizer):
-    r"""Adversarial training by the fast gradient sign method (Goodfellow, Shlens, Szegedy, ICLR 2015), eq. 2:
+    r"""Adversarial training by the fast gradient sign method (Goodfellow, Shlens, Szegedy, ICLR 2015), eq. 2 of
+    Park et al. (AAAI 2018) with g = y:
 
     .. math:: D[g(y),\; f(x + r)], \qquad r = \epsilon \cdot \mathrm{sign}\, \nabla_x D[g(y), f(x)]
 

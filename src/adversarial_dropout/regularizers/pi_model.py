@@ -8,7 +8,7 @@ from adversarial_dropout.regularizers.passes import output
 
 
 class PiModel(Regularizer):
-    r"""Π-model (Laine & Aila, ICLR 2017), eq. 6 of Park et al. (AAAI 2018):
+    r"""Π-model (Laine & Aila, ICLR 2017), eq. 1 of Park et al. (AAAI 2018):
 
     .. math:: D[f(x, \xi_1),\; f(x, \xi_2)]
 

@@ -20,12 +20,13 @@ from adversarial_dropout.regularizers.passes import (
 
 
 class VirtualAdversarialTraining(Regularizer):
-    r"""Virtual adversarial training (Miyato et al., TPAMI 2018), eq. 3 of Park et al. (AAAI 2018):
+    r"""Virtual adversarial training (Miyato et al., TPAMI 2018), eq. 2 of Park et al. (AAAI 2018) with g = f(x):
 
     .. math:: D[f(x),\; f(x + r)], \qquad r = \arg\max_{\|r\|_2 \le \epsilon} D[f(x), f(x + r)]
 
     with r = ε·d from the power iteration :math:`d \leftarrow \overline{\nabla_d D[f(x), f(x + \xi d)]}`, started at a
     random direction. No gradient flows into the target. All passes see the same noise (a ``target=`` has had its own).
+    Eq. 2 prints the L∞ norm for AT and VAT alike; the L2 norm is that of Miyato et al., whom it cites.
 
     Args:
         eps: Length ε of the perturbation in the L2 norm per example, in units of x, above 0.

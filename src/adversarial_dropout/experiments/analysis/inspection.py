@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.analysis.features import check_images
+from adversarial_dropout.experiments.analysis.linearisation import jacobian_at
 from adversarial_dropout.experiments.analysis.masks_at_work import MasksAtWork, observe
-from adversarial_dropout.experiments.analysis.theory import jacobian_at
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error

@@ -1,19 +1,20 @@
-"""The paper's theory as functions: linear regression under adversarial training and dropout, and eq. 11.
+"""The paper's theory as functions: linear regression under adversarial training and under adversarial dropout.
 
-Source: Park, Park, Shin, Moon, "Adversarial Dropout for Supervised and Semi-supervised Learning", AAAI 2018, eqs. 11
+Source: Park, Park, Shin, Moon, "Adversarial Dropout for Supervised and Semi-supervised Learning", AAAI 2018, eqs. 12
 to 16 and 22 to 31. Notation: x of shape (N, D), y (N,), w (D,), residuals r_i = y_i − x_i·w, l(w) = Σ_i r_i².
 Everything is float64 and differentiable in w; signs and masks are constants.
+
+The paper takes x_i for a column in x_iᵀw and for a row in Γ, where it prints sign(∇)ᵀ sign(∇) and dᵀd. Γ is a (D, D)
+matrix here, a sum of outer products: with the inner product of columns neither eq. 13 nor eq. 16 holds.
 """
 
 import math
 import numbers
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError
 from adversarial_dropout.masks import adversarial_mask
 
@@ -26,7 +27,7 @@ class Decomposition:
         loss: l(w).
         first_order: The term linear in the perturbation.
         quadratic: wᵀ Γ w, for adversarial training with the factor δ².
-        gamma: Γ, shape (D, D); constant in w.
+        gamma: Γ, shape (D, D), symmetric, positive semidefinite; constant in w.
     """
 
     loss: Tensor
@@ -108,6 +109,7 @@ def decompose_training(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Deco
     """The same objective as l(w) + Σ_ij abs(δ ∂l/∂x_ij) + δ² wᵀ Γ w (eqs. 13, 23 and 24).
 
     Γ = Σ_i sign(∇_{x_i} l) sign(∇_{x_i} l)ᵀ. Equal to :func:`adversarial_training` for every w, also in its gradient.
+    Γ knows nothing of the features: with n residuals that are not 0 it is n sign(w) sign(w)ᵀ, and wᵀ Γ w = n ‖w‖₁².
 
     Args and Raises: as :func:`sign_perturbation`.
     """
@@ -123,19 +125,24 @@ def decompose_training(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Deco
     )
 
 
-def dropout_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int, exactly: bool = False) -> Tensor:
-    """Adversarial dropout's masks of the features, linearised in the mask (eqs. 14, 25 and 26).
+def dropout_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: bool = False) -> Tensor:
+    """Adversarial dropout's masks of the features, linearised in the mask (eqs. 14 and 25).
 
-    The features with the lowest J_ij = x_ij ∂l/∂x_ij are dropped. By default only those with J_ij < 0, the ones whose
-    loss raises l: at most k, found by the library's :func:`~adversarial_dropout.masks.adversarial_mask`. Ties go to
-    the lower index.
+    Features with the lowest J_ij = x_ij ∂l/∂x_ij are dropped, at most k and only those with J_ij < 0, the ones whose
+    loss raises l: Algorithm 1, by the library's :func:`~adversarial_dropout.masks.adversarial_mask`. Ties go to the
+    lower index.
+
+    The printed rule drops all features with J_ij ≤ min{s_ik, 0}, where s_ik is the k-th lowest J_ij. It differs in its
+    "≤": features with J_ij = 0 go where fewer than k are negative (all D of them where the residual is 0), and so do
+    all that tie with s_ik. So it can drop more than k, against the constraint that the paper prints after it. For
+    k = 0 there is no s_ik; the paper says that nothing is dropped then.
 
     Args:
         w: Coefficients, shape (D,), float64.
         x: Features, shape (N, D), float64.
         y: Targets, shape (N,), float64.
         k: Largest number of features to drop, between 0 and D.
-        exactly: Drop k features whatever their sign, as eq. 14 is printed.
+        printed: Take the printed rule.
 
     Returns:
         Masks ε, shape (N, D), float64, 1 = kept.
@@ -145,8 +152,9 @@ def dropout_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int, exactly: bool = Fa
     """
     jacobian = x * input_gradients(w.detach(), x, y)
     _check_k(k, x.shape[1])
-    if exactly:
-        return torch.ones_like(x).scatter(1, jacobian.argsort(dim=1, stable=True)[:, :k], 0.0)
+    if printed and k:
+        lowest = jacobian.kthvalue(k, dim=1, keepdim=True).values
+        return (jacobian > lowest.clamp(max=0)).to(x)
     return adversarial_mask(torch.ones_like(x), jacobian, max_flips=k)
 
 
@@ -169,83 +177,41 @@ def worst_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int) -> Tensor:
     return torch.ones_like(x).scatter(1, units, (values == 0).to(x))
 
 
-def adversarial_dropout(w: Tensor, x: Tensor, y: Tensor, *, k: int, exactly: bool = False) -> Tensor:
-    """Objective of adversarial dropout, computed directly: l at ε_i ⊙ x_i (eq. 15).
+def adversarial_dropout(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: bool = False) -> Tensor:
+    """Objective of adversarial dropout, computed directly: l at ε_i ⊙ x_i (eqs. 15 and 26).
 
-    By default, where no residual is 0, it equals Σ_i (abs(r_i) + Σ top-k of max(sign(r_i) x_ij w_j, 0))².
+    With the library's rule, where no residual is 0, it equals Σ_i (abs(r_i) + Σ top-k of max(sign(r_i) x_ij w_j, 0))².
 
     Args and Raises: as :func:`dropout_masks`.
     """
-    return squared_error(w, dropout_masks(w, x, y, k=k, exactly=exactly) * x, y)
+    return squared_error(w, dropout_masks(w, x, y, k=k, printed=printed) * x, y)
 
 
-def decompose_dropout(
-    w: Tensor, x: Tensor, y: Tensor, *, k: int, exactly: bool = False, signed: bool = False
-) -> Decomposition:
-    """The same objective as l(w) + Σ_i Σ_{j dropped} abs(x_ij ∂l/∂x_ij) + wᵀ Γ w (eqs. 16 and 27 to 31).
+def decompose_dropout(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: bool = False) -> Decomposition:
+    """The same objective as l(w) + Σ_i Σ_{j ∈ S_i} abs(x_ij ∂l/∂x_ij) + wᵀ Γ w (eqs. 16 and 27 to 31).
 
-    Γ = Σ_i d_i d_iᵀ with d_i = (1 − ε_i) ⊙ x_i. Equal to :func:`adversarial_dropout`, also in its gradient, if only
-    features with x_ij ∂l/∂x_ij < 0 are dropped, the default. With ``exactly`` the absolute value is wrong wherever a
-    dropped feature has a positive one; with −x_ij ∂l/∂x_ij in its place (``signed``) the equation holds for all masks.
+    S_i are the features that are dropped, Γ = Σ_i d_i d_iᵀ with d_i = (1 − ε_i) ⊙ x_i. Equal to
+    :func:`adversarial_dropout` for both rules, because both drop features with x_ij ∂l/∂x_ij ≤ 0 alone. (The paper says
+    "always negative"; 0 does no harm.) The gradients by w are equal, too, unless the printed rule drops a feature with
+    x_ij ∂l/∂x_ij = 0 ≠ x_ij: the absolute value has a kink there, and eq. 15 under the same mask has none.
 
-    Args and Raises: as :func:`dropout_masks`; ``signed`` takes −x_ij ∂l/∂x_ij for its absolute value.
+    The first two terms are eq. 9 for this loss, the third is all that the linearisation leaves out.
+
+    Args and Raises: as :func:`dropout_masks`.
     """
-    dropped = (1 - dropout_masks(w, x, y, k=k, exactly=exactly)) * x
-    terms = -dropped * input_gradients(w, x, y)
+    dropped = (1 - dropout_masks(w, x, y, k=k, printed=printed)) * x
     gamma = dropped.T @ dropped
     return Decomposition(
         loss=squared_error(w, x, y),
-        first_order=(terms if signed else terms.abs()).sum(),
+        first_order=(dropped * input_gradients(w, x, y)).abs().sum(),
         quadratic=w @ gamma @ w,
         gamma=gamma,
     )
 
 
-def jacobian_at(
-    mask: Tensor, h: Tensor, *, upper: Callable[[Tensor], Tensor], target: Tensor, divergence: Divergence
-) -> Tensor:
-    """J = ∂D(target, upper(h ⊙ ε)) / ∂ε at ε = ``mask``, shape (N, H) (the left side of eq. 11).
-
-    Rows of a batch must not see each other in ``upper``. At εˢ with target = upper(h ⊙ εˢ), no labels and no other
-    noise, D is at its minimum 0 and J is 0 up to rounding: a search from there would flip nothing. So the library and
-    the authors' code take ε = 1.
-
-    Args:
-        mask: ε, shape (N, H), float64.
-        h: Activations that enter the dropout layer, shape (N, H), float64.
-        upper: The network above the layer, (N, H) to logits (N, C); deterministic.
-        target: Logits (N, C) or labels (N,), a constant.
-        divergence: D, one value per example.
-
-    Raises:
-        InvalidTypeError: ``mask`` or ``h`` is not a float64 tensor.
-        InvalidValueError: They are not of one shape (N, H), or an entry is NaN or infinite.
-    """
-    _check_tensor("h", h, 2)
-    _check_tensor("mask", mask, 2)
-    if mask.shape != h.shape:
-        raise InvalidValueError(f"expected mask to have the shape of h {tuple(h.shape)}, got {tuple(mask.shape)}")
-    epsilon = mask.detach().clone().requires_grad_()
-    (jacobian,) = torch.autograd.grad(divergence(target.detach(), upper(h.detach() * epsilon)).sum(), epsilon)
-    return jacobian
-
-
-def sides_of_equation_11(
-    h: Tensor, *, upper: Callable[[Tensor], Tensor], target: Tensor, divergence: Divergence
-) -> tuple[Tensor, Tensor]:
-    """Both sides of eq. 11, each of shape (N, H): J at ε = 1, and h ⊙ ∂D/∂h. The chain rule makes them equal.
-
-    Args and Raises: as :func:`jacobian_at`.
-    """
-    left = jacobian_at(torch.ones_like(h), h, upper=upper, target=target, divergence=divergence)
-    inputs = h.detach().clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(divergence(target.detach(), upper(inputs)).sum(), inputs)
-    return left, h.detach() * gradient
-
-
 def _residuals(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
     for name, tensor, dimensions in (("w", w, 1), ("x", x, 2), ("y", y, 1)):
-        _check_tensor(name, tensor, dimensions)
+        check_tensor(name, tensor, dimensions)
     if x.shape != (len(y), len(w)):
         raise InvalidValueError(
             f"expected x of shape (N, D) = {(len(y), len(w))}, to fit y and w, got {tuple(x.shape)}"
@@ -253,7 +219,13 @@ def _residuals(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return y - x @ w
 
 
-def _check_tensor(name: str, tensor: Tensor, dimensions: int) -> None:
+def check_tensor(name: str, tensor: Tensor, dimensions: int) -> None:
+    """Refuse what is not a finite float64 tensor with so many dimensions.
+
+    Raises:
+        InvalidTypeError: It is not a float64 tensor.
+        InvalidValueError: It has another number of dimensions, or an entry is NaN or infinite.
+    """
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.float64:
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise InvalidTypeError(f"expected {name} to be a float64 tensor, got {got}; use torch.as_tensor(...).double()")

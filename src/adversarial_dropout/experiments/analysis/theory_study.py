@@ -1,4 +1,4 @@
-"""All that the page on the theory shows, computed: equations on random problems, paths and the scale of a feature."""
+"""All that the page on the theory shows, computed: equations, penalties, coefficient paths, distances of masks."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,8 @@ from sklearn.datasets import load_diabetes
 from torch import Tensor
 
 from adversarial_dropout.errors import check_positive
-from adversarial_dropout.experiments.analysis.equations import Deviation, equations, overshoot
+from adversarial_dropout.experiments.analysis.distances import Proportion, proportions
+from adversarial_dropout.experiments.analysis.equations import Deviation, equations, overshoot, random_problems
 from adversarial_dropout.experiments.analysis.paths import (
     SETTINGS,
     Method,
@@ -19,6 +20,21 @@ from adversarial_dropout.experiments.analysis.paths import (
     fit,
     least_delta_of_zero,
 )
+from adversarial_dropout.experiments.analysis.penalties import (
+    Activity,
+    Dropped,
+    Rescaling,
+    activity,
+    dropped,
+    rescalings,
+)
+
+# One layer for eqs. 17 to 21: 64 masks of 6 units.
+_LAYER = {"units": 6, "below": 3, "above": 2}
+_FEW, _MANY = 1, 5
+_RANDOM = (1000, 10)
+_SPARSE = 0.0125
+"""A δ at which adversarial training makes some of the coefficients 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +66,10 @@ class Study:
         problems: Number of random problems.
         factor: What a feature is multiplied by.
         deviations: One per equation and condition.
+        rescalings: What scaling does to the penalties, on the diabetes data at the coefficients of least squares.
+        activities: Share of the pairs of example and feature with a penalty; one per data and coefficients.
+        dropped: How often the printed eq. 14 drops more than k; one per data, coefficients and k.
+        proportions: Quotients of the distances of two masks.
         overshoot: Share of the random examples where the linearised mask is not the worst one.
         features: Names of the D features of the diabetes data.
         paths: One per method.
@@ -60,6 +80,10 @@ class Study:
     problems: int
     factor: float
     deviations: tuple[Deviation, ...]
+    rescalings: tuple[Rescaling, ...]
+    activities: tuple[Activity, ...]
+    dropped: tuple[Dropped, ...]
+    proportions: tuple[Proportion, ...]
     overshoot: float
     features: tuple[str, ...]
     paths: tuple[Path, ...]
@@ -101,11 +125,21 @@ def study(
     paths = tuple(
         coefficient_path(method, x, y, sorted(set(given.get(method) or grid))) for method, grid in grids.items()
     )
+    diabetes = {
+        "least squares": fit("adversarial training", x, y, 0.0),
+        f"adversarial training, δ = {_SPARSE:g}": fit("adversarial training", x, y, _SPARSE),
+        f"adversarial dropout, k = {_FEW}": fit("adversarial dropout", x, y, _FEW),
+    }
+    least_squares = diabetes["least squares"]
     return Study(
         seed=seed,
         problems=problems,
         factor=factor,
         deviations=equations(problems=problems, seed=seed),
+        rescalings=rescalings(least_squares, x, y, delta=_SPARSE, k=_FEW, factor=factor),
+        activities=_activities(diabetes, x, y, seed),
+        dropped=_dropped(diabetes, x, y, problems, seed),
+        proportions=proportions(**_LAYER),
         overshoot=overshoot(problems=problems, seed=seed),
         features=features,
         paths=paths,
@@ -115,81 +149,46 @@ def study(
 
 def from_dict(plain: dict[str, Any]) -> Study:
     """The study that ``dataclasses.asdict`` has made plain, and JSON has kept; what else is there is left out."""
-    kinds = {"deviations": Deviation, "paths": Path, "scale": ScaleChange}
+    kinds = {
+        "deviations": Deviation,
+        "rescalings": Rescaling,
+        "activities": Activity,
+        "dropped": Dropped,
+        "proportions": Proportion,
+        "paths": Path,
+        "scale": ScaleChange,
+    }
     values = {field.name: plain[field.name] for field in dataclasses.fields(Study)}
     return Study(**values | {name: tuple(kind(**one) for one in plain[name]) for name, kind in kinds.items()})
 
 
-Titled = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
-"""A table as text: title, header, lines."""
-
-
-def tables(found: Study) -> list[Titled]:
-    """What was found, as text: the equations, the paths, the scale of a feature."""
-    return [
-        (
-            f"both sides of each equation on {found.problems} random problems: largest relative deviation",
-            ("eq.", "what is compared", "equal", "values", "gradients"),
-            [
-                (
-                    one.equation,
-                    one.claim,
-                    _verdict(one),
-                    f"{one.value:.1e}",
-                    "" if one.gradient is None else f"{one.gradient:.1e}",
-                )
-                for one in found.deviations
-            ],
-        ),
-        (
-            "linear regression on the diabetes data: R² in training, coefficients that are 0, largest coefficient",
-            ("method", "setting", "R²", "zeros", "largest"),
-            [_path_line(path, level) for path in found.paths for level in _shown(path)],
-        ),
-        (
-            f"largest change of a prediction when one feature is multiplied by {found.factor:g}, in std of y",
-            ("method", "setting", "R²", "change", "feature"),
-            [
-                (
-                    one.method,
-                    f"{SETTINGS[one.method]} = {one.setting:.3g}",
-                    f"{one.r_squared:.3f}",
-                    f"{one.change:.1e}",
-                    one.feature,
-                )
-                for one in found.scale
-            ],
-        ),
-    ]
-
-
-_SHOWN_LEVELS = 6
-_EQUAL = 1e-10
-
-
-def _verdict(one: Deviation) -> str:
-    """Whether the sides were equal, and whether they should have been."""
-    equal = max(one.value, one.gradient or 0.0) < _EQUAL
-    expected = ", need not be" if equal and not one.holds else "" if equal == one.holds else ": UNEXPECTED"
-    return f"{'yes' if equal else 'no'}{expected}"
-
-
-def _shown(path: Path) -> list[int]:
-    """All levels of k, and some of the others."""
-    last = len(path.grid) - 1
-    if SETTINGS[path.method] == "k" or last < _SHOWN_LEVELS:
-        return list(range(last + 1))
-    return [round(last * step / (_SHOWN_LEVELS - 1)) for step in range(_SHOWN_LEVELS)]
-
-
-def _path_line(path: Path, level: int) -> tuple[str, ...]:
-    w = path.coefficients[level]
+def _activities(diabetes: dict[str, Tensor], x: Tensor, y: Tensor, seed: int) -> tuple[Activity, ...]:
+    """Random data with random coefficients, and the diabetes data with those given."""
+    generator = torch.Generator().manual_seed(seed)
+    n, d = _RANDOM
+    shapes = ((d,), (n, d), (n,))
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    flips = (1, 2, _MANY, d)
     return (
-        path.method,
-        f"{SETTINGS[path.method]} = {path.grid[level]:.3g}",
-        f"{path.r_squared[level]:.3f}",
-        f"{sum(value == 0 for value in w)} of {len(w)}",
-        f"{max(map(abs, w)):.0f}",
+        activity(drawn[0], drawn[1], drawn[2], flips=flips, data="random", coefficients="random"),
+        *(activity(w, x, y, flips=flips, data="diabetes", coefficients=name) for name, w in diabetes.items()),
+    )
+
+
+def _dropped(diabetes: dict[str, Tensor], x: Tensor, y: Tensor, problems: int, seed: int) -> tuple[Dropped, ...]:
+    """Random problems of both kinds, and the diabetes data with the coefficients given."""
+    kinds = {"random, normal numbers": False, "random, whole numbers from −2 to 2": True}
+    drawn = {
+        data: [(w, x, y, k) for w, x, y, _, k in random_problems(problems, seed, whole=whole)]
+        for data, whole in kinds.items()
+    }
+    return (
+        *(dropped(given, data=data) for data, given in drawn.items()),
+        *(
+            dropped([(w, x, y, k)], data=f"diabetes, {name}", flips=k)
+            for name, w in diabetes.items()
+            for k in (_FEW, _MANY)
+        ),
     )
 
 

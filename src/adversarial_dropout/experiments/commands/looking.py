@@ -79,11 +79,11 @@ def inspect(command: Inspect, console: Console) -> None:
 
 def theory(command: Theory, console: Console) -> None:
     """Print how far the sides of the paper's equations are apart, and write the page, the figure and the record."""
-    from adversarial_dropout.experiments.analysis import theory_study
+    from adversarial_dropout.experiments.analysis import theory_study, theory_tables
     from adversarial_dropout.experiments.report.theory import write_theory
 
     found = theory_study.study(problems=command.problems, seed=command.seed, deltas=command.deltas, flips=command.flips)
-    for title, header, lines in theory_study.tables(found):
+    for title, header, lines in theory_tables.tables(found):
         table = Table(*header, title=title, title_justify="left")
         for line in lines:
             table.add_row(*line)

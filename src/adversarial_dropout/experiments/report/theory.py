@@ -4,7 +4,8 @@ from pathlib import Path
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.analysis.paths import SETTINGS
-from adversarial_dropout.experiments.analysis.theory_study import Study, tables
+from adversarial_dropout.experiments.analysis.theory_study import Study
+from adversarial_dropout.experiments.analysis.theory_tables import tables
 from adversarial_dropout.experiments.figures import theory as figures
 from adversarial_dropout.experiments.report.page import Picture, write_page
 

@@ -1,0 +1,121 @@
+"""The tables of the page on the theory, as text."""
+
+from adversarial_dropout.experiments.analysis.equations import Deviation
+from adversarial_dropout.experiments.analysis.paths import SETTINGS, Path
+from adversarial_dropout.experiments.analysis.penalties import TERMS, Activity, Dropped, Rescaling
+from adversarial_dropout.experiments.analysis.theory_study import ScaleChange, Study
+
+Line = tuple[str, ...]
+Titled = tuple[str, Line, list[Line]]
+"""A table as text: title, header, lines."""
+
+_SHOWN_LEVELS = 6
+_EQUAL = 1e-10
+_ALIKE = 1e-9
+
+
+def tables(found: Study) -> list[Titled]:
+    """What was found, as text, in the order of the page."""
+    return [
+        (
+            f"both sides of each equation on {found.problems} random problems: largest relative deviation",
+            ("eq.", "what is compared", "equal", "values", "gradients"),
+            [_deviation_line(one) for one in found.deviations],
+        ),
+        (
+            "examples of which more than k features are dropped",
+            ("data", "k", "examples", "printed: over k", "most", "printed: over k²", "library: over k"),
+            [_dropped_line(one) for one in found.dropped],
+        ),
+        (
+            "what a change multiplies the penalties of an example by: least to largest over diabetes data",
+            ("change", *TERMS),
+            [_rescaling_line(one) for one in found.rescalings],
+        ),
+        (
+            "share of the pairs of example and feature that have a penalty",
+            ("data", "coefficients", "eq. 13", *(f"eq. 16, k = {k}" for k in found.activities[0].flips)),
+            [_activity_line(one) for one in found.activities],
+        ),
+        (
+            "linear regression on the diabetes data: R² in training, coefficients that are 0, largest coefficient",
+            ("method", "setting", "R²", "zeros", "largest"),
+            [_path_line(path, level) for path in found.paths for level in _shown(path)],
+        ),
+        (
+            f"largest change of a prediction when one feature is multiplied by {found.factor:g}, in std of y",
+            ("method", "setting", "R²", "change", "feature"),
+            [_scale_line(one) for one in found.scale],
+        ),
+        (
+            "quotients of the distances between two masks of a layer",
+            ("quotient", "pairs", "least", "largest", "proportional"),
+            [
+                (
+                    one.quotient,
+                    one.pairs,
+                    f"{one.lowest:.3g}",
+                    f"{one.highest:.3g}",
+                    "yes" if one.highest - one.lowest < _ALIKE else "no",
+                )
+                for one in found.proportions
+            ],
+        ),
+    ]
+
+
+def _deviation_line(one: Deviation) -> Line:
+    gradient = "" if one.gradient is None else f"{one.gradient:.1e}"
+    return one.equation, one.claim, _verdict(one), f"{one.value:.1e}", gradient
+
+
+def _verdict(one: Deviation) -> str:
+    """Whether the sides were equal, and whether they should have been."""
+    equal = max(one.value, one.gradient or 0.0) < _EQUAL
+    expected = ", need not be" if equal and not one.holds else "" if equal == one.holds else ": UNEXPECTED"
+    return f"{'yes' if equal else 'no'}{expected}"
+
+
+def _dropped_line(one: Dropped) -> Line:
+    most = f"k + {one.most}" if one.most else "k"
+    flips = "0 to D" if one.flips is None else f"{one.flips}"
+    counts = (one.examples, one.printed, one.printed_squared, one.ours)
+    examples, printed, squared, ours = (f"{count:,}" for count in counts)
+    return one.data, flips, examples, printed, most, squared, ours
+
+
+def _rescaling_line(one: Rescaling) -> Line:
+    return one.change, *(_span(*ends) for ends in zip(one.lowest, one.highest, strict=True))
+
+
+def _span(lowest: float, highest: float) -> str:
+    least, largest = (f"{end:.3g}" for end in (lowest, highest))
+    return least if highest - lowest < _ALIKE * highest else f"{least} to {largest}"
+
+
+def _activity_line(one: Activity) -> Line:
+    return one.data, one.coefficients, *(f"{100 * share:.1f} %" for share in (one.training, *one.dropout))
+
+
+def _scale_line(one: ScaleChange) -> Line:
+    setting = f"{SETTINGS[one.method]} = {one.setting:.3g}"
+    return one.method, setting, f"{one.r_squared:.3f}", f"{one.change:.1e}", one.feature
+
+
+def _shown(path: Path) -> list[int]:
+    """All levels of k, and some of the others."""
+    last = len(path.grid) - 1
+    if SETTINGS[path.method] == "k" or last < _SHOWN_LEVELS:
+        return list(range(last + 1))
+    return [round(last * step / (_SHOWN_LEVELS - 1)) for step in range(_SHOWN_LEVELS)]
+
+
+def _path_line(path: Path, level: int) -> Line:
+    w = path.coefficients[level]
+    return (
+        path.method,
+        f"{SETTINGS[path.method]} = {path.grid[level]:.3g}",
+        f"{path.r_squared[level]:.3f}",
+        f"{sum(value == 0 for value in w)} of {len(w)}",
+        f"{max(map(abs, w)):.0f}",
+    )
