@@ -6,7 +6,8 @@ from typing import Any
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis.published import PAPER
-from adversarial_dropout.experiments.presets.paper import CELLS, STATED
+from adversarial_dropout.experiments.presets.paper import CELLS
+from adversarial_dropout.experiments.presets.stated import STATED
 
 SEEDS = 8
 

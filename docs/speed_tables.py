@@ -9,7 +9,8 @@ import torch
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import paper_tables, tables
 from adversarial_dropout.experiments.data.splits import Split
-from adversarial_dropout.experiments.presets.paper import METHODS, STATED, Cell
+from adversarial_dropout.experiments.presets.paper import METHODS, Cell
+from adversarial_dropout.experiments.presets.stated import STATED
 from adversarial_dropout.experiments.records import read_json
 from adversarial_dropout.experiments.training.batches import steps_of_an_epoch
 

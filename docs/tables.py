@@ -19,7 +19,7 @@ from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import autoencoders, paper_tables, tables, theory_study, theory_tables
 from adversarial_dropout.experiments.analysis.published import Published
 from adversarial_dropout.experiments.config import Scale, differences
-from adversarial_dropout.experiments.presets import paper
+from adversarial_dropout.experiments.presets import paper, stated
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
 
@@ -117,19 +117,19 @@ def kernel_size() -> str:
     return tables.markdown(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines)
 
 
-def _choices(choices: dict[str, paper.Choice], header: tuple[str, str, str]) -> str:
+def _choices(choices: dict[str, stated.Choice], header: tuple[str, str, str]) -> str:
     lines = [(what, f"{choice.value:.4g}", choice.reason) for what, choice in choices.items()]
     return tables.markdown(header, lines)
 
 
 def deviations() -> str:
     """What it states and we do not follow."""
-    return _choices(paper.DEVIATIONS, ("stated otherwise", "taken", "because"))
+    return _choices(stated.DEVIATIONS, ("stated otherwise", "taken", "because"))
 
 
 def left_open() -> str:
     """What it leaves open."""
-    return _choices(paper.LEFT_OPEN, ("left open", "taken", "because"))
+    return _choices(stated.LEFT_OPEN, ("left open", "taken", "because"))
 
 
 def authors() -> str:

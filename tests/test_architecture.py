@@ -32,6 +32,7 @@ FLOORS = (
     ),
     ("__init__", "regularizers/__init__"),
     ("experiments/__init__", "experiments/config"),
+    ("experiments/presets/stated",),
     (
         "experiments/presets/autoencoder",
         "experiments/presets/digits",

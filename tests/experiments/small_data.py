@@ -13,7 +13,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from adversarial_dropout.experiments.presets.paper import Source
+from adversarial_dropout.experiments.presets.stated import Source
 
 SOURCES: tuple[Source, ...] = ("mnist", "svhn", "cifar10")
 DIGITS = tuple("0123456789")

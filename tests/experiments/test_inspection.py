@@ -22,7 +22,7 @@ from adversarial_dropout.experiments.analysis.inspection import Inspection, insp
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.figures.inspection import units_by_class
 from adversarial_dropout.experiments.models.cut import CutNetwork
-from adversarial_dropout.experiments.presets.paper import Source
+from adversarial_dropout.experiments.presets.stated import Source
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.experiments.training import loop
 

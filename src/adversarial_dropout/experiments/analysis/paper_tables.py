@@ -14,7 +14,8 @@ from adversarial_dropout.experiments.analysis.published import NAMES, PRINTED, P
 from adversarial_dropout.experiments.analysis.settings import check_settings
 from adversarial_dropout.experiments.analysis.tables import distinct, markdown
 from adversarial_dropout.experiments.config import Scale
-from adversarial_dropout.experiments.presets.paper import CELLS, METHODS, STATED, TITLES, Cell
+from adversarial_dropout.experiments.presets.paper import CELLS, METHODS, Cell
+from adversarial_dropout.experiments.presets.stated import STATED, TITLES
 from adversarial_dropout.experiments.records import Record
 
 DASH = "-"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from adversarial_dropout.experiments.presets.paper import Source
+from adversarial_dropout.experiments.presets.stated import Source
 
 Column = tuple[Source, bool]
 """A column of a table: the data set, and whether all of its labels are used."""

@@ -14,6 +14,7 @@ from adversarial_dropout.experiments.commands.terminal import run_grid_shown
 from adversarial_dropout.experiments.config import ExperimentConfig, Scale
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.presets import autoencoder, paper
+from adversarial_dropout.experiments.presets.stated import STATED
 
 if TYPE_CHECKING:
     from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
@@ -70,7 +71,7 @@ def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None
         check_choice("presets", name, columns)
     for name in command.methods or ():
         check_choice("methods", name, paper.METHODS)
-    seeds = command.seeds or _TABLE_SEEDS.get(scale, paper.STATED[cells[0].source].repeats)
+    seeds = command.seeds or _TABLE_SEEDS.get(scale, STATED[cells[0].source].repeats)
     configs = [
         presets.get(preset, method, scale, seed)
         for seed in range(seeds)

@@ -1,157 +1,32 @@
 """The paper's experiments as it states them (``paper/``), and as the authors' released code runs them (``authors/``).
 
-Three tables hold every number: what the paper states, what it leaves open, what the authors' code does otherwise.
+The numbers are in ``stated.py``; what the authors' code does otherwise is here.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from adversarial_dropout.experiments.config import (
     DataConfig,
     ExperimentConfig,
     ModelConfig,
-    Norm,
     Scale,
     TermConfig,
     TrainingConfig,
 )
+from adversarial_dropout.experiments.presets.stated import (
+    BATCH_LABELLED,
+    BATCH_UNLABELLED,
+    DEVIATIONS,
+    LEFT_OPEN,
+    STATED,
+    TITLES,
+    Source,
+)
 
 METHODS = ("plain", "at", "vat", "pi", "sadd", "vadd-kl", "vadd-qe", "vadd-kl+vat", "vadd-qe+vat")
-Source = Literal["mnist", "svhn", "cifar10"]
 Family = Literal["paper", "authors"]
-
-
-@dataclass(frozen=True)
-class Stated:
-    """What the paper states for one data set."""
-
-    training_images: int
-    labelled: int
-    network: str
-    norm: Norm | None
-    norm_momentum: float | None
-    input_noise: float
-    dropout1: float
-    dropout2: float
-    p: float
-    delta: float
-    epochs: int
-    ramp_up: int
-    ramp_down: int
-    batch: int
-    weight_kl: float
-    weight_qe: float
-    learning_rate: float
-    ramp_up_learning_rate: bool
-    beta1: float
-    beta1_end: float
-    repeats: int
-
-
-STATED: dict[Source, Stated] = {
-    "mnist": Stated(
-        training_images=60_000,
-        labelled=1_000,
-        network="mnist-cnn",
-        norm=None,
-        norm_momentum=None,
-        input_noise=0.0,
-        dropout1=0.5,
-        dropout2=0.5,
-        p=0.5,
-        delta=0.005,
-        epochs=100,
-        ramp_up=30,
-        ramp_down=0,
-        batch=128,
-        weight_kl=1.0,
-        weight_qe=30.0,
-        learning_rate=0.001,
-        ramp_up_learning_rate=False,
-        beta1=0.9,
-        beta1_end=0.9,
-        repeats=8,
-    ),
-    "svhn": Stated(
-        training_images=73_257,
-        labelled=1_000,
-        network="conv-large",
-        norm="batch",
-        norm_momentum=0.001,  # Printed as 0.999: the share that the old statistics keep.
-        input_noise=0.15,
-        dropout1=0.5,
-        dropout2=0.0,
-        p=0.0,  # Printed as 1.0: the probability of keeping a unit.
-        delta=0.05,
-        epochs=300,
-        ramp_up=80,
-        ramp_down=50,
-        batch=100,
-        weight_kl=1.0,
-        weight_qe=25.0,
-        learning_rate=0.003,
-        ramp_up_learning_rate=True,
-        beta1=0.9,
-        beta1_end=0.5,
-        repeats=5,
-    ),
-    "cifar10": Stated(
-        training_images=50_000,
-        labelled=4_000,
-        network="conv-large",
-        norm="mean-only",
-        norm_momentum=0.001,
-        input_noise=0.15,
-        dropout1=0.5,
-        dropout2=0.0,
-        p=0.0,
-        delta=0.05,
-        epochs=300,
-        ramp_up=80,
-        ramp_down=50,
-        batch=100,
-        weight_kl=1.0,
-        weight_qe=25.0,
-        learning_rate=0.003,
-        ramp_up_learning_rate=True,
-        beta1=0.9,
-        beta1_end=0.5,
-        repeats=5,
-    ),
-}
-BATCH_LABELLED, BATCH_UNLABELLED = 32, 128
-"""Of a semi-supervised step on SVHN and CIFAR-10."""
-
-
-class Choice(NamedTuple):
-    """A value that the paper does not give, and why it was taken."""
-
-    value: float
-    reason: str
-
-
-DEVIATIONS = {
-    "MNIST: kernel size": Choice(3, "Table 3 prints 1 × 1, with which the network cannot reach the paper's errors"),
-}
-"""Numbers that the paper states and we do not follow."""
-
-_ONE_WEIGHT = "the authors' code has 1 for VAT and for SAdD; AT likewise"
-
-LEFT_OPEN = {
-    "MNIST: labelled images among the 128 of a step, 1,000 labels": Choice(
-        BATCH_LABELLED, "as many as on SVHN and CIFAR-10"
-    ),
-    "MNIST: steps of an epoch, 1,000 labels": Choice(468, "60,000 / 128, as with all labels"),
-    "MNIST: ε of AT (L∞)": Choice(0.05, "lowest error on 5,000 held-out training images"),
-    "MNIST: ε of VAT (L2)": Choice(3.0, "lowest error on 5,000 held-out training images"),
-    "SVHN, CIFAR-10: ε of AT (L∞)": Choice(8 / 255, "the length that most papers use on these images; not tuned"),
-    "SVHN: ε of VAT (L2)": Choice(3.5, "the authors' code"),
-    "CIFAR-10: ε of VAT (L2)": Choice(2.0, "the authors' 8.0 is for whitened images, which are four times as long"),
-    "weight of AT and SAdD; of VAT on SVHN, CIFAR-10": Choice(1.0, _ONE_WEIGHT),
-    "translation in pixels, SVHN and CIFAR-10": Choice(2, "Laine & Aila, whose protocol the paper follows"),
-}
-"""Numbers that the paper does not state. Choices that are no numbers: docs/paper.md."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +54,6 @@ class Cell:
         how = "as the paper states it" if self.family == "paper" else "as the authors' code runs it"
         return f"{TITLES[self.source]}, {self.labels:,} labels, {how}"
 
-
-TITLES: dict[Source, str] = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10"}
 
 _FAMILIES: tuple[tuple[Family, tuple[Source, ...]], ...] = (
     ("paper", ("mnist", "svhn", "cifar10")),
