@@ -1,6 +1,7 @@
 """Whether the loss falls in the 20 steps of the CIFAR-10 presets at scale quick.
 
-    adversarial-dropout reproduce table2 --presets paper/cifar10-4000 paper/cifar10-all --seeds 1 --data FOLDER
+    adversarial-dropout reproduce table2 --presets paper/cifar10-4000 paper/cifar10-all --seeds 1 --data FOLDER \\
+        --methods plain at vat pi sadd vadd-kl vadd-qe vadd-kl+vat vadd-qe+vat
     python benchmarks/cifar_steps.py --runs runs
 
 A step has 4 or 12 labelled images, so its own loss scatters. This is the cross-entropy over all labelled images that

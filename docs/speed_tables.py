@@ -9,13 +9,13 @@ import torch
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import paper_tables, tables
 from adversarial_dropout.experiments.data.splits import Split
-from adversarial_dropout.experiments.presets.paper import METHODS, Cell
+from adversarial_dropout.experiments.presets.paper import Cell
 from adversarial_dropout.experiments.presets.stated import STATED
 from adversarial_dropout.experiments.records import read_json
 from adversarial_dropout.experiments.training.batches import steps_of_an_epoch
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-SEEDS, CORES_OF_A_MACHINE = 8, 16
+CORES_OF_A_MACHINE = 16
 # Forward passes of the whole network (U: of the part above the layer) over plain's three, a backward counted as two.
 FLOORS = {
     "plain": "1",
@@ -189,17 +189,17 @@ def table_cost() -> str:
     lines = []
     for table in ("table1", "table2"):
         hours, longest = 0.0, 0.0
-        for cell in paper_tables.columns(table):
-            for method in METHODS:
-                step = found["steps"][cell.preset][method]
-                run = _steps(cell, method) * step["seconds"] / 3600
-                hours += SEEDS * run
-                longest = max(longest, run)
-        cells = len(paper_tables.columns(table)) * len(METHODS)
+        cells = paper_tables.trained(table)
+        for cell, method in cells:
+            step = found["steps"][cell.preset][method]
+            run = _steps(cell, method) * step["seconds"] / 3600
+            hours += STATED[cell.source].repeats * run
+            longest = max(longest, run)
+        repeats = STATED[cells[0][0].source].repeats
         lines.append(
             (
                 table,
-                f"{cells} × {SEEDS}",
+                f"{len(cells)} × {repeats}",
                 f"{hours / 24:,.1f}",
                 f"{hours / 24 / CORES_OF_A_MACHINE:,.1f}",
                 f"{hours / 24 / (8 * CORES_OF_A_MACHINE):,.1f}",

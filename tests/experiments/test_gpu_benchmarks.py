@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from adversarial_dropout.experiments import models, presets
-from adversarial_dropout.experiments.models.noise import Dropout
 from adversarial_dropout.experiments.training.captured import CapturedStep
 from adversarial_dropout.experiments.training.objective import Objective
 from adversarial_dropout.experiments.training.step import eager_step
@@ -117,7 +116,7 @@ def test_batched_weights_train_as_each_network_by_itself(monkeypatch: pytest.Mon
     double = gpu_double(batch)
     together = cuda_seeds.Stacked(networks)
     for module in together.skeleton[0].modules():
-        if isinstance(module, torch.nn.Dropout | Dropout):
+        if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     step = CapturedStep(together, torch.optim.Adam(together.parameters()))
     alone = [eager_step(Objective(network.eval(), ()), torch.optim.Adam(network.parameters())) for network in networks]
