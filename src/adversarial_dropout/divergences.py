@@ -24,7 +24,9 @@ Divergence = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
-    r"""Cross-entropy :math:`-\sum_c t_c \log q_c` of softmaxes t (target) and q (prediction); eq. 2's loss for labels.
+    r"""Cross-entropy :math:`-\sum_c t_c \log q_c` of softmaxes t (target) and q (prediction).
+
+    The paper's example of a divergence D (after its eq. 1).
 
     Args:
         target: Logits, shape (N, C), or integer labels in [0, C), shape (N,).
@@ -72,7 +74,8 @@ def kl_divergence(target: Tensor, prediction: Tensor) -> Tensor:
 def quadratic_error(target: Tensor, prediction: Tensor) -> Tensor:
     r"""Quadratic error :math:`\frac{1}{C}\sum_c (t_c - q_c)^2` of softmaxes: the *mean* over classes.
 
-    The paper's λ = 25 and 30 belong to this scale (the authors' code takes the same mean).
+    The paper does not say whether it is a sum or a mean. The authors' code takes this mean; λ = 25 is read on that
+    scale, and so is the 30 of MNIST, which their code lacks.
 
     Args:
         target: Logits, shape (N, C), or integer labels in [0, C), shape (N,).

@@ -119,14 +119,14 @@ def adversarial_mask(mask: Tensor, jacobian: Tensor, *, max_flips: int) -> Tenso
     :math:`(1 - 2\varepsilon^s_i)\,J_i`. The ``max_flips`` units with the largest *positive* gain are flipped: the exact
     optimum of the linearised problem. Ties go to the lower index, on every device.
 
-    The paper's text speaks of dynamic programming for the 0/1 knapsack problem; what it prints is a greedy pass over a
-    sort. Every flip weighs the same, 1, so the pass is exact. "No increment in the divergence" has no line of its own
-    there: only flips with a positive gain are made, which may be fewer than k.
+    The paper's text says that the algorithm is based on dynamic programming for a 0/1 knapsack; what it prints is a
+    greedy pass over a sort. Every flip weighs the same, 1, so the pass is exact. "No increment in the divergence" has
+    no line of its own there: only flips with a positive gain are made, which may be fewer than k.
 
     Three slips of the printed algorithm are mended. It sorts |J| in *ascending* order, which would flip the least
-    influential units; the paper's text, its eq. 14 (the k lowest) and the authors' code take the most influential. It
-    tests the distance with ≤ *before* a flip, which lets one flip too many through. The distance is an L2 norm, the
-    root of the number of flips (see :func:`flip_budget`).
+    influential units; what the paper says of SAdD ("the most contributing features"), its eq. 14 (the k lowest) and the
+    authors' code take the most influential. It tests the distance with ≤ *before* a flip, which lets one flip too many
+    through. The distance is an L2 norm, the root of the number of flips (see :func:`flip_budget`).
 
     Args:
         mask: Base mask εˢ, shape (N, H), bool (``True`` = kept) or floating with entries 0 and 1.

@@ -16,7 +16,8 @@ class PiModel(Regularizer):
 
     Args:
         divergence: ``"qe"``, ``"kl"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
-        detach_target: Stop the gradient at the target. The paper's flows through both sides.
+        detach_target: Stop the gradient at the target. The paper prints θ on both sides (a constant, θ̂, for VAT
+            alone), so it flows through both by default.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Call:

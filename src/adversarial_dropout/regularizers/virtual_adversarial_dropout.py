@@ -32,7 +32,8 @@ class VirtualAdversarialDropout(Regularizer):
             εˢ, without the rescaling; on the networks of docs/search.md this found masks with a larger divergence at
             the same cost, and made no better networks. With p = 0 they are the same; with ``rescale="none"`` and no
             other noise ``"base"`` repeats the target pass and flips nothing.
-        detach_target: Stop the gradient at the target. The paper's flows through both sides.
+        detach_target: Stop the gradient at the target. The paper prints θ on both sides (a constant, θ̂, for VAT
+            alone), so it flows through both by default.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Call:

@@ -95,7 +95,7 @@ PRINTED: dict[str, PrintedTable] = {
         notes=(
             f"¹ 3.86 and 10.55 are {_ENTROPY}.",
             f"² {_TEXT}.",
-            'The text means this table where it writes "Table 7".',
+            'The text seems to mean this table where it writes "Table 7".',
         ),
     ),
     "table6": PrintedTable(

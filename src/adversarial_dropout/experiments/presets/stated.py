@@ -69,7 +69,7 @@ STATED: dict[Source, Stated] = {
         input_noise=0.15,
         dropout1=0.5,
         dropout2=0.0,
-        p=0.0,  # Printed as 1.0: the probability of keeping a unit.
+        p=0.0,  # Printed as 1.0, a "dropout probability"; read as that of keeping a unit, which is an inference.
         delta=0.05,
         epochs=300,
         ramp_up=80,
@@ -119,7 +119,7 @@ class Choice(NamedTuple):
 
 
 DEVIATIONS = {
-    "MNIST: kernel size": Choice(3, "Table 3 prints 1 × 1, with which the network cannot reach the paper's errors"),
+    "MNIST: kernel size": Choice(3, "Table 3 prints 1 × 1, with which the error stays far above the paper's"),
 }
 """Numbers that the paper states and we do not follow."""
 
@@ -136,6 +136,8 @@ LEFT_OPEN = {
     "SVHN: ε of VAT (L2)": Choice(3.5, "the authors' code"),
     "CIFAR-10: ε of VAT (L2)": Choice(2.0, "the authors' 8.0 is for whitened images, which are four times as long"),
     "weight of AT and SAdD; of VAT on SVHN, CIFAR-10": Choice(1.0, _ONE_WEIGHT),
-    "translation in pixels, SVHN and CIFAR-10": Choice(2, "Laine & Aila, whose protocol the paper follows"),
+    "translation in pixels, SVHN and CIFAR-10": Choice(
+        2, "Laine & Aila, whose learning settings the paper says it uses"
+    ),
 }
 """Numbers that the paper does not state. Choices that are no numbers: docs/paper.md."""
