@@ -73,10 +73,10 @@ def digits_tuning() -> str:
     return tables.markdown(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines)
 
 
-def table1(scale: Scale) -> str:
-    """Table 1."""
+def paper_table(name: str, scale: Scale) -> str:
+    """One of the paper's tables."""
     found = find_records(RESULTS / "paper")
-    table = paper_tables.paper_table("table1", found, scale)
+    table = paper_tables.paper_table(name, found, scale)
     presets_shown = {cell.preset for cell in table.columns}
     own = [run for run in found if run.config.preset in presets_shown and run.config.scale == scale]
     return f"{paper_tables.as_markdown(table)}\n\n{_provenance(own) if own else 'Nothing has been run yet.'}"
@@ -195,8 +195,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "slow-paths": partial(speed_tables.fast_paths, False),
     "processes": speed_tables.processes,
     "table-cost": speed_tables.table_cost,
-    "table1-quick": partial(table1, "quick"),
-    "table1-full": partial(table1, "paper"),
+    "table1-quick": partial(paper_table, "table1", "quick"),
+    **{f"{name}-full": partial(paper_table, name, "paper") for name in paper_tables.TABLES},
     "cifar10-quick": cifar10_quick,
     "true-batch": speed_tables.true_batch,
     "kernel-size": kernel_size,

@@ -17,8 +17,8 @@ _SMALLEST = 12
 def conv_large(
     config: ModelConfig, dropout: AdversarialDropout, shape: tuple[int, int, int], classes: int
 ) -> nn.Module:
-    """The SVHN and CIFAR-10 network (Table 4 of Park et al., AAAI 2018; Laine & Aila, ICLR 2017): Gaussian noise; 3 × conv
-    3×3, 128; pooling, dropout; 3 × conv 3×3, 256; pooling (in the family ``authors/``, dropout); conv 3×3, 512 (no
+    """The SVHN and CIFAR-10 network (Table 4 of Park et al., AAAI 2018; Laine & Aila, ICLR 2017): Gaussian noise; 3 ×
+    conv 3×3, 128; pooling, dropout; 3 × conv 3×3, 256; pooling (in the family ``authors/``, dropout); conv 3×3, 512 (no
     padding); conv 1×1, 256; conv 1×1, 128; global average pooling; adversarial dropout on 128 units; the output. Every
     convolution is followed by normalisation and LeakyReLU(0.1).
 
