@@ -17,7 +17,7 @@ import speed_tables
 
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import autoencoders, paper_tables, tables, theory_study, theory_tables
-from adversarial_dropout.experiments.analysis.published import Published
+from adversarial_dropout.experiments.analysis.published import PRINTED, Published
 from adversarial_dropout.experiments.config import Scale, differences
 from adversarial_dropout.experiments.presets import paper, stated
 from adversarial_dropout.experiments.presets.paper import METHODS
@@ -196,7 +196,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "processes": speed_tables.processes,
     "table-cost": speed_tables.table_cost,
     "table1-quick": partial(paper_table, "table1", "quick"),
-    **{f"{name}-full": partial(paper_table, name, "paper") for name in paper_tables.TABLES},
+    **{f"{name}-full": partial(paper_table, name, "paper") for name in PRINTED},
     "cifar10-quick": cifar10_quick,
     "true-batch": speed_tables.true_batch,
     "kernel-size": kernel_size,
