@@ -7,7 +7,6 @@ from adversarial_dropout.experiments.config import ModelConfig
 from adversarial_dropout.experiments.models.cut import CutNetwork, he_initialised
 from adversarial_dropout.layers import AdversarialDropout
 
-
 _NORMAL = 0.01
 
 
