@@ -74,7 +74,7 @@ def test_another_optimizer_is_another_run(tmp_path: Path) -> None:
     loop.run(small(epochs=1), tmp_path)
     config = small(epochs=1)
     other = dataclasses.replace(config, training=dataclasses.replace(config.training, optimizer="sgd"))
-    with pytest.raises(InvalidValueError, match="training.optimizer: adam → sgd"):
+    with pytest.raises(InvalidValueError, match=r"training\.optimizer: adam → sgd"):
         loop.run(other, tmp_path)
 
 

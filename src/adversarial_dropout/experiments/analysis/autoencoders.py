@@ -109,6 +109,12 @@ class Comparison:
             for name, how in MEASURES.items()
         ]
 
+    def outcomes(self, claim: Claim) -> list[bool | None]:
+        """Whether ``claim`` holds, one per seed; ``None``: there is nothing to judge."""
+        runs = [[run[claim.measure] for run in runs] for runs in self.values.values()]
+        absent = [math.inf] * (len(METHODS) - len(runs))
+        return [claim.holds(*absent, *values) for values in zip(*runs, strict=True)]
+
     @property
     def verdicts(self) -> list[tuple[str, str, str]]:
         """For each of :data:`CLAIMS`: its text, what is seen, and the figures.
@@ -117,13 +123,10 @@ class Comparison:
         """
         verdicts = []
         for claim in CLAIMS:
-            runs = [[run[claim.measure] for run in runs] for runs in self.values.values()]
-            outcomes = [
-                claim.holds(*([math.inf] * (len(METHODS) - len(values))), *values) for values in zip(*runs, strict=True)
-            ]
+            outcomes = self.outcomes(claim)
             judged = [outcome for outcome in outcomes if outcome is not None]
             seen = ("seen" if all(judged) else "not seen") if judged else "nothing to judge"
-            means = " · ".join(_mean(values) for values in runs)
+            means = " · ".join(mean([run[claim.measure] for run in runs]) for runs in self.values.values())
             left = f", {len(outcomes) - len(judged)} with nothing to judge" if len(judged) < len(outcomes) else ""
             figures = f"{claim.measure} {means}; in {sum(judged)} of {len(outcomes)} seeds{left}"
             verdicts.append((claim.text, seen, figures))
@@ -133,15 +136,15 @@ class Comparison:
 VERDICT_HEADER = ("claim", "here", f"figures ({' · '.join(METHODS)})")
 
 
-def _mean(values: Sequence[float]) -> str:
-    """Without what is NaN; "–" if that is all."""
+def mean(values: Sequence[float], digits: int = 4) -> str:
+    """The mean as text, without what is NaN; "–" if that is all."""
     known = [value for value in values if not math.isnan(value)]
-    return f"{statistics.fmean(known):.4g}" if known else "–"
+    return f"{statistics.fmean(known):.{digits}g}" if known else "–"
 
 
 def _spread(values: Sequence[float]) -> str:
     known = [value for value in values if not math.isnan(value)]
-    return f"{_mean(known)} ± {statistics.stdev(known):.2g}" if len(known) > 1 else _mean(known)
+    return f"{mean(known)} ± {statistics.stdev(known):.2g}" if len(known) > 1 else mean(known)
 
 
 def compare(found: Sequence[Record], images: int, place: Place | None = None) -> tuple[Comparison, dict[str, Features]]:
