@@ -3,9 +3,9 @@
     python benchmarks/autoencoder_grid.py --data FOLDER
 
 Trains the autoencoders of Figures 2 and 3 with dropout and with adversarial dropout besides, in every setting, for 5
-epochs (the preset has 20), and measures them as `reproduce figure3` does. Adam has its usual learning rate and ten times
-that; gradient descent the power of ten with the lowest training loss after two epochs with dropout (of 1, 10, 100 and
-1,000), and a tenth of it. What is finished in --out is not repeated. Writes results/autoencoder-grid.json.
+epochs (the preset has 20), and measures them as `reproduce figure3` does. Adam has its usual learning rate and ten
+times that; gradient descent has the power of ten with the lowest training loss after two epochs with dropout (of 1, 10,
+100 and 1,000), and a tenth of it. What is finished in --out is not repeated. Writes results/autoencoder-grid.json.
 """
 
 import argparse
