@@ -115,6 +115,14 @@ def test_to_dict_shares_nothing_with_the_config() -> None:
     assert original == config(terms=(TermConfig(kind="pi"),))
 
 
+def test_a_record_from_before_optimizer_and_initialization_could_be_chosen() -> None:
+    plain = config().to_dict()
+    del plain["training"]["optimizer"], plain["model"]["initialization"]
+    assert ExperimentConfig.from_dict(plain) == config()
+    assert config().training.optimizer == "adam"
+    assert config().model.initialization == "he"
+
+
 @pytest.mark.parametrize(
     ("frozen", "field"),
     [
@@ -211,14 +219,6 @@ def test_a_share_that_is_no_number() -> None:
 def test_a_record_of_another_version(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidValueError):
         ExperimentConfig.from_dict({**config().to_dict(), **change})
-
-
-def test_a_record_from_before_optimizer_and_initialization_could_be_chosen() -> None:
-    plain = config().to_dict()
-    del plain["training"]["optimizer"], plain["model"]["initialization"]
-    assert ExperimentConfig.from_dict(plain) == config()
-    assert config().training.optimizer == "adam"
-    assert config().model.initialization == "he"
 
 
 @pytest.mark.parametrize("missing", ["preset", "data", "training", "terms"])
