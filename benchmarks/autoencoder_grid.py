@@ -39,11 +39,13 @@ SETTINGS: tuple[Setting, ...] = tuple(
 )
 
 
-def config_of(setting: Setting, method: str, seed: int, scale: Scale = "paper") -> ExperimentConfig:
+def config_of(
+    setting: Setting, method: str, seed: int, scale: Scale = "paper", epochs: int = EPOCHS
+) -> ExperimentConfig:
     """The preset with another setting; at scale "tiny" two steps, that show that everything runs."""
     optimizer, rate, initialization = setting
     config = presets.get(autoencoder.NAME, method, scale, seed)
-    epochs = EPOCHS if scale == "paper" else config.training.epochs
+    epochs = epochs if scale == "paper" else config.training.epochs
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, initialization=initialization),
@@ -52,11 +54,19 @@ def config_of(setting: Setting, method: str, seed: int, scale: Scale = "paper") 
 
 
 def measured(
-    setting: Setting, place: Place, out: Path, *, jobs: int, seeds: Iterable[int], images: int, scale: Scale
+    setting: Setting,
+    place: Place,
+    out: Path,
+    *,
+    jobs: int,
+    seeds: Iterable[int],
+    images: int,
+    scale: Scale,
+    epochs: int,
 ) -> dict[str, Any]:
     """Train in one setting, and measure: all values by method, one per seed; ``None``: there is no such filter."""
     optimizer, rate, initialization = setting
-    configs = [config_of(setting, method, seed, scale) for seed in seeds for method in (DROPOUT, ADVERSARIAL)]
+    configs = [config_of(setting, method, seed, scale, epochs) for seed in seeds for method in (DROPOUT, ADVERSARIAL)]
     found = run_grid(configs, out / f"{optimizer}-{rate:g}-{initialization}", jobs=jobs, place=place)
     features = {
         method: [look(record, images, place) for record in found if record.config.method == method]
@@ -77,6 +87,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=RECORD, help="JSON file to write")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="another number wants another --out")
     parser.add_argument("--images", type=int, default=IMAGES, help="test images that the units are shown")
     parser.add_argument("--scale", choices=("tiny", "paper"), default="paper", help="tiny: two steps a run")
     options = parser.parse_args()
@@ -91,10 +102,11 @@ def main() -> None:
                 seeds=options.seeds,
                 images=options.images,
                 scale=options.scale,
+                epochs=options.epochs,
             )
         )
         print(*setting, flush=True)
-    first = config_of(SETTINGS[0], DROPOUT, options.seeds[0], options.scale)
+    first = config_of(SETTINGS[0], DROPOUT, options.seeds[0], options.scale, options.epochs)
     content = {
         "preset": autoencoder.NAME,
         "epochs": first.training.epochs,
