@@ -12,11 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import figure_tables
 import search_tables
 import speed_tables
 
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis import autoencoders, paper_tables, tables, theory_study, theory_tables
+from adversarial_dropout.experiments.analysis import paper_tables, tables, theory_study, theory_tables
 from adversarial_dropout.experiments.analysis.published import PRINTED, Published
 from adversarial_dropout.experiments.config import Scale, differences
 from adversarial_dropout.experiments.presets import paper, stated
@@ -159,19 +160,10 @@ def mnist_tuning() -> str:
 
 def autoencoders_measured() -> str:
     """Measures of the three autoencoders."""
-    found = find_records(RESULTS / "paper" / "autoencoder")
-    compared = _compared()
+    compared = figure_tables.main_setting()
     seeds = f"Mean ± standard deviation, n = {len(compared.seeds)}; {compared.images:,} test images."
+    found = find_records(RESULTS / "paper" / "autoencoder")
     return f"{tables.markdown(compared.header, compared.lines)}\n\n{seeds} {_provenance(found)}"
-
-
-def autoencoder_claims() -> str:
-    """The paper's claims on Figures 2 and 3, seen or not."""
-    return tables.markdown(autoencoders.VERDICT_HEADER, _compared().verdicts)
-
-
-def _compared() -> autoencoders.Comparison:
-    return autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
 
 
 def _theory(place: int) -> str:
@@ -205,7 +197,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "authors": authors,
     "mnist-tuning": mnist_tuning,
     "autoencoders": autoencoders_measured,
-    "autoencoder-claims": autoencoder_claims,
+    "autoencoder-claims": figure_tables.claims,
+    "autoencoder-grid": figure_tables.grid,
+    "autoencoder-grid-claims": figure_tables.grid_claims,
     "theory-equations": partial(_theory, 0),
     "theory-dropped": partial(_theory, 1),
     "theory-penalties": partial(_theory, 2),

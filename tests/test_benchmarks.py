@@ -4,14 +4,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import autoencoder_grid
 import fast_paths
 import mask_search
 import measuring
 import pytest
 import step_cost
 import torch
+from experiments import small_data
 from torch import nn
 
+from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.analysis.features import MEASURES
+from adversarial_dropout.experiments.config import differences
 from adversarial_dropout.experiments.models.dense import Dense
 
 CPU = torch.device("cpu")
@@ -89,6 +94,33 @@ def test_a_benchmark_writes_its_record(tmp_path: Path, monkeypatch: pytest.Monke
     finally:
         torch.set_num_threads(threads)
     assert '"commit"' in record.read_text()
+
+
+def test_the_grid_of_autoencoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data.hub_files(tmp_path / "mnist", "mnist")
+    record, out = tmp_path / "grid.json", tmp_path / "runs"
+    options = ["--data", data, "--out", out, "--record", record, "--scale", "tiny", "--images", "20"]
+    options += ["--jobs", "1", "--seeds", "3"]
+    monkeypatch.setattr(sys, "argv", ["autoencoder_grid", *map(str, options)])
+    autoencoder_grid.main()
+    found = records.read_json(record)
+    runs = records.find_records(out)
+    assert len(runs) == 16
+    assert {run.config.seed for run in runs} == {3}
+    names = ("optimizer", "learning_rate", "initialization")
+    assert [tuple(setting[name] for name in names) for setting in found["settings"]] == list(autoencoder_grid.SETTINGS)
+    trained = {
+        (r.config.training.optimizer, r.config.training.learning_rate, r.config.model.initialization) for r in runs
+    }
+    assert trained == set(autoencoder_grid.SETTINGS)
+    for setting in found["settings"]:
+        assert list(setting["values"]) == ["dropout", "dropout+add"]
+        assert all(list(run) == list(MEASURES) for values in setting["values"].values() for run in values)
+    errors = {run["reconstruction error in %"] for one in found["settings"] for run in one["values"]["dropout"]}
+    assert errors == {run.error for run in runs if run.config.method == "dropout"}
+    config = autoencoder_grid.config_of(autoencoder_grid.SETTINGS[0], "dropout", 0)
+    preset = presets.get("paper/autoencoder", "dropout", "paper", 0)
+    assert differences(preset.to_dict(), config.to_dict()) == [f"training.epochs: 20 → {autoencoder_grid.EPOCHS}"]
 
 
 def test_what_is_compiled_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:

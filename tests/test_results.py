@@ -130,9 +130,26 @@ def test_the_autoencoders_are_those_of_the_preset_and_their_measures_are_recorde
         assert [run["reconstruction error in %"] for run in runs] == [errors[method, seed] for seed in range(5)]
 
 
-def test_the_claims_on_sparsity_are_seen_and_those_on_filters_are_not() -> None:
+def test_the_claims_on_figures_2_and_3_with_the_preset() -> None:
     compared = autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
-    assert [seen for _, seen, _ in compared.verdicts] == ["not seen", "not seen", "seen", "seen", "seen", "seen"]
+    assert [seen for _, seen, _ in compared.verdicts] == ["not seen", "seen", "not seen", *["seen"] * 5]
+    assert all(run["dead filters"] <= 2 for runs in compared.values.values() for run in runs)
+    assert all(run["neighbourhood of spots"] > 1 for run in compared.values["dropout"])
+
+
+def test_adversarial_dropout_prevents_no_dead_filters_where_they_are_many() -> None:
+    grid = read_json(RESULTS / "autoencoder-grid.json")
+    assert (len(grid["settings"]), grid["seeds"], grid["images"]) == (8, [0, 1, 2], 1000)
+    assert not grid["environment"]["commit"].endswith("+")
+    lower, many = [], 0
+    for setting in grid["settings"]:
+        pairs = list(zip(*(setting["values"][method] for method in ("dropout", "dropout+add")), strict=True))
+        assert all(ours["dead filters"] >= dropout["dead filters"] for dropout, ours in pairs)
+        many += all(dropout["dead filters"] > 10 for dropout, _ in pairs)
+        lower.append(all(ours["mean activation"] < dropout["mean activation"] for dropout, ours in pairs))
+        assert not all(ours["spread of the rest"] < dropout["spread of the rest"] for dropout, ours in pairs)
+    assert many >= 5
+    assert lower.count(True) == 7
 
 
 def test_the_equations_hold() -> None:

@@ -26,7 +26,7 @@ from adversarial_dropout.experiments import cli, models, presets
 from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, TermConfig, TrainingConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
-from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.training import loop, optimizers
 from adversarial_dropout.experiments.training.captured import choose_step
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
 from adversarial_dropout.experiments.training.processes import Ranks, rank
@@ -96,7 +96,7 @@ def damped(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
 
 def train_without_noise(method: str, folder: Path) -> None:
     """Run it in this process, with the others if there are any."""
-    with mock.patch.object(loop, "Adam", damped):
+    with mock.patch.object(optimizers, "Adam", damped):
         loop.run(without_noise(method), folder)
 
 

@@ -13,7 +13,7 @@ from adversarial_dropout import AdversarialDropout, adversarial_mask, flip_budge
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, presets
 from adversarial_dropout.experiments.analysis import evaluation
-from adversarial_dropout.experiments.config import DataConfig, ModelConfig, TermConfig
+from adversarial_dropout.experiments.config import DataConfig, Initialization, ModelConfig, TermConfig
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.export import export
@@ -57,6 +57,17 @@ def test_the_network() -> None:
     out = model(torch.rand(5, 1, 28, 28))
     assert out.shape == (5, 784)
     assert 0 < out.min() < out.max() < 1
+
+
+@pytest.mark.parametrize(("initialization", "variances"), [("he", (2 / 784, 2 / 256)), ("normal", (1e-4, 1e-4))])
+def test_initialisations(initialization: Initialization, variances: tuple[float, float]) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(presets.get(PRESET, "dropout", "paper").model, initialization=initialization)
+    layers = [m for m in models.build(config, (1, 28, 28), 10).modules() if isinstance(m, nn.Linear)]
+    for layer, variance in zip(layers, variances, strict=True):
+        assert layer.weight.var().item() == pytest.approx(variance, rel=0.02)
+        assert layer.weight.mean().abs() < 0.01 * variance**0.5
+        assert not layer.bias.any()
 
 
 def small_model(p: float = 0.5) -> Autoencoder:

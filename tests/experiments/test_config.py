@@ -74,6 +74,7 @@ CONFIGS = st.builds(
         delta=SHARES,
         granularity=st.sampled_from(["element", "channel", "feature"]),
         rescale=st.sampled_from(["inverted", "sum", "none"]),
+        initialization=st.sampled_from(["he", "normal"]),
     ),
     training=st.builds(
         TrainingConfig,
@@ -81,6 +82,7 @@ CONFIGS = st.builds(
         steps_per_epoch=st.none() | COUNTS,
         batch_labelled=COUNTS,
         batch_unlabelled=st.integers(0, 10**6),
+        optimizer=st.sampled_from(["adam", "sgd"]),
         learning_rate=st.floats(1e-9, 1e3),
         ramp_up=st.integers(0, 100),
         ramp_up_learning_rate=st.booleans(),
@@ -111,6 +113,14 @@ def test_to_dict_shares_nothing_with_the_config() -> None:
     plain["data"]["labelled"] = 7
     plain["terms"][0]["weight"] = 7.0
     assert original == config(terms=(TermConfig(kind="pi"),))
+
+
+def test_a_record_from_before_optimizer_and_initialization_could_be_chosen() -> None:
+    plain = config().to_dict()
+    del plain["training"]["optimizer"], plain["model"]["initialization"]
+    assert ExperimentConfig.from_dict(plain) == config()
+    assert config().training.optimizer == "adam"
+    assert config().model.initialization == "he"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +167,7 @@ def test_fields_are_given_by_name(made: type) -> None:
         (ModelConfig, {"width": 0}, "model.width to be a whole number, 1 or more, got 0"),
         (ModelConfig, {"norm_momentum": 1.1}, r"model.norm_momentum to be in \[0, 1\], got 1.1"),
         (ModelConfig, {"norm": "mean_only"}, 'model.norm to be one of batch, mean-only, .*; did you mean "mean-only"'),
+        (ModelConfig, {"initialization": "xavier"}, "model.initialization to be one of he, normal, got 'xavier'"),
         (TermConfig, {"kind": "vat", "weight": -1.0}, "finite weight of vat, 0 or more, got -1.0"),
         (TermConfig, {"kind": "pi", "weight": float("nan")}, "finite weight of pi, 0 or more, got nan"),
         (TermConfig, {"kind": "pi", "weight": float("inf")}, "finite weight of pi, 0 or more, got inf"),
@@ -166,6 +177,7 @@ def test_fields_are_given_by_name(made: type) -> None:
         (TrainingConfig, {"batch_unlabelled": -1}, "training.batch_unlabelled to be a whole number, 0 or more"),
         (TrainingConfig, {"beta1": 1.5}, r"training.beta1 to be in \[0, 1\], got 1.5"),
         (TrainingConfig, {"beta1_end": -0.5}, r"training.beta1_end to be in \[0, 1\], got -0.5"),
+        (TrainingConfig, {"optimizer": "adams"}, 'training.optimizer to be one of adam, sgd, .*; did you mean "adam"'),
         (TrainingConfig, {"ramp_up": -1}, "training.ramp_up to be a whole number, 0 or more, got -1"),
         (TrainingConfig, {"ramp_down": -1}, "training.ramp_down to be a whole number, 0 or more, got -1"),
         (TrainingConfig, {"learning_rate": 0.0}, "training.learning_rate to be above 0, got 0.0"),

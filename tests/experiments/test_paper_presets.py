@@ -18,7 +18,7 @@ from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
 from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 from adversarial_dropout.experiments.presets import paper
-from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.training import optimizers
 from adversarial_dropout.experiments.training.batches import steps_of_an_epoch
 
 from . import small_data
@@ -234,7 +234,7 @@ def test_the_schedule(name: str) -> None:
 
     def at(epoch: int) -> tuple[float, float, float]:
         """Factor of the weights, learning rate, β₁."""
-        factor = loop._schedule(training, epoch, optimizer)
+        factor = optimizers.follow_schedule(training, epoch, optimizer)
         assert optimizer.param_groups[0]["betas"][1] == 0.999
         return (factor, optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"][0])
 

@@ -12,6 +12,8 @@ Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
 DivergenceName = Literal["ce", "kl", "qe", "se"]
 Norm = Literal["batch", "mean-only"]
 Precision = Literal["float32", "tf32", "bf16"]
+OptimizerName = Literal["adam", "sgd"]
+Initialization = Literal["he", "normal"]
 _LARGEST_SEED = 2**63 - 1
 Scale = Literal["tiny", "quick", "paper"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -88,11 +90,14 @@ class ModelConfig:
     """What a unit is."""
     rescale: Rescale = "inverted"
     """What follows the mask."""
+    initialization: Initialization = "he"
+    """Of autoencoder's weights: "he": N(0, 2 / fan-in). "normal": N(0, 0.01²)."""
 
     def __post_init__(self) -> None:
         for name in ("dropout1", "dropout2", "p", "delta", "norm_momentum"):
             check_fraction(f"model.{name}", getattr(self, name))
         check_choice("model.norm", self.norm, get_args(Norm))
+        check_choice("model.initialization", self.initialization, get_args(Initialization))
         for name in ("kernel_size", "width"):
             _at_least(f"model.{name}", getattr(self, name), 1)
         if self.kernel_size % 2 == 0:
@@ -136,10 +141,11 @@ class TrainingConfig:
     batch_labelled: int = 32
     """Labelled examples a step."""
     batch_unlabelled: int = 128
-    """Unlabelled examples a step; 0: all terms see the labelled ones, and the pass of the cross-entropy is their
-    target."""
+    """Unlabelled examples a step; 0: all terms see the labelled ones, with the pass of the cross-entropy as target."""
+    optimizer: OptimizerName = "adam"
+    """"adam", or "sgd": gradient descent without momentum."""
     learning_rate: float = 3e-3
-    """Adam's learning rate at its height."""
+    """The optimiser's learning rate at its height."""
     ramp_up: int = 20
     """Epochs over which the weights of the terms rise as exp(-5 (1 - T)²)."""
     ramp_up_learning_rate: bool = False
@@ -156,10 +162,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_choice("training.precision", self.precision, get_args(Precision))
-        for name in ("epochs", "batch_labelled"):
-            _at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("batch_unlabelled", "ramp_up", "ramp_down"):
-            _at_least(f"training.{name}", getattr(self, name), 0)
+        check_choice("training.optimizer", self.optimizer, get_args(OptimizerName))
+        for name in ("epochs", "batch_labelled", "batch_unlabelled", "ramp_up", "ramp_down"):
+            _at_least(f"training.{name}", getattr(self, name), 1 if name in ("epochs", "batch_labelled") else 0)
         for name in ("beta1", "beta1_end"):
             check_fraction(f"training.{name}", getattr(self, name))
             if getattr(self, name) == 1:
@@ -264,11 +269,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     names = before.keys() | after.keys()
     if before.get("terms") != after.get("terms"):
         names = {name for name in names if not name.startswith("terms.")}
-    return [
-        f"{name}: {before.get(name)} → {after.get(name)}"
-        for name in sorted(names)
-        if before.get(name) != after.get(name)
-    ]
+    changed = [name for name in sorted(names) if before.get(name) != after.get(name)]
+    return [f"{name}: {before.get(name)} → {after.get(name)}" for name in changed]
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,30 +21,42 @@ NONE, DROPOUT, ADVERSARIAL = METHODS = ("none", "dropout", "dropout+add")
 
 @dataclass(frozen=True)
 class Claim:
-    """Something the paper says of these figures, as we read it, and whether it is seen here.
+    """Something the paper says of these figures, in our words, and whether it is seen here.
 
     Attributes:
         text: What it says.
         measure: The name of what it is judged by.
-        holds: From the values without dropout, with dropout, and with adversarial dropout besides.
+        holds: From the values without dropout (infinite where that was not trained), with dropout, and with adversarial
+            dropout besides, of one seed. ``None``: there is nothing to judge.
     """
 
     text: str
     measure: str
-    holds: Callable[[float, float, float], bool]
+    holds: Callable[[float, float, float], bool | None]
 
 
+_PRESERVED = 0.9
 _SIMILAR = 0.1
 CLAIMS = (
     Claim(
-        "Figure 2, claim 1: adversarial dropout has fewer dead filters than dropout",
+        "Figure 2, claim 1: adversarial dropout prevents dead filters (here: it has fewer than dropout)",
         "dead filters",
+        lambda _, dropout, ours: None if dropout == ours == 0 else ours < dropout,
+    ),
+    Claim(
+        "Figure 2, claim 2, localised filters are preserved (we take: nine tenths as many as dropout has, or more)",
+        "localised filters",
+        lambda _, dropout, ours: None if dropout == 0 else ours >= _PRESERVED * dropout,
+    ),
+    Claim(
+        "Figure 2, claim 2, what is not localised is standardised (here: it differs less in strength than dropout's)",
+        "spread of the rest",
         lambda _, dropout, ours: ours < dropout,
     ),
     Claim(
-        "Figure 2, claim 2: dropout's filters are spots, those of adversarial dropout use what is around them too",
-        "filter reach in pixels",
-        lambda _, dropout, ours: ours > dropout,
+        "Figure 2, claim 2, dropout ignores the neighbourhood of its spots (here: adversarial dropout uses it more)",
+        "neighbourhood of spots",
+        lambda _, dropout, ours: None if math.isnan(dropout + ours) else ours > dropout,
     ),
     Claim(
         "Figure 3, claim 3: adversarial dropout has the fewest highly activated units",
@@ -71,10 +84,10 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """The three autoencoders over seeds, in numbers.
+    """The autoencoders over seeds, in numbers.
 
     Attributes:
-        values: The :data:`MEASURES` by method, one per seed.
+        values: The :data:`MEASURES` by method, one per seed; of dropout and of adversarial dropout at least.
         seeds: Of the runs.
         images: Number of test images.
     """
@@ -86,35 +99,52 @@ class Comparison:
     @property
     def header(self) -> tuple[str, ...]:
         """Names of the columns of :attr:`lines`."""
-        return ("measure", *METHODS, "how it is measured")
+        return ("measure", *self.values, "how it is measured")
 
     @property
     def lines(self) -> list[tuple[str, ...]]:
         """The table as text: a line per measure, mean ± standard deviation (n - 1) over seeds."""
         return [
-            (name, *(_spread([run[name] for run in self.values[method]]) for method in METHODS), how)
+            (name, *(_spread([run[name] for run in runs]) for runs in self.values.values()), how)
             for name, how in MEASURES.items()
         ]
 
+    def outcomes(self, claim: Claim) -> list[bool | None]:
+        """Whether ``claim`` holds, one per seed; ``None``: there is nothing to judge."""
+        runs = [[run[claim.measure] for run in runs] for runs in self.values.values()]
+        absent = [math.inf] * (len(METHODS) - len(runs))
+        return [claim.holds(*absent, *values) for values in zip(*runs, strict=True)]
+
     @property
     def verdicts(self) -> list[tuple[str, str, str]]:
-        """For each of :data:`CLAIMS`: its text, "seen" if it holds in every seed, and the figures."""
+        """For each of :data:`CLAIMS`: its text, what is seen, and the figures.
+
+        "seen" if it holds in every seed that has something to judge, else "not seen"; "nothing to judge" if none has.
+        """
         verdicts = []
         for claim in CLAIMS:
-            runs = list(zip(*([run[claim.measure] for run in self.values[method]] for method in METHODS), strict=True))
-            times = sum(claim.holds(*run) for run in runs)
-            seen = "seen" if times == len(runs) else "not seen"
-            means = " · ".join(f"{statistics.fmean(values):.4g}" for values in zip(*runs, strict=True))
-            verdicts.append((claim.text, seen, f"{claim.measure} {means}; in {times} of {len(runs)} seeds"))
+            outcomes = self.outcomes(claim)
+            judged = [outcome for outcome in outcomes if outcome is not None]
+            seen = ("seen" if all(judged) else "not seen") if judged else "nothing to judge"
+            means = " · ".join(mean([run[claim.measure] for run in runs]) for runs in self.values.values())
+            left = f", {len(outcomes) - len(judged)} with nothing to judge" if len(judged) < len(outcomes) else ""
+            figures = f"{claim.measure} {means}; in {sum(judged)} of {len(outcomes)} seeds{left}"
+            verdicts.append((claim.text, seen, figures))
         return verdicts
 
 
 VERDICT_HEADER = ("claim", "here", f"figures ({' · '.join(METHODS)})")
 
 
+def mean(values: Sequence[float], digits: int = 4) -> str:
+    """The mean as text, without what is NaN; "–" if that is all."""
+    known = [value for value in values if not math.isnan(value)]
+    return f"{statistics.fmean(known):.{digits}g}" if known else "–"
+
+
 def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.fmean(values):.4g}"
-    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
+    known = [value for value in values if not math.isnan(value)]
+    return f"{mean(known)} ± {statistics.stdev(known):.2g}" if len(known) > 1 else mean(known)
 
 
 def compare(found: Sequence[Record], images: int, place: Place | None = None) -> tuple[Comparison, dict[str, Features]]:
@@ -145,11 +175,15 @@ def compare(found: Sequence[Record], images: int, place: Place | None = None) ->
 
 
 def measured(features: Mapping[str, Sequence[Features]], seeds: tuple[int, ...], images: int) -> Comparison:
-    """Measure the units of each method, one network per seed; what is high is set by dropout's of the same seed."""
+    """Measure the units of each method, one network per seed; what is high is set by dropout's of the same seed.
+
+    ``features`` may lack the method without dropout.
+    """
     levels = [high_level(own.activations) for own in features[DROPOUT]]
     values = {
         method: tuple(measure(own, level) for own, level in zip(features[method], levels, strict=True))
         for method in METHODS
+        if method in features
     }
     return Comparison(values, seeds, images)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError
+from adversarial_dropout.experiments.analysis.spots import spots
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder
@@ -15,6 +16,8 @@ from adversarial_dropout.experiments.trained import Trained
 
 _HIGH = 0.01
 """Dropout's own share of highly activated units, which sets the level."""
+_DEAD = 0.01
+"""A unit that is active on a smaller share of the images is dead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +28,13 @@ class Features:
         record: Of its run.
         filters: Incoming weights of each unit as an image, shape (H, C, height, width).
         activations: On test images, shape (N, H), 0 or more.
+        lit: Pixels that are above 0 on one of these images at least, bool, shape (height, width).
     """
 
     record: Record
     filters: Tensor
     activations: Tensor
+    lit: Tensor
 
 
 def look(record: Record, images: int, place: Place | None = None) -> Features:
@@ -53,13 +58,15 @@ def look(record: Record, images: int, place: Place | None = None) -> Features:
     check_images(images, len(rows))
     stored = trained.data(place).images[evenly_spaced(rows, images)]
     weights = next(module.weight for module in trained.model.under.modules() if isinstance(module, nn.Linear))
+    pixels = trained.pixels(stored)
     with torch.no_grad():
-        activations: Tensor = trained.model.under(trained.pixels(stored))
+        activations: Tensor = trained.model.under(pixels)
     try:
         hoyer(activations)
     except InvalidValueError as error:
         raise InvalidValueError(f"{record.folder}: {error}") from error
-    return Features(record, weights.detach().view(-1, *trained.shape), activations)
+    lit = (pixels > 0).flatten(0, 1).any(dim=0)
+    return Features(record, weights.detach().view(-1, *trained.shape), activations, lit)
 
 
 def check_images(images: int, there_are: int) -> None:
@@ -107,45 +114,42 @@ def hoyer(activations: Tensor) -> Tensor:
 
 
 def dead(activations: Tensor) -> Tensor:
-    """Which units are 0 on every example: of activations (N, H), bool, shape (H,)."""
-    return (activations <= 0).all(dim=0)
-
-
-def reach(filters: Tensor) -> Tensor:
-    r"""How many pixels a filter uses: the participation ratio :math:`(\sum w^2)^2 / \sum w^4`, between 1 and all.
-
-    Args:
-        filters: Shape (H, ...), floating.
-
-    Returns:
-        Shape (H,); 0 for a filter that is 0 everywhere.
-    """
-    squares = filters.flatten(1).double().square()
-    largest = squares.amax(dim=1, keepdim=True)
-    squares = squares / largest.where(largest > 0, torch.ones_like(largest))
-    return squares.sum(dim=1).square() / squares.square().sum(dim=1).clamp(min=1)
+    """Which units are dead: above 0 on fewer than 1 % of the examples. Of activations (N, H), bool, shape (H,)."""
+    return (activations > 0).sum(dim=0) < _DEAD * len(activations)
 
 
 MEASURES: dict[str, str] = {
     "reconstruction error in %": "share of the variance of all test images that is not explained",
-    "dead filters": "units that are 0 on every image",
-    "filter reach in pixels": "mean participation ratio of the filters; noise has a third of the pixels",
+    "dead filters": "units that are above 0 on fewer than 1 % of the images",
+    "always 0": "units that are 0 on every image",
+    "localised filters": "living filters with a quarter of their squared weight, or more, in the 5 × 5 pixels around "
+    "the strongest",
+    "spread of the rest": "of the living filters' rms weights outside these pixels: standard deviation over mean",
+    "neighbourhood of spots": "mean size of the weights 3 to 5 pixels from the strongest, over that of all outside the "
+    "5 × 5; mean over localised filters",
     "highly activated in %": "activations above the level that 1 % of dropout's exceed, same seed",
     "mean activation": "over units and images",
     "zero in %": "activations that are 0",
     "mean where active": "of the activations above 0",
     "Hoyer sparsity": "mean over images; 1: one active unit",
 }
-"""What is measured of each autoencoder, and how."""
+"""What is measured of each autoencoder, and how. A filter whose unit is not dead is living."""
 
 
 def measure(features: Features, level: float) -> dict[str, float]:
-    """The :data:`MEASURES` of one autoencoder; above ``level`` an activation is high."""
+    """The :data:`MEASURES` of one autoencoder; above ``level`` an activation is high. NaN: there is no such filter."""
     activations = features.activations
+    living = ~dead(activations)
+    found = spots(features.filters, features.lit)
+    rest = found.rest[living]
+    localised = found.localised & living
     values = (
         features.record.error,
-        float(dead(activations).sum()),
-        float(reach(features.filters).mean()),
+        float((~living).sum()),
+        float((activations <= 0).all(dim=0).sum()),
+        float(localised.sum()),
+        float(rest.std(correction=0) / rest.mean()),
+        float(found.neighbourhood[localised].mean()),
         100 * float((activations > level).double().mean()),
         float(activations.double().mean()),
         100 * float((activations <= 0).double().mean()),

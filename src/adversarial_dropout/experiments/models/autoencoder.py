@@ -7,6 +7,8 @@ from adversarial_dropout.experiments.config import ModelConfig
 from adversarial_dropout.experiments.models.cut import CutNetwork, he_initialised
 from adversarial_dropout.layers import AdversarialDropout
 
+_NORMAL = 0.01
+
 
 class Autoencoder(CutNetwork):
     """A network whose output is its input again, flattened: images (N, C, H, W) to (N, C·H·W) in [0, 1]."""
@@ -20,7 +22,7 @@ def autoencoder(
     The paper gives sizes and ReLU; sigmoid keeps the output in the range of the pixels.
 
     Args:
-        config: Uses ``width``, the number of hidden units.
+        config: Uses ``width``, the number of hidden units, and ``initialization``.
         dropout: The layer on the hidden units.
         shape: Of an image, (C, H, W).
         classes: Not used.
@@ -29,7 +31,17 @@ def autoencoder(
     pixels = channels * height * width
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, config.width), nn.ReLU())
     decoder = nn.Sequential(nn.Linear(config.width, pixels), nn.Sigmoid())
-    return he_initialised(Autoencoder(encoder, dropout, decoder))
+    network = Autoencoder(encoder, dropout, decoder)
+    return he_initialised(network) if config.initialization == "he" else _normal_initialised(network)
+
+
+def _normal_initialised(network: nn.Module) -> nn.Module:
+    """``network`` with weights from N(0, 0.01²) and zero biases."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=_NORMAL)
+            nn.init.zeros_(module.bias)
+    return network
 
 
 def reconstruction_error(target: Tensor, prediction: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from adversarial_dropout.experiments.config import (
 
 NAME = "paper/autoencoder"
 
-# Stated in the paper: 256 hidden units, p, λ and δ. Left open: optimiser, batch and epochs; Adam with its usual
-# learning rate, the batch of the paper's other networks on MNIST.
+# Stated in the paper: 256 hidden units, ReLU, p, λ and δ. Left open: optimiser, initialisation, batch and epochs; Adam
+# with its usual learning rate, He's weights, the batch of the paper's other networks on MNIST. docs/figures.md tries
+# other optimisers, learning rates and weights.
 _UNITS = 256
 _P = 0.5
 _WEIGHT = 0.2

@@ -46,8 +46,8 @@ def _grids(comparison: Comparison, shown: Mapping[str, Features]) -> list[Pictur
     return [
         Picture(
             figures.filters(shown, method),
-            f"The filters of an autoencoder as images, {figures.TITLES[method]}; dead: {own['dead filters']:.0f}; a "
-            f"filter uses {own['filter reach in pixels']:.0f} pixels on average.",
+            f"The filters of an autoencoder as images, {figures.TITLES[method]}; dead: {own['dead filters']:.0f}; "
+            f"localised: {own['localised filters']:.0f}.",
         )
         for method, own in numbers.items()
     ]

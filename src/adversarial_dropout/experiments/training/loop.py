@@ -10,23 +10,21 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.config import Device, ExperimentConfig, TrainingConfig, differences
+from adversarial_dropout.experiments.config import Device, ExperimentConfig, differences
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
-from adversarial_dropout.experiments.training import checkpoint, processes
+from adversarial_dropout.experiments.training import checkpoint, optimizers, processes
 from adversarial_dropout.experiments.training.batches import batches
 from adversarial_dropout.experiments.training.captured import choose_step
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
 from adversarial_dropout.experiments.training.processes import Ranks
-from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
 from adversarial_dropout.experiments.training.step import Step
 
 Progress = Callable[[int, Row], None]
@@ -143,7 +141,7 @@ def _train(
     model = ranks.synchronised(models.build(config.model, data.shape, len(data.classes)))
     objective: nn.Module = build_objective(model, config.terms)
     needs_unlabelled = bool(objective.needs_unlabelled)
-    optimizer: torch.optim.Optimizer = Adam(model.parameters(), lr=config.training.learning_rate)
+    optimizer = optimizers.build(config.training, model.parameters(), capture=capture)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     step = choose_step(objective, optimizer, accelerator.backward, capture=capture)
     order = torch.Generator().manual_seed(config.seed)
@@ -175,7 +173,7 @@ def _train(
         seconds_before = state["seconds"]
 
     for epoch in range(len(rows), config.training.epochs):
-        rising = _schedule(config.training, epoch, optimizer)
+        rising = optimizers.follow_schedule(config.training, epoch, optimizer)
         steps = batches(
             data, pixels, split, config.training, order, needs_unlabelled=needs_unlabelled, share=ranks.share
         )
@@ -243,17 +241,6 @@ def _pixels(config: ExperimentConfig, data: ImageData, folder: Path, *, begun: b
             whitening = fitted(config.data, data)
             whitening.save(kept)
     return Pixels(config.data, data.brightest, whitening)
-
-
-def _schedule(training: TrainingConfig, epoch: int, optimizer: torch.optim.Optimizer) -> float:
-    """Set the optimiser for an epoch; return the factor of the weights that rise."""
-    epochs = training.epochs
-    rising = ramp_up(epoch, min(training.ramp_up, epochs))
-    falling = ramp_down(epoch, min(training.ramp_down, epochs), epochs)
-    group = optimizer.param_groups[0]
-    group["lr"] = training.learning_rate * falling * (rising if training.ramp_up_learning_rate else 1.0)
-    group["betas"] = (training.beta1 * falling + training.beta1_end * (1 - falling), group["betas"][1])
-    return rising
 
 
 def _epoch(step: Step, batches: Iterable[Batch], weight: float, ranks: Ranks) -> dict[str, float]:

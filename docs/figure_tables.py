@@ -1,0 +1,100 @@
+"""The tables of docs/figures.md, from results/."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from adversarial_dropout.experiments.analysis import autoencoders, tables
+from adversarial_dropout.experiments.analysis.autoencoders import ADVERSARIAL, CLAIMS, DROPOUT, Comparison
+from adversarial_dropout.experiments.records import read_json
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+SETTING = "optimiser, learning rate, weights"
+OPTIMIZERS = {"adam": "Adam", "sgd": "gradient descent"}
+INITIALIZATIONS = {"he": "He", "normal": "N(0, 0.01²)"}
+SHOWN = {
+    "reconstruction error in %": "error in %",
+    "dead filters": "dead filters",
+    "always 0": "always 0",
+    "localised filters": "localised",
+    "spread of the rest": "spread of the rest",
+    "neighbourhood of spots": "neighbourhood",
+    "highly activated in %": "highly activated in %",
+    "mean activation": "mean activation",
+}
+SHORT = (
+    "1: dead filters prevented",
+    "2: localised preserved",
+    "2: others standardised",
+    "2: neighbourhood used more",
+    "3: fewer highly activated",
+    "4: lower mean activation",
+    "similar error",
+    "sparser",
+)
+"""Of :data:`CLAIMS`, in their order."""
+
+
+def claims() -> str:
+    """The paper's claims on Figures 2 and 3, seen or not."""
+    return tables.markdown(autoencoders.VERDICT_HEADER, main_setting().verdicts)
+
+
+def main_setting() -> Comparison:
+    """The autoencoders of the preset."""
+    return autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
+
+
+def grid() -> str:
+    """Measures in every setting of the grid: means over seeds, dropout → adversarial dropout besides."""
+    found = read_json(RESULTS / "autoencoder-grid.json")
+    lines = [(name, *(_change(compared, measure) for measure in SHOWN)) for name, compared in in_settings().items()]
+    where = found["environment"]
+    return (
+        f"{tables.markdown((SETTING, *SHOWN.values()), lines)}\n\nMeans, dropout → with "
+        f"adversarial dropout, n = {len(found['seeds'])}; {found['epochs']} epochs; {found['images']:,} test images. "
+        f"Seeds {found['seeds'][0]} to {found['seeds'][-1]}; {where['processor']}, {where['cores']} cores, "
+        f"{where['gpu'] or 'no GPU'}; PyTorch {where['packages']['torch']}; commit {where['commit'][:7]}."
+    )
+
+
+def grid_claims() -> str:
+    """In every setting of the grid, in how many of the seeds with something to judge each claim holds."""
+    lines = []
+    totals = [[0, 0] for _ in CLAIMS]
+    for name, compared in in_settings().items():
+        cells = []
+        for claim, total in zip(CLAIMS, totals, strict=True):
+            judged = [outcome for outcome in compared.outcomes(claim) if outcome is not None]
+            total[0] += bool(judged) and all(judged)
+            total[1] += bool(judged)
+            cells.append(f"{sum(judged)} of {len(judged)}" if judged else "–")
+        lines.append((name, *cells))
+    lines.append(("seen (in every seed)", *(f"{seen} of {judged} settings" for seen, judged in totals)))
+    return tables.markdown((SETTING, *SHORT), lines)
+
+
+def in_settings() -> dict[str, Comparison]:
+    """The two autoencoders in each setting of the grid."""
+    found = read_json(RESULTS / "autoencoder-grid.json")
+    return {_name(setting): _compared(setting, found) for setting in found["settings"]}
+
+
+def _compared(setting: dict[str, Any], found: dict[str, Any]) -> Comparison:
+    values = {
+        method: tuple({name: math.nan if value is None else value for name, value in run.items()} for run in runs)
+        for method, runs in setting["values"].items()
+    }
+    return Comparison(values, tuple(found["seeds"]), found["images"])
+
+
+def _name(setting: dict[str, Any]) -> str:
+    optimizer, weights = OPTIMIZERS[setting["optimizer"]], INITIALIZATIONS[setting["initialization"]]
+    return f"{optimizer}, {setting['learning_rate']:g}, {weights}"
+
+
+def _change(compared: Comparison, measure: str) -> str:
+    dropout, ours = (
+        autoencoders.mean([run[measure] for run in compared.values[method]], 3) for method in (DROPOUT, ADVERSARIAL)
+    )
+    return dropout if dropout == ours == "–" else f"{dropout} → {ours}"
