@@ -22,7 +22,7 @@ SEEDS = (100, 101)
 VALIDATION = 5000
 CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "at": tuple({"eps": eps} for eps in (0.05, 0.1, 0.2, 0.3)),
-    "vat": tuple({"eps": eps} for eps in (1.0, 2.0, 3.0, 4.5)),
+    "vat": tuple({"eps": eps} for eps in (0.5, 1.0, 2.0, 3.0, 4.5)),
     "vadd-kl": ({"noise": "independent"}, {"noise": "shared"}),
     "vadd-qe": ({"noise": "independent"}, {"noise": "shared"}),
 }
@@ -43,11 +43,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with MNIST in parquet files")
     parser.add_argument("--out", type=Path, default=Path("runs/tune-mnist"), help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument(
+        "--methods", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), help="the record is theirs"
+    )
     options = parser.parse_args()
     errors: dict[str, list[float]] = {}
     steps = 0
-    for method, candidates in CANDIDATES.items():
-        for settings in candidates:
+    for method in options.methods:
+        for settings in CANDIDATES[method]:
             name = f"{method} {' '.join(f'{key}={value}' for key, value in settings.items())}"
             configs = [candidate(method, settings, seed) for seed in SEEDS]
             found = run_grid(
