@@ -123,6 +123,7 @@ DEVIATIONS = {
 }
 """Numbers that the paper states and we do not follow."""
 
+_TUNED = "lowest error on 5,000 held-out training images after 1,500 steps, n = 2"
 _ONE_WEIGHT = "the authors' code has 1 for VAT and for SAdD; AT likewise"
 
 LEFT_OPEN = {
@@ -130,8 +131,8 @@ LEFT_OPEN = {
         BATCH_LABELLED, "as many as on SVHN and CIFAR-10"
     ),
     "MNIST: steps of an epoch, 1,000 labels": Choice(468, "60,000 / 128, as with all labels"),
-    "MNIST: ε of AT (L∞)": Choice(0.05, "lowest error on 5,000 held-out training images"),
-    "MNIST: ε of VAT (L2)": Choice(3.0, "lowest error on 5,000 held-out training images"),
+    "MNIST: ε of AT (L∞)": Choice(0.1, _TUNED),
+    "MNIST: ε of VAT (L2)": Choice(1.0, _TUNED),
     "SVHN, CIFAR-10: ε of AT (L∞)": Choice(8 / 255, "the length that most papers use on these images; not tuned"),
     "SVHN: ε of VAT (L2)": Choice(3.5, "the authors' code"),
     "CIFAR-10: ε of VAT (L2)": Choice(2.0, "the authors' 8.0 is for whitened images, which are four times as long"),
