@@ -111,9 +111,7 @@ def kernel_size() -> str:
         config = found[0].config
         size = config.model.kernel_size
         steps.add(config.training.epochs * (config.training.steps_per_epoch or 0))
-        lines.append(
-            (f"{size} × {size}", str(Published(statistics.fmean(errors), statistics.stdev(errors))), str(len(errors)))
-        )
+        lines.append((f"{size} × {size}", _spread(errors), str(len(errors))))
     (number,) = steps
     return tables.markdown(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines)
 
@@ -151,10 +149,7 @@ def authors() -> str:
 def mnist_tuning() -> str:
     """Validation errors of the candidates for ε."""
     found = read_json(RESULTS / "mnist-tuning.json")
-    lines = [
-        (name, str(Published(statistics.fmean(values), statistics.stdev(values))))
-        for name, values in found["errors"].items()
-    ]
+    lines = [(name, _spread(values)) for name, values in found["errors"].items()]
     return tables.markdown(("candidate", f"validation error in %, n = {len(found['seeds'])}"), lines)
 
 
@@ -212,12 +207,18 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def _spread(errors: list[float]) -> str:
+    return str(Published(statistics.fmean(errors), statistics.stdev(errors) if len(errors) > 1 else None))
+
+
 def _provenance(found: list[Record]) -> str:
     where = found[0].final["environment"]
     seeds = sorted({record.config.seed for record in found})
+    commits = sorted({record.final["environment"]["commit"][:7] for record in found})
+    which = f"Seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"Seed {seeds[0]}"
     return (
-        f"Seeds {seeds[0]} to {seeds[-1]}; {where['processor']}, {where['cores']} cores, {where['gpu'] or 'no GPU'}; "
-        f"PyTorch {where['packages']['torch']}; commit {where['commit'][:7]}."
+        f"{which}; {where['processor']}, {where['cores']} cores, {where['gpu'] or 'no GPU'}; PyTorch {where['packages']['torch']}; "
+        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
     )
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout import AdversarialDropout
-from adversarial_dropout.experiments import cli, models, presets
+from adversarial_dropout.experiments import cli, models, presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, TermConfig, TrainingConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
@@ -240,12 +241,18 @@ def check(folder: Path) -> None:
 
 
 def fail(how: str, arguments: list[str]) -> None:
+    folder = records.run_folder(Path(arguments[arguments.index("--out") + 1]), NOISY)
+
     def failing(*parts: Any, **options: Any) -> Step:
         step = choose_step(*parts, **options)
         done = iter(range(100))
 
         def last(batch: Batch, ramp: float) -> dict[str, Tensor]:
             if next(done) == NOISY.training.steps_per_epoch and rank() == 1:
+                # Rank 0 may still be writing the first epoch.
+                until = time.monotonic() + 30
+                while not records.epochs_done(folder) and time.monotonic() < until:
+                    time.sleep(0.01)
                 if how == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 raise OSError("the disk of rank 1 is gone")
