@@ -217,8 +217,8 @@ def _provenance(found: list[Record]) -> str:
     commits = sorted({record.final["environment"]["commit"][:7] for record in found})
     which = f"Seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"Seed {seeds[0]}"
     return (
-        f"{which}; {where['processor']}, {where['cores']} cores, {where['gpu'] or 'no GPU'}; PyTorch {where['packages']['torch']}; "
-        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
+        f"{which}; {where['processor']}, {where['cores']} cores, {where['gpu'] or 'no GPU'}; "
+        f"PyTorch {where['packages']['torch']}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
     )
 
 
