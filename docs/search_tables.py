@@ -85,7 +85,7 @@ def search_steps() -> str:
 
     def cell(method: str, flips: int, name: str) -> str:
         own, other = errors[method, flips, name], errors[method, flips, reference]
-        spread = str(Published(statistics.fmean(own), statistics.stdev(own)))
+        spread = str(Published.of(own))
         if name == reference:
             return spread
         more = [a - b for a, b in zip(own, other, strict=True)]

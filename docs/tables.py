@@ -67,10 +67,7 @@ def digits_tuning() -> str:
         return " ".join(word for word in name.split() if "=" not in word)
 
     ordered = sorted(errors, key=lambda name: (method(name), statistics.fmean(errors[name])))
-    spread = {
-        name: f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" for name, values in errors.items()
-    }
-    lines = [(name, spread[name]) for name in ordered]
+    lines = [(name, str(Published.of(errors[name]))) for name in ordered]
     return tables.markdown(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines)
 
 
@@ -111,7 +108,7 @@ def kernel_size() -> str:
         config = found[0].config
         size = config.model.kernel_size
         steps.add(config.training.epochs * (config.training.steps_per_epoch or 0))
-        lines.append((f"{size} × {size}", _spread(errors), str(len(errors))))
+        lines.append((f"{size} × {size}", str(Published.of(errors)), str(len(errors))))
     (number,) = steps
     return tables.markdown(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines)
 
@@ -149,7 +146,7 @@ def authors() -> str:
 def mnist_tuning() -> str:
     """Validation errors of the candidates for ε."""
     found = read_json(RESULTS / "mnist-tuning.json")
-    lines = [(name, _spread(values)) for name, values in found["errors"].items()]
+    lines = [(name, str(Published.of(values))) for name, values in found["errors"].items()]
     return tables.markdown(("candidate", f"validation error in %, n = {len(found['seeds'])}"), lines)
 
 
@@ -205,10 +202,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "search-quality": search_tables.search_quality,
     "search-steps": search_tables.search_steps,
 }
-
-
-def _spread(errors: list[float]) -> str:
-    return str(Published(statistics.fmean(errors), statistics.stdev(errors) if len(errors) > 1 else None))
 
 
 def _provenance(found: list[Record]) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -69,9 +68,7 @@ class Entry:
     @property
     def ours(self) -> Published | None:
         """Mean and standard deviation (n - 1) of our errors."""
-        if not self.errors:
-            return None
-        return Published(statistics.fmean(self.errors), statistics.stdev(self.errors) if len(self.errors) > 1 else None)
+        return Published.of(self.errors) if self.errors else None
 
     @property
     def texts(self) -> tuple[str, str, str, str]:

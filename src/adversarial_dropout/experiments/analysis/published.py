@@ -1,5 +1,7 @@
 """The figures that the paper prints in Tables 1, 2, 6 and 7, in its own order: test errors in percent."""
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +16,11 @@ class Published(NamedTuple):
 
     mean: float
     std: float | None = None
+
+    @classmethod
+    def of(cls, errors: Sequence[float]) -> "Published":
+        """Mean and standard deviation (n - 1) of errors, one or more; of a single one there is no deviation."""
+        return cls(statistics.fmean(errors), statistics.stdev(errors) if len(errors) > 1 else None)
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
