@@ -69,7 +69,7 @@ def values(name: str, device: torch.device) -> dict[str, Any]:
         made = copy.deepcopy(model).to(place)
         layer = made[2]
         assert isinstance(layer, AdversarialDropout)
-        layer._kept = kept.to(place)
+        layer._last_mask = kept.to(place)
         given = made(other.to(place)) if name == "pi" else target.to(place)
         with mock.patch.object(torch, "randn_like", lambda like, **_: direction.to(like)):
             loss = REGULARIZERS[name]()(
@@ -104,8 +104,8 @@ def replays_differ(device: torch.device) -> dict[str, Any]:
     seen = []
     for _ in range(STEPS + 40):
         runner()
-        assert layer._kept is not None
-        seen.append(layer._kept.float().cpu())
+        assert layer._last_mask is not None
+        seen.append(layer._last_mask.float().cpu())
     replayed = torch.stack(seen[WARM_UP + 1 :])
     same = sum(int(torch.equal(a, b)) for a, b in itertools.pairwise(replayed))
     rate, keep = float(replayed.mean()), 1 - config.model.p
@@ -144,7 +144,8 @@ def _seeds_of_their_own(device: torch.device) -> Iterator[None]:
     def draw() -> int:
         return int(torch.randint(2**62, (), generator=stream))
 
-    names = [f"adversarial_dropout.{module}.draw_seed" for module in ("layers", "mask_streams")]
+    modules = ("regularizers.search", "experiments.training.mask_streams")
+    names = [f"adversarial_dropout.{module}.draw_seed" for module in modules]
     with contextlib.ExitStack() as stack:
         for name in names:
             stack.enter_context(mock.patch(name, draw))

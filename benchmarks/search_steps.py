@@ -9,29 +9,42 @@ makes a stronger term, so it is tried with a third of the weight and with half o
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import Tensor
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.training.grid import run_grid
-from adversarial_dropout.layers import LinearizeAt
+from adversarial_dropout.regularizers.search import Search
+from adversarial_dropout.regularizers.virtual_adversarial_dropout import VirtualAdversarialDropout
 
 SEEDS = range(105, 115)
 UNITS = 256
 METHODS = ("vadd-qe", "vadd-kl")
 FLIPS = (6, 3)
-SEARCHES: dict[str, tuple[LinearizeAt, float]] = {
-    "Algorithm 1": ("ones", 1.0),
-    "at εˢ": ("base", 1.0),
-    "at εˢ, a third of the weight": ("base", 1 / 3),
+
+
+class AtBase(Search):
+    """The search that linearises D at εˢ, without the rescaling."""
+
+    def point(self, base: Tensor, dtype: torch.dtype) -> Tensor:
+        return base.to(dtype)
+
+
+SEARCHES: dict[str, tuple[type[Search], float]] = {
+    "Algorithm 1": (Search, 1.0),
+    "at εˢ": (AtBase, 1.0),
+    "at εˢ, a third of the weight": (AtBase, 1 / 3),
 }
-"""Where the search linearises, and the share of the usual weight."""
+"""Search of the worst mask, and the share of the usual weight."""
 
 
 def configs(search: str, flips: int) -> Iterator[ExperimentConfig]:
-    linearize_at, share = SEARCHES[search]
+    share = SEARCHES[search][1]
     for method in METHODS:
         for seed in SEEDS:
             usual = presets.get("digits-100", method, "quick", seed)
@@ -40,7 +53,7 @@ def configs(search: str, flips: int) -> Iterator[ExperimentConfig]:
                 usual,
                 data=dataclasses.replace(usual.data, validation=300),
                 model=dataclasses.replace(usual.model, delta=flips / UNITS),
-                terms=(dataclasses.replace(term, linearize_at=linearize_at, weight=share * term.weight),),
+                terms=(dataclasses.replace(term, weight=share * term.weight),),
             )
 
 
@@ -48,12 +61,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/search-steps"))
     parser.add_argument("--record", type=Path, default=Path("results/search-steps.json"))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     runs = []
     for flips in FLIPS:
-        for search in SEARCHES:
-            found = run_grid(list(configs(search, flips)), arguments.out / f"{search}-{flips}", jobs=arguments.jobs)
+        for search, (kind, _) in SEARCHES.items():
+            with mock.patch.object(VirtualAdversarialDropout, "search", kind):
+                found = run_grid(list(configs(search, flips)), arguments.out / f"{search}-{flips}", jobs=1)
             for method in METHODS:
                 errors = [record.error for record in found if record.config.method == method]
                 runs.append({"method": method, "search": search, "flips": flips, "errors": errors})

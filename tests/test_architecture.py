@@ -17,7 +17,7 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 # From the bottom up. A module may import from rows above its own here, and from its own row where that says so.
 FLOORS = (
     ("errors",),
-    ("masks", "mask_streams", "divergences"),
+    ("masks", "divergences"),
     ("layers",),
     ("regularizers/passes",),
     ("regularizers/base",),

@@ -27,10 +27,6 @@ class InvalidTypeError(AdversarialDropoutError, TypeError):
     """An argument has a type or a dtype that cannot be used."""
 
 
-class CaptureError(AdversarialDropoutError, RuntimeError):
-    """A step cannot be recorded as a CUDA graph."""
-
-
 class AdversarialDropoutWarning(UserWarning):
     """What was asked for can be computed, but probably does not mean what its user thinks."""
 

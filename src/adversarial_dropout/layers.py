@@ -1,10 +1,9 @@
-"""The dropout layer whose mask can be searched, and everything that holds the state of a mask."""
+"""The dropout layer whose mask can be searched."""
 
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,35 +17,14 @@ from adversarial_dropout.errors import (
     check_fraction,
     values_readable,
 )
-from adversarial_dropout.mask_streams import draw_seed, generators_of_a_search, new_generator
 from adversarial_dropout.masks import sample_mask
 
 Granularity = Literal["element", "channel", "feature"]
 Rescale = Literal["inverted", "sum", "none"]
-LinearizeAt = Literal["ones", "base"]
-Stage = Literal["under", "base", "search", "found"]
-
-
-@dataclass(eq=False)
-class Steering:
-    """What a regulariser has one layer do while its passes run.
-
-    ``stage`` names the mask that the next passes apply: the base mask εˢ, the point of linearisation ε⁰ as a leaf to
-    differentiate by, or the mask found. At ``"under"`` the layer must not be reached at all. εˢ is ``kept`` if that
-    fits, else drawn from a generator of its own (``generator``, or one made of ``seed``), so that the default random
-    streams hold every *other* noise and can be replayed.
-    """
-
-    seed: int
-    kept: Tensor | None = None
-    generator: torch.Generator | None = None
-    stage: Stage = "under"
-    linearize_at: LinearizeAt = "ones"
-    base: Tensor | None = None
-    leaf: Tensor | None = None
-    found: Tensor | None = None
-    seen: Tensor | None = None
-    """What entered the layer at ``"search"``."""
+MaskOfPass = Callable[[Tensor], Tensor | None]
+"""From what enters a layer to the mask of the pass under way: bool, to be applied as in training; floating, a point to
+differentiate by, multiplied without rescaling; or ``None``, the identity.
+"""
 
 
 class AdversarialDropout(nn.Module):
@@ -104,21 +82,23 @@ class AdversarialDropout(nn.Module):
         self.delta = delta
         self.granularity = granularity
         self.rescale = rescale
-        self._kept: Tensor | None = None
-        self._steering: Steering | None = None
+        self._last_mask: Tensor | None = None
+        self._mask_of_pass: MaskOfPass | None = None
         self._warned_empty = False
         self._warned_none = False
 
     def forward(self, h: Tensor) -> Tensor:
         if not h.is_floating_point():
             raise InvalidTypeError(f"expected floating activations, got {h.dtype}; place the layer after an embedding")
-        if self._steering is not None:
-            return self._steered(h, self._steering)
-        if not self.training:
+        if self._mask_of_pass is not None:
+            mask = self._mask_of_pass(h)
+        elif self.training:
+            mask = self._last_mask = sample_mask(self.mask_shape(h), self.p, device=h.device)
+        else:
+            mask = None
+        if mask is None:
             return h
-        mask = sample_mask(self.mask_shape(h), self.p, device=h.device)
-        self._kept = mask
-        return self._apply_mask(h, mask)
+        return (h * mask).to(h.dtype) if mask.is_floating_point() else self._apply_mask(h, mask)
 
     def mask_shape(self, h: Tensor) -> tuple[int, ...]:
         """Shape of the mask for activations ``h``: 1 along each dimension that the units of the granularity span."""
@@ -138,57 +118,6 @@ class AdversarialDropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, delta={self.delta}, granularity={self.granularity}, rescale={self.rescale}"
-
-    def _steered(self, h: Tensor, steering: Steering) -> Tensor:
-        if steering.stage == "under":
-            raise InvalidValueError(
-                "the under part of the model contains an AdversarialDropout layer; expected upper(h) to contain all of "
-                "them, so that forward(x) equals upper(under(x))"
-            )
-        shape = self.mask_shape(h)
-        if steering.stage == "search":
-            if steering.leaf is None:
-                steering.leaf = self._leaf(steering, shape, h)
-                steering.seen = h.detach()
-            mask = steering.leaf
-        else:
-            found = steering.found if steering.stage == "found" else None
-            mask = self.base_mask(steering, shape, h.device) if found is None else found
-        if tuple(mask.shape) != shape:
-            raise InvalidValueError(
-                f"an AdversarialDropout layer was called with masks of shape {tuple(mask.shape)} and {shape} in the "
-                f"passes of one step; use one layer for each place in the model"
-            )
-        if steering.stage == "search":
-            return (h * mask).to(h.dtype)
-        if _is_checkpointed():
-            raise InvalidValueError(
-                "an AdversarialDropout layer lies in a part of the model under torch.utils.checkpoint, which would be "
-                "computed again, in the backward pass, with another mask; leave the layer out of that part"
-            )
-        return self._apply_mask(h, mask) if self.training or steering.stage == "found" else h
-
-    def _leaf(self, steering: Steering, shape: tuple[int, ...], h: Tensor) -> Tensor:
-        """ε⁰, in float32 or better."""
-        precision = torch.promote_types(h.dtype, torch.float32)
-        if steering.linearize_at == "ones":
-            return torch.ones(shape, dtype=precision, device=h.device, requires_grad=True)
-        return self.base_mask(steering, shape, h.device).to(precision).requires_grad_()
-
-    def base_mask(self, steering: Steering, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """εˢ of the step under way: the mask kept from the last training forward if it fits, else a new one."""
-        if steering.base is None:
-            kept = steering.kept
-            if not self.training:
-                steering.base = torch.ones(shape, dtype=torch.bool, device=device)
-            elif kept is not None and tuple(kept.shape) == shape and kept.device == device:
-                steering.base = kept
-            else:
-                generator = steering.generator
-                if self.p not in (0, 1) and (generator is None or generator.device != device):
-                    generator = new_generator(device, steering.seed)
-                steering.base = sample_mask(shape, self.p, generator=generator, device=device)
-        return steering.base
 
     def _apply_mask(self, h: Tensor, mask: Tensor) -> Tensor:
         factors = mask.view(torch.int8).to(h.dtype)  # From bytes: on a CPU, conversions from bool are slow.
@@ -226,20 +155,8 @@ class AdversarialDropout(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.update(_kept=None, _steering=None)
+        state.update(_last_mask=None, _mask_of_pass=None)
         return state
-
-
-def _is_checkpointed() -> bool:
-    """Whether activations are being dropped by a non-reentrant ``torch.utils.checkpoint``, to be computed again later.
-
-    The hooks that it sets are the only trace. (A reentrant one refuses a search by itself.)
-    """
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    if top is None or torch.compiler.is_compiling():
-        return False
-    hooks = top(True)
-    return bool(hooks) and "checkpoint" in getattr(hooks[0], "__qualname__", "")
 
 
 def adversarial_layers(model: nn.Module) -> list[AdversarialDropout]:
@@ -248,42 +165,24 @@ def adversarial_layers(model: nn.Module) -> list[AdversarialDropout]:
 
 
 @contextlib.contextmanager
-def kept_masks(model: nn.Module) -> Iterator[None]:
-    """Run passes that leave each layer's kept mask, the one of the user's last training forward, as it was."""
-    before = [(layer, layer._kept) for layer in adversarial_layers(model)]
+def preserving_last_masks(model: nn.Module) -> Iterator[None]:
+    """Run passes that leave each layer's last mask, the one of the user's last training forward, as it was."""
+    before = [(layer, layer._last_mask) for layer in adversarial_layers(model)]
     try:
         yield
     finally:
         for layer, mask in before:
-            layer._kept = mask
+            layer._last_mask = mask
 
 
 @contextlib.contextmanager
-def steered(
-    model: nn.Module, *, reuse_kept: bool, linearize_at: LinearizeAt = "ones"
-) -> Iterator[list[tuple[AdversarialDropout, Steering]]]:
-    """Put every layer of ``model`` under a :class:`Steering` of its own, and free it again, whatever happens.
-
-    All base masks drawn meanwhile come from one seed, itself a single draw from the default CPU generator, or from the
-    :class:`~adversarial_dropout.mask_streams.MaskStreams` that serve.
-    """
-    layers = adversarial_layers(model)
-    if not layers:
-        raise InvalidValueError(
-            "expected a model with an AdversarialDropout layer, found none; put one in front of the last layers, e.g. "
-            "nn.Sequential(features, AdversarialDropout(p=0.5, delta=0.05), head)"
-        )
-    generators = generators_of_a_search(len(layers))
-    seed = draw_seed() if generators is None else 0
-    steerings = []
-    before = [(layer, layer._steering) for layer in layers]
+def handing(masks: Sequence[tuple[AdversarialDropout, MaskOfPass]]) -> Iterator[None]:
+    """Run a pass in which each layer takes its mask from the function beside it."""
+    before = [(layer, layer._mask_of_pass) for layer, _ in masks]
     try:
-        for index, layer in enumerate(layers):
-            kept = layer._kept if reuse_kept else None
-            generator = None if generators is None else generators[index]
-            layer._steering = Steering(seed + index, kept, generator, linearize_at=linearize_at)
-            steerings.append((layer, layer._steering))
-        yield steerings
+        for layer, mask_of_pass in masks:
+            layer._mask_of_pass = mask_of_pass
+        yield
     finally:
-        for layer, steering in before:
-            layer._steering = steering
+        for layer, mask_before in before:
+            layer._mask_of_pass = mask_before

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout, mask_streams
-from adversarial_dropout.errors import CaptureError
+from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout
+from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models
 from adversarial_dropout.experiments.config import ModelConfig, TermConfig
+from adversarial_dropout.experiments.training import mask_streams
 from adversarial_dropout.experiments.training.captured import WARM_UP, Again, CapturedStep, choose_step
+from adversarial_dropout.experiments.training.mask_streams import CaptureError, MaskStreams
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
 from adversarial_dropout.experiments.training.step import Step, eager_step
-from adversarial_dropout.mask_streams import MaskStreams
+from adversarial_dropout.regularizers.search import Search
 
 STEPS = WARM_UP + 4
 
@@ -28,7 +30,6 @@ TERMS: dict[str, tuple[TermConfig, ...]] = {
     "vat": (TermConfig(kind="vat", eps=1.0),),
     "pi": (TermConfig(kind="pi", divergence="qe", weight=30.0),),
     "sadd": (TermConfig(kind="sadd", divergence="ce", weight=1.7),),
-    "sadd-base": (TermConfig(kind="sadd", divergence="qe", linearize_at="base"),),
     "vadd-kl": (TermConfig(kind="vadd", weight=0.3),),
     "vadd-qe": (TermConfig(kind="vadd", divergence="qe", weight=25.0),),
     "vadd-shared": (TermConfig(kind="vadd", noise="shared"),),
@@ -70,7 +71,7 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         return int(torch.randint(2**62, (), generator=stream))
 
     monkeypatch.setattr(mask_streams, "draw_seed", draw)
-    monkeypatch.setattr("adversarial_dropout.layers.draw_seed", draw)
+    monkeypatch.setattr("adversarial_dropout.regularizers.search.draw_seed", draw)
 
     def rewind() -> None:
         stream.manual_seed(5)
@@ -357,5 +358,6 @@ def test_a_search_that_was_not_there_before_cannot_be_recorded() -> None:
 
 def test_a_mask_frozen_in_a_recording_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(CaptureError, match="expected base masks from streams that outlive the step"):
-        mask_streams.new_generator(torch.device("cuda"), 0)
+    search = Search(nn.Sequential(AdversarialDropout(0.5, 0.2)), torch.rand(4, 10))
+    with pytest.raises(InvalidValueError, match="expected base masks from generators that outlive the step"):
+        search._generator(0, torch.device("cuda"))

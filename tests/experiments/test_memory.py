@@ -76,7 +76,7 @@ def test_the_trial_leaves_no_trace() -> None:
     step(batch(4, 8), 1.0)
     before = copy.deepcopy((objective.state_dict(), optimizer.state_dict()))
     (layer,) = (module for module in objective.modules() if type(module).__name__ == "AdversarialDropout")
-    kept = layer._kept
+    kept = layer._last_mask
     random = []
 
     class Failing(nn.Module):
@@ -93,7 +93,7 @@ def test_the_trial_leaves_no_trace() -> None:
         assert str(old) == str(new)
     assert all(torch.equal(value, objective.state_dict()[name]) for name, value in before[0].items())
     assert torch.equal(random[0], torch.get_rng_state())
-    assert layer._kept is kept
+    assert layer._last_mask is kept
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 

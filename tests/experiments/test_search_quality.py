@@ -28,8 +28,6 @@ from adversarial_dropout.experiments.analysis.search_quality import (
     random_flips,
     worst_masks,
 )
-from adversarial_dropout.layers import steered
-from adversarial_dropout.regularizers.passes import Noise, cut
 from adversarial_dropout.regularizers.search import Search
 
 N = 6
@@ -211,14 +209,13 @@ def test_algorithm_1_is_what_the_regularisers_search_with(p: float, supervised: 
     model = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), layer, nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 4)).double()
     x, y = torch.randn(40, 8).double(), torch.randint(4, (40,))
     divergence: Divergence = cross_entropy if supervised else kl_divergence
-    with torch.no_grad(), steered(model, reuse_kept=False) as layers:
-        search = Search(Noise(model, x), layers)
-        under, upper = cut(model)
-        h = search.under_pass(under, x)
-        target = y if supervised else search.base_pass(upper, h)
-        search.find(upper, h, target, divergence)
-        after = search.adversarial_pass(upper, h)
-        base, found = cast(Tensor, layers[0][1].base), cast(Tensor, layers[0][1].found)
+    with torch.no_grad():
+        search = Search(model, x)
+        h = search.under_pass(x)
+        target = y if supervised else search.base_pass(h)
+        search.find(h, target, divergence)
+        after = search.adversarial_pass(h)
+    base, found = cast(Tensor, search.masks[0].base), cast(Tensor, search.masks[0].found)
     task = MaskProblem(model[3:], h, base, target, divergence, 5, 1 / (1 - p))
     own = linearised(task)
     assert torch.equal(own.masks, found)

@@ -110,7 +110,7 @@ def test_an_exception_in_the_model_leaves_no_trace(form: str, method: str, place
     for countdown in (1, 2, 3):
         model, below, above, layer, _ = mixed(form)
         model(x)
-        kept, before = layer._kept, flags(model)
+        kept, before = layer._last_mask, flags(model)
         parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
         (below if place == "below" else above).countdown = countdown
         try:
@@ -119,7 +119,7 @@ def test_an_exception_in_the_model_leaves_no_trace(form: str, method: str, place
             raised += 1
         below.countdown = above.countdown = -1
         assert flags(model) == before
-        assert layer._kept is kept
+        assert layer._last_mask is kept
         assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
         assert all(buffer is buffers[name] for name, buffer in model.named_buffers())
         assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -136,11 +136,11 @@ def test_an_exception_in_the_divergence_leaves_no_trace(form: str, method: str, 
     model, *_, layer, _ = mixed(form)
     x, y = batch(8)
     model(x)
-    kept, before = layer._kept, flags(model)
+    kept, before = layer._last_mask, flags(model)
     with pytest.raises(ZeroDivisionError):
         METHODS[method](divergence=FailingDivergence(countdown))(model, x, y)
     assert flags(model) == before
-    assert layer._kept is kept
+    assert layer._last_mask is kept
     assert_works_normally(model, layer)
 
 

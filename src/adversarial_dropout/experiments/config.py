@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from adversarial_dropout.errors import InvalidValueError, check_choice, check_fraction
-from adversarial_dropout.layers import Granularity, LinearizeAt, Rescale
+from adversarial_dropout.layers import Granularity, Rescale
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode
 
 Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
@@ -120,8 +120,6 @@ class TermConfig:
     """VAT's step of the finite difference; None: what suits the precision."""
     noise: NoiseMode = "independent"
     """Noise of VAdD's passes."""
-    linearize_at: LinearizeAt = "ones"
-    """Mask at which the search of SAdD and VAdD linearises D: all units kept, or the base mask."""
     ramp: bool = True
     """Whether the weight follows the ramp-up."""
 
@@ -250,7 +248,7 @@ class ExperimentConfig:
                     "data": DataConfig(**plain["data"]),
                     "model": ModelConfig(**model),
                     "training": TrainingConfig(**plain["training"]),
-                    "terms": tuple(TermConfig(**term) for term in plain["terms"]),
+                    "terms": tuple(TermConfig(**dict(term.items() - {_ONLY_POINT})) for term in plain["terms"]),
                 }
             )
         except (TypeError, KeyError, AttributeError) as error:
@@ -261,6 +259,8 @@ class ExperimentConfig:
 
 _BEFORE_DROPOUT_FIELDS = {"mnist-cnn": {"dropout1": 0.0, "dropout2": 0.0}}
 """What records say that were written before these fields: this network had no such layers then."""
+_ONLY_POINT = ("linearize_at", "ones")
+"""A setting of earlier versions, with the value that is left."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

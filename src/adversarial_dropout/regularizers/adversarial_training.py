@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.errors import check_positive
 from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled
-from adversarial_dropout.regularizers.passes import Noise, check_perturbable, input_gradient, isolated
+from adversarial_dropout.regularizers.passes import Noise, check_perturbable, input_gradient, run_without_side_effects
 
 
 class AdversarialTraining(Regularizer):
@@ -49,7 +49,7 @@ class AdversarialTraining(Regularizer):
         with Noise(model, x).unchanged():
             gradient = input_gradient(model, x, lambda prediction: divergence(y, prediction))
         perturbed = x + (self.eps * gradient.sign()).to(x.dtype)
-        return divergence(y, isolated(model, perturbed, frozen=False))
+        return divergence(y, run_without_side_effects(model, perturbed))
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}, {super().extra_repr()}"

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import AdversarialDropoutWarning, InvalidTypeError, InvalidValueError, check_choice
-from adversarial_dropout.layers import kept_masks
-from adversarial_dropout.regularizers.passes import constant
+from adversarial_dropout.layers import preserving_last_masks
+from adversarial_dropout.regularizers.passes import detached_copy
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -64,7 +64,7 @@ class Regularizer(nn.Module, ABC):
             raise InvalidTypeError(f"expected target to be a tensor, got {type(target).__name__}; pass model(x)")
         if self.supervised:
             y = self._check_labels(y)
-        with kept_masks(model):
+        with preserving_last_masks(model):
             values = self.per_example(model, x, y, target)
         return self._reduce(values, y if self.supervised else None)
 
@@ -87,7 +87,7 @@ class Regularizer(nn.Module, ABC):
             raise InvalidValueError(f"{name} is supervised: expected labels, got y=None; call reg(model, x, y)")
         if not isinstance(y, Tensor):
             raise InvalidTypeError(f"expected y to be a tensor, got {type(y).__name__}; use torch.as_tensor(y)")
-        return constant(y.long() if y.dtype == torch.uint8 else y)
+        return detached_copy(y.long() if y.dtype == torch.uint8 else y)
 
     def _reduce(self, values: Tensor, y: Tensor | None) -> Tensor:
         if self.reduction == "none":

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.regularizers.base import Regularizer
-from adversarial_dropout.regularizers.passes import output
+from adversarial_dropout.regularizers.passes import run_model
 
 
 class EntropyMinimization(Regularizer):
@@ -34,5 +34,5 @@ class EntropyMinimization(Regularizer):
     """
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
-        logits = output(model, x) if target is None else target
+        logits = run_model(model, x) if target is None else target
         return cross_entropy(logits, logits)

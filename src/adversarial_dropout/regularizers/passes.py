@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch.nn.utils import parametrize
 
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
+
+Result = TypeVar("Result")
 
 
 class Part(nn.Module):
@@ -66,7 +69,7 @@ def _does_more_than_forward(model: nn.Module) -> bool:
     return any(hooks) or "forward" in vars(model)
 
 
-def output(model: nn.Module, x: Tensor) -> Tensor:
+def run_model(model: nn.Module, x: Tensor) -> Tensor:
     """``model(x)``, checked to be a tensor with a batch dimension.
 
     The model gets a copy of ``x``, because it may start with an in-place operation, and other passes need ``x`` too.
@@ -81,66 +84,70 @@ def output(model: nn.Module, x: Tensor) -> Tensor:
     return result
 
 
-def _as_it_is(prediction: Tensor) -> Tensor:
-    return prediction
-
-
-class _Then(nn.Module):
-    """A model and what is done with its output, while its parameters and buffers are substituted."""
-
-    def __init__(self, model: nn.Module, then: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self.then = then
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.then(output(self.model, x))
-
-
-def without_graph(model: nn.Module, x: Tensor) -> Tensor:
+def run_without_graph(model: nn.Module, x: Tensor) -> Tensor:
     """``model(x)`` with the parameters as constants; buffers move as the model's mode says.
 
     Not ``torch.no_grad``: under autocast, PyTorch before 2.10 then caches casts of the parameters without a graph, and
     the passes after it give no gradient.
     """
-    state = {name: parameter.detach() for name, parameter in _parameters(model)}
-    return _substituted(model, state, constant(x), _as_it_is)
+    return _run_with(_detached_parameters(model), model, detached_copy(x), _as_it_is)
 
 
-def isolated(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    frozen: bool,
-    precise: bool = False,
-    then: Callable[[Tensor], Tensor] = _as_it_is,
-) -> Tensor:
-    """``then(model(x))`` on copies of the buffers: it normalises as its mode says and leaves every buffer as it was.
+def run_without_side_effects(model: nn.Module, x: Tensor) -> Tensor:
+    """``model(x)`` on copies of the buffers: it normalises as its mode says and leaves every buffer as it was."""
+    with _no_buffer_made(model):
+        return _run_with(dict(_parameters(model)) | _copied_buffers(model), model, x, _as_it_is)
+
+
+def run_frozen(model: nn.Module, x: Tensor, then: Callable[[Tensor], Result], *, precise: bool = False) -> Result:
+    """``then(model(x))`` without side effects and with the parameters as constants: no graph is built for them.
 
     Args:
         model: Module or part of one.
         x: Its input.
-        frozen: Take the parameters as constants, so that no graph is built for them and below ``x``.
+        then: What is made of the output. A backward pass belongs here, where a model with activation checkpoints
+            recomputes with the same parameters.
         precise: Compute in float32 where the parameters, ``x`` or autocast say half precision.
-        then: What is made of the output. A backward pass through frozen parameters belongs here, where a model with
-            activation checkpoints recomputes with the same ones.
     """
-    state = {name: parameter.detach() if frozen else parameter for name, parameter in _parameters(model)}
-    state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+    state = _detached_parameters(model) | _copied_buffers(model)
     autocast: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if precise:
         state = {name: _at_least_float32(tensor) for name, tensor in state.items()}
         x = _at_least_float32(x)
         autocast = torch.autocast(x.device.type, enabled=False)
     with autocast, _no_buffer_made(model):
-        return _substituted(model, state, x, then)
+        return _run_with(state, model, x, then)
 
 
-def _substituted(model: nn.Module, state: dict[str, Tensor], x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
+class _Then(nn.Module):
+    """A model and what is done with its output, while its parameters and buffers are substituted."""
+
+    def __init__(self, model: nn.Module, then: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.model = model
+        self.then = then
+
+    def forward(self, x: Tensor) -> object:
+        return self.then(run_model(self.model, x))
+
+
+def _run_with(state: dict[str, Tensor], model: nn.Module, x: Tensor, then: Callable[[Tensor], Result]) -> Result:
     inner = {f"model.{name}": tensor for name, tensor in state.items()}
     with _no_weight_cached():
-        result: Tensor = functional_call(_Then(model, then), inner, (x,))
+        result: Result = functional_call(_Then(model, then), inner, (x,))
     return result
+
+
+def _as_it_is(prediction: Tensor) -> Tensor:
+    return prediction
+
+
+def _detached_parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in _parameters(model)}
+
+
+def _copied_buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
 @contextlib.contextmanager
@@ -154,7 +161,7 @@ def _no_weight_cached() -> Iterator[None]:
         parametrize._cache_enabled = before
 
 
-def constant(tensor: Tensor) -> Tensor:
+def detached_copy(tensor: Tensor) -> Tensor:
     """A copy of ``tensor`` without its graph, fit for a new one also where it was made in inference mode."""
     with torch.inference_mode(False):
         return tensor.detach().clone()
@@ -193,12 +200,12 @@ def input_gradient(model: nn.Module, x: Tensor, values: Callable[[Tensor], Tenso
         InvalidValueError: the gradient has NaN or infinite entries.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = _at_least_float32(constant(x)).requires_grad_()
+        leaf = _at_least_float32(detached_copy(x)).requires_grad_()
 
         def gradient_of(prediction: Tensor) -> Tensor:
             return torch.autograd.grad(values(prediction).sum(), leaf, materialize_grads=True)[0]
 
-        gradient = isolated(model, leaf, frozen=True, precise=True, then=gradient_of)
+        gradient = run_frozen(model, leaf, gradient_of, precise=True)
     if values_readable(gradient) and not gradient.isfinite().all():
         what = "x is finite, so look at the model's output" if bool(x.isfinite().all()) else "x is not finite"
         raise NonFiniteError(f"expected a finite gradient in x, got NaN or infinite entries: {what}")
@@ -263,3 +270,19 @@ class Noise:
             yield
         finally:
             self.rewind(mark)
+
+
+def check_not_computed_again() -> None:
+    """Raise where a non-reentrant ``torch.utils.checkpoint`` drops activations, to compute them again later.
+
+    The hooks that it sets are the only trace. (A reentrant one refuses a search by itself.)
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if top is None or torch.compiler.is_compiling():
+        return
+    hooks = top(True)
+    if hooks and "checkpoint" in getattr(hooks[0], "__qualname__", ""):
+        raise InvalidValueError(
+            "an AdversarialDropout layer lies in a part of the model under torch.utils.checkpoint, which would be "
+            "computed again, in the backward pass, with another mask; leave the layer out of that part"
+        )

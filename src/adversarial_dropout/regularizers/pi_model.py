@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
 from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example
-from adversarial_dropout.regularizers.passes import output
+from adversarial_dropout.regularizers.passes import run_model
 
 
 class PiModel(Regularizer):
@@ -44,10 +44,10 @@ class PiModel(Regularizer):
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         if target is None:
-            target = output(model, x)
+            target = run_model(model, x)
         if self.detach_target:
             target = target.detach()
-        prediction = output(model, x)
+        prediction = run_model(model, x)
         return check_per_example(self._divergence(target, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:

@@ -1,14 +1,9 @@
 """SAdD: the network must be right under its worst dropout mask."""
 
-from typing import get_args
-
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.errors import check_choice
-from adversarial_dropout.layers import LinearizeAt, steered
 from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example, on_labelled
-from adversarial_dropout.regularizers.passes import Noise, cut
 from adversarial_dropout.regularizers.search import Search
 
 
@@ -22,8 +17,6 @@ class SupervisedAdversarialDropout(Regularizer):
 
     Args:
         divergence: ``"ce"``, ``"kl"`` (with labels the same), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
-        linearize_at: ε⁰, the mask at which D is linearised. ``"ones"``: all units kept, as in the paper. ``"base"``:
-            the random one, without the rescaling (docs/search.md compares them). With p = 0 they are the same.
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
 
     Call:
@@ -50,29 +43,27 @@ class SupervisedAdversarialDropout(Regularizer):
     """
 
     supervised = True
+    search = Search
+    """What finds the masks."""
 
     def __init__(
         self,
         *,
         divergence: str | Divergence = "ce",
-        linearize_at: LinearizeAt = "ones",
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction=reduction)
-        check_choice("linearize_at", linearize_at, get_args(LinearizeAt))
         self._divergence = resolve_divergence(divergence)
         self.divergence = divergence
-        self.linearize_at = linearize_at
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         assert y is not None
-        with steered(model, reuse_kept=target is not None, linearize_at=self.linearize_at) as layers:
-            search = Search(Noise(model, x), layers)
-            under, upper = cut(model)
-            h = search.under_pass(under, x)
-            self.warn_once(search.find(upper, h, y, on_labelled(self._divergence)))
-            prediction = search.adversarial_pass(upper, h)
-        return check_per_example(on_labelled(self._divergence)(y, prediction), prediction.shape[0])
+        divergence = on_labelled(self._divergence)
+        search = self.search(model, x, from_last_masks=target is not None, warn=self.warn_once)
+        h = search.under_pass(x)
+        search.find(h, y, divergence)
+        prediction = search.adversarial_pass(h)
+        return check_per_example(divergence(y, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:
-        return f"divergence={self.divergence}, linearize_at={self.linearize_at}, {super().extra_repr()}"
+        return f"divergence={self.divergence}, {super().extra_repr()}"

@@ -5,10 +5,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.errors import InvalidValueError, check_choice
-from adversarial_dropout.layers import LinearizeAt, steered
+from adversarial_dropout.errors import check_choice
 from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example
-from adversarial_dropout.regularizers.passes import Noise, cut, whole
 from adversarial_dropout.regularizers.search import Search
 
 NoiseMode = Literal["independent", "shared"]
@@ -20,7 +18,7 @@ class VirtualAdversarialDropout(Regularizer):
     .. math:: D[f(x, \varepsilon^s),\; f(x, \varepsilon^{adv})], \qquad \varepsilon^{adv} =
         \arg\max_{\|\varepsilon^s - \varepsilon\| \le \delta H} D[f(x, \varepsilon^s), f(x, \varepsilon)]
 
-    solved for the divergence linearised at ε⁰, by default 1 (Algorithm 1). εˢ is one mask a step: that of the target
+    solved for the divergence linearised at ε⁰ = 1 (Algorithm 1). εˢ is one mask a step: that of the target
     pass, and the one that the search starts from.
 
     Args:
@@ -28,10 +26,6 @@ class VirtualAdversarialDropout(Regularizer):
         noise: What *other* random things (dropout, Gaussian noise) do. ``"independent"``: target and adversarial pass
             draw their own. ``"shared"``: all passes see the same; what lies below the layer runs once, if the model
             can be cut.
-        linearize_at: ε⁰, the mask at which D is linearised. ``"ones"``: all units kept, as in the paper. ``"base"``:
-            εˢ, without the rescaling; on the networks of docs/search.md this found masks with a larger divergence at
-            the same cost, and made no better networks. With p = 0 they are the same; with ``rescale="none"`` and no
-            other noise ``"base"`` repeats the target pass and flips nothing.
         detach_target: Stop the gradient at the target. The paper prints θ on both sides (a constant, θ̂, for VAT
             alone), so it flows through both by default.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -60,56 +54,39 @@ class VirtualAdversarialDropout(Regularizer):
         >>> loss = F.cross_entropy(model(x), y) + lam * vadd(model, x_unlabelled)
     """
 
+    search = Search
+    """What finds the masks."""
+
     def __init__(
         self,
         *,
         divergence: str | Divergence = "kl",
         noise: NoiseMode = "independent",
-        linearize_at: LinearizeAt = "ones",
         detach_target: bool = False,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction=reduction)
         check_choice("noise", noise, get_args(NoiseMode))
-        check_choice("linearize_at", linearize_at, get_args(LinearizeAt))
         self._divergence = resolve_divergence(divergence)
         self.divergence = divergence
         self.noise = noise
-        self.linearize_at = linearize_at
         self.detach_target = detach_target
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         given, shared = target is not None, self.noise == "shared"
-        noise = Noise(model, x)
-        with steered(model, reuse_kept=given, linearize_at=self.linearize_at) as layers:
-            search = Search(noise, layers)
-            under, upper = whole(model) if given and shared else cut(model)
-            h = search.under_pass(under, x)
-            if target is None:
-                above = noise.mark()
-                target = search.base_pass(upper, h)
-                if shared:
-                    noise.rewind(above)
-                else:
-                    h = search.under_pass(under, x)
-            idle = search.find(upper, h, target, self._divergence)
-            if given and shared and not search.starts_at_a_layer():
-                raise InvalidValueError(_SHARED_WITH_TARGET)
-            self.warn_once(idle)
-            prediction = search.adversarial_pass(upper, h)
+        search = self.search(model, x, from_last_masks=given, at_layer=given and shared, warn=self.warn_once)
+        h = search.under_pass(x)
+        if target is None:
+            target = search.base_pass(h, noise_again=shared)
+            h = h if shared else search.under_pass(x)
+        search.find(h, target, self._divergence)
+        prediction = search.adversarial_pass(h)
         if self.detach_target:
             target = target.detach()
         return check_per_example(self._divergence(target, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:
         return (
-            f"divergence={self.divergence}, noise={self.noise}, linearize_at={self.linearize_at}, "
+            f"divergence={self.divergence}, noise={self.noise}, "
             f"detach_target={self.detach_target}, {super().extra_repr()}"
         )
-
-
-_SHARED_WITH_TARGET = (
-    'noise="shared" with target= needs the activations that the target was computed from, but the model still has an '
-    "under part; call h = under(x), then out = head(h), then reg(head, h, target=out), where head starts at the "
-    "AdversarialDropout layer"
-)

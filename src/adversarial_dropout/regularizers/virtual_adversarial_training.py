@@ -12,10 +12,10 @@ from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_
 from adversarial_dropout.regularizers.passes import (
     Noise,
     check_perturbable,
-    constant,
+    detached_copy,
     input_gradient,
-    isolated,
-    without_graph,
+    run_without_graph,
+    run_without_side_effects,
 )
 
 
@@ -78,14 +78,14 @@ class VirtualAdversarialTraining(Regularizer):
 
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         check_perturbable(x)
-        origin = constant(x)
+        origin = detached_copy(x)
         direction = _normalised(torch.randn_like(origin, dtype=torch.promote_types(x.dtype, torch.float32)))
         noise = Noise(model, x)
         start = noise.mark()
         if target is None:
-            target = without_graph(model, x)
+            target = run_without_graph(model, x)
             noise.rewind(start)
-        reference = constant(target)
+        reference = detached_copy(target)
         xi = self.xi if self.xi is not None else (1e-4 if x.dtype == torch.float64 else 0.1)
         for _ in range(self.steps):
             with noise.unchanged():
@@ -96,7 +96,7 @@ class VirtualAdversarialTraining(Regularizer):
                 )
             direction = _normalised(gradient, otherwise=direction)
         perturbed = x + (self.eps * direction).to(x.dtype)
-        prediction = isolated(model, perturbed, frozen=False)
+        prediction = run_without_side_effects(model, perturbed)
         return check_per_example(self._divergence(reference, prediction), prediction.shape[0])
 
     def extra_repr(self) -> str:

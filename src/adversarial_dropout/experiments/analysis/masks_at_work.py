@@ -1,6 +1,5 @@
 """What the search finds in a trained model, against random flips of the same size."""
 
-import contextlib
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +15,7 @@ from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.trained import Trained
-from adversarial_dropout.layers import adversarial_layers, steered
-from adversarial_dropout.regularizers.passes import Noise, cut
+from adversarial_dropout.layers import adversarial_layers
 from adversarial_dropout.regularizers.search import Search
 
 RANDOM_MASKS = 20
@@ -104,33 +102,27 @@ def observe(
     try:
         model.eval()
         layers[0].train()
-        with torch.random.fork_rng(), torch.no_grad(), contextlib.ExitStack() as stack:
+        with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            steerings = stack.enter_context(steered(model, reuse_kept=False))
-            search = Search(Noise(model, x), steerings)
-            under, upper = cut(model)
-            h = search.under_pass(under, x)
-            before = search.base_pass(upper, h)
+            search = Search(model, x)
+            h = search.under_pass(x)
+            before = search.base_pass(h)
             targets = {"prediction": before, "class": before.argmax(dim=1)}
-            target = against if isinstance(against, Tensor) else targets[against]
-            search.find(upper, h, target, divergence)
-            after = search.adversarial_pass(upper, h)
-            steering = steerings[0][1]
-            base, found = cast(Tensor, steering.base).flatten(1), cast(Tensor, steering.found)
-            flips = (base != found.flatten(1)).sum(dim=1)
-            masks, outputs = [], []
-            for _ in range(RANDOM_MASKS):
-                masks.append(base ^ _random_flips(flips, base.shape[1]))
-                steering.found = masks[-1].view(found.shape)
-                outputs.append(search.adversarial_pass(upper, h))
+            search.find(h, against if isinstance(against, Tensor) else targets[against], divergence)
+            after = search.adversarial_pass(h)
+            (masks,) = search.masks
+            base, found = (cast(Tensor, mask).flatten(1) for mask in (masks.base, masks.found))
+            flips = (base != found).sum(dim=1)
+            random = [base ^ _random_flips(flips, base.shape[1]) for _ in range(RANDOM_MASKS)]
+            outputs = [search.adversarial_pass(h, [mask.view(cast(Tensor, masks.base).shape)]) for mask in random]
     finally:
         for module, training in modes:
             module.training = training
     read = torch.clone if isinstance(against, Tensor) else partial(torch.softmax, dim=1)
     return MasksAtWork(
         base=base,
-        found=found.flatten(1),
-        random=torch.stack(masks),
+        found=found,
+        random=torch.stack(random),
         before=read(before),
         after=read(after),
         after_random=torch.stack([read(output) for output in outputs]),

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import AdversarialDropoutError, CaptureError
+from adversarial_dropout.errors import AdversarialDropoutError
+from adversarial_dropout.experiments.training.mask_streams import CaptureError, MaskStreams
 from adversarial_dropout.experiments.training.memory import explaining
 from adversarial_dropout.experiments.training.objective import Batch
 from adversarial_dropout.experiments.training.step import Step, eager_step
-from adversarial_dropout.mask_streams import MaskStreams
 from adversarial_dropout.regularizers.passes import held_generators
 
 WARM_UP = 3

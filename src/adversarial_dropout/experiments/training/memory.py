@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.training.objective import Batch
 from adversarial_dropout.experiments.training.step import Step
-from adversarial_dropout.layers import kept_masks
+from adversarial_dropout.layers import preserving_last_masks
 from adversarial_dropout.regularizers.passes import Noise
 
 _GIB = 2**30
@@ -113,7 +113,7 @@ def _undone(objective: nn.Module, x: Tensor) -> Iterator[None]:
     """Leave buffers, kept masks and random streams as they were."""
     buffers = [(buffer, buffer.clone()) for buffer in objective.buffers()]
     try:
-        with kept_masks(objective), Noise(objective, x).unchanged():
+        with preserving_last_masks(objective), Noise(objective, x).unchanged():
             yield
     finally:
         with torch.no_grad():

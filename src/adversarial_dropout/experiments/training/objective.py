@@ -128,9 +128,9 @@ def build_regularizer(term: TermConfig) -> Regularizer:
         case "pi":
             return PiModel(divergence=term.divergence)
         case "sadd":
-            return SupervisedAdversarialDropout(divergence=term.divergence, linearize_at=term.linearize_at)
+            return SupervisedAdversarialDropout(divergence=term.divergence)
         case "vadd":
             divergence = reconstruction_error if term.divergence == "se" else term.divergence
-            return VirtualAdversarialDropout(divergence=divergence, noise=term.noise, linearize_at=term.linearize_at)
+            return VirtualAdversarialDropout(divergence=divergence, noise=term.noise)
         case "entmin":
             return EntropyMinimization()

@@ -1,31 +1,16 @@
-"""Where base masks come from: a generator seeded for each search, or streams that outlive a step."""
+"""Generators of base masks that outlive a step, for steps that are recorded once and then replayed."""
 
 import contextlib
 from collections.abc import Iterator
-from contextvars import ContextVar
 
 import torch
 
-from adversarial_dropout.errors import CaptureError
+from adversarial_dropout.errors import AdversarialDropoutError
+from adversarial_dropout.regularizers.search import draw_seed, generators_of_a_search
 
 
-def draw_seed() -> int:
-    """The seed of one search: a single draw from the default CPU generator."""
-    return int(torch.randint(2**62, (), device="cpu"))
-
-
-def new_generator(device: torch.device, seed: int) -> torch.Generator:
-    """A generator for one base mask.
-
-    Raises:
-        CaptureError: a CUDA graph is being captured, which would repeat this one mask for ever.
-    """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise CaptureError(
-            "expected base masks from streams that outlive the step while a CUDA graph is captured, got none; run the "
-            "step under MaskStreams.serving(), as experiments.training.captured does, or give target=model(x)"
-        )
-    return torch.Generator(device).manual_seed(seed)
+class CaptureError(AdversarialDropoutError, RuntimeError):
+    """A step cannot be recorded as a CUDA graph."""
 
 
 class MaskStreams:
@@ -59,11 +44,11 @@ class MaskStreams:
                 searches draw nothing. Otherwise each search draws its seed, as it does without streams.
         """
         self._next, self._recorded = 0, recorded
-        token = _SERVING.set(self)
+        token = generators_of_a_search.set(self.take)
         try:
             yield
         finally:
-            _SERVING.reset(token)
+            generators_of_a_search.reset(token)
 
     def reseed(self) -> None:
         """Seed the generators for another replay, by one draw for each search."""
@@ -94,12 +79,3 @@ def _seed(generators: list[torch.Generator]) -> None:
     seed = draw_seed()
     for index, generator in enumerate(generators):
         generator.manual_seed(seed + index)
-
-
-def generators_of_a_search(layers: int) -> list[torch.Generator] | None:
-    """Those of the streams that serve, if any do."""
-    streams = _SERVING.get()
-    return None if streams is None else streams.take(layers)
-
-
-_SERVING: ContextVar[MaskStreams | None] = ContextVar("mask_streams", default=None)

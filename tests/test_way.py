@@ -1,0 +1,70 @@
+"""The way that a call takes through the package, file by file; ``pytest -s`` prints it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+import adversarial_dropout
+from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout
+
+SOURCE = Path(adversarial_dropout.__file__).parent
+
+
+def place(frame: FrameType) -> str | None:
+    """The module of a frame of the package, as a path; ``None`` for frames of others."""
+    path = Path(frame.f_code.co_filename)
+    return path.relative_to(SOURCE).with_suffix("").as_posix() if path.is_relative_to(SOURCE) else None
+
+
+def way_down(call: Callable[[], object], to: str) -> list[str]:
+    """The frames of the package from ``call`` down to its first call of the function ``to``, as ``module:function``."""
+    found: list[str] = []
+
+    def look(frame: FrameType | None, event: str, _: Any) -> None:
+        if event != "call" or found or frame is None or frame.f_code.co_name != to or place(frame) is None:
+            return
+        while frame is not None:
+            if (module := place(frame)) is not None:
+                found.append(f"{module}:{frame.f_code.co_name}")
+            frame = frame.f_back
+
+    sys.setprofile(look)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return found[::-1]
+
+
+def modules_entered(call: Callable[[], object]) -> list[str]:
+    """Modules of the package in which ``call`` runs a function, in the order of their first one."""
+    entered: dict[str, None] = {}
+
+    def look(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and (module := place(frame)) is not None:
+            entered.setdefault(module)
+
+    sys.setprofile(look)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return list(entered)
+
+
+def test_from_the_regulariser_to_the_mask() -> None:
+    model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), AdversarialDropout(), nn.Linear(40, 3))
+    regularizer, x = VirtualAdversarialDropout(), torch.randn(4, 8)
+    way = way_down(lambda: regularizer(model, x), "adversarial_mask")
+    print(" → ".join(way))
+    modules = [step.split(":")[0] for step in way]
+    assert modules[0] == "regularizers/base"
+    assert modules[-1] == "masks"
+    files = list(dict.fromkeys(modules))
+    assert len(files) <= 5
+    assert modules == [file for file in files for _ in range(modules.count(file))], "a call goes back up"
