@@ -20,8 +20,9 @@ from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis import autoencoders
 from adversarial_dropout.experiments.analysis.autoencoders import ADVERSARIAL, DROPOUT
 from adversarial_dropout.experiments.analysis.features import look
-from adversarial_dropout.experiments.config import ExperimentConfig, Initialization, OptimizerName, Scale
+from adversarial_dropout.experiments.config import ExperimentConfig, OptimizerName, Scale
 from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder, Initialization
 from adversarial_dropout.experiments.presets import autoencoder
 from adversarial_dropout.experiments.training.grid import run_grid
 
@@ -45,6 +46,7 @@ def config_of(
     """The preset with another setting; at scale "tiny" two steps, that show that everything runs."""
     optimizer, rate, initialization = setting
     config = presets.get(autoencoder.NAME, method, scale, seed)
+    assert isinstance(config.model, Autoencoder)
     epochs = epochs if scale == "paper" else config.training.epochs
     return dataclasses.replace(
         config,

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import models, presets
+from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Precision, Scale
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.sources import ImageData, Place
+from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.training.captured import CapturedStep
 from adversarial_dropout.experiments.training.devices import set_products
 from adversarial_dropout.experiments.training.objective import Batch, Objective
@@ -68,10 +69,14 @@ def config_of(
     config = presets.get(preset, method, scale, seed)
     if device.type == "cuda":
         return config
-    data, training = config.data, config.training
+    data, training, model = config.data, config.training, config.model
+    if model.delta is not None:
+        model = dataclasses.replace(model, delta=max(model.delta, 1 / SMALL_WIDTH))
+    if isinstance(model, ConvLarge):
+        model = dataclasses.replace(model, width=SMALL_WIDTH)
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, width=SMALL_WIDTH, delta=max(config.model.delta, 1 / SMALL_WIDTH)),
+        model=model,
         data=dataclasses.replace(data, labelled=None if data.labelled is None else 20),
         training=dataclasses.replace(
             training,
@@ -133,7 +138,7 @@ class Runner:
         torch.manual_seed(config.seed)
         self.variant = variant
         shape = SHAPES[config.data.name]
-        self.model = models.build(config.model, shape, 10).to(device)
+        self.model = config.model.build(shape, 10).to(device)
         if not variant.channels_last:
             self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         if variant.compiled:

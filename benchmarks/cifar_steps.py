@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.records import Record
@@ -52,7 +52,7 @@ def before_and_after(record: Record) -> tuple[float, float]:
     trained, config = Trained.load(record), record.config
     images, labels = seen(trained, config)
     torch.manual_seed(config.seed)  # As training begins.
-    untrained = models.build(config.model, trained.shape, len(trained.classes))
+    untrained = config.model.build(trained.shape, len(trained.classes))
     return loss(untrained, images, labels), loss(trained.model, images, labels)
 
 

@@ -36,7 +36,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from adversarial_dropout import AdversarialDropout
-from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep
 from adversarial_dropout.experiments.training.objective import Batch
@@ -82,7 +82,7 @@ def batched(config: ExperimentConfig, seeds: int, steps: int, rounds: int, devic
     networks = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        networks.append(models.build(config.model, (1, 28, 28), 10).to(device))
+        networks.append(config.model.build((1, 28, 28), 10).to(device))
     objective = Stacked(networks)
     step = CapturedStep(objective, torch.optim.Adam(objective.parameters()))
     batch = made_batch(config, device, needs_unlabelled=False)

@@ -24,12 +24,12 @@ from measuring import ROUNDS, WARM_UP, interleaved, ratio, seconds
 from torch import nn
 
 from adversarial_dropout import sample_mask
-from adversarial_dropout.experiments import models, presets, records
-from adversarial_dropout.experiments.config import TermConfig
+from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.models import dense
-from adversarial_dropout.experiments.models.cut import CutNetwork
 from adversarial_dropout.experiments.models.dense import Dense
+from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.noise import Dropout
+from adversarial_dropout.experiments.terms import Term, Vadd, by_kind
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 from adversarial_dropout.experiments.training.step import eager_step
 
@@ -43,20 +43,19 @@ _NEVER = 2**31 - 1
 
 def network() -> CutNetwork:
     torch.manual_seed(0)
-    model = models.build(presets.get("paper/mnist-1000", "plain", "paper").model, (1, 28, 28), 10).train()
-    assert isinstance(model, CutNetwork)
-    return model
+    model = presets.get("paper/mnist-1000", "vadd-kl", "paper").model.build((1, 28, 28), 10)
+    return model.train()
 
 
 def step_of(
-    model: nn.Module, *, terms: tuple[TermConfig, ...] = (), fused: bool | None = None, compiled: bool = False
+    model: nn.Module, *, terms: tuple[Term, ...] = (), fused: bool | None = None, compiled: bool = False
 ) -> Run:
     batch = Batch(torch.rand(EXAMPLES, 1, 28, 28), torch.randint(10, (EXAMPLES,)))
     if compiled:  # An objective runs the two parts, not the model.
         for part in (model.under, model.upper):
             assert isinstance(part, nn.Module)
             part.compile()
-    objective = Objective(model, terms).train()
+    objective = Objective(model, by_kind(*terms)).train()
     step = eager_step(objective, torch.optim.Adam(objective.parameters(), lr=1e-5, fused=fused))
     return lambda: step(batch, 1.0)
 
@@ -121,7 +120,7 @@ def prepare(keep: bool) -> None:
     torch.set_num_threads(1)
     if keep:
         keep_freed_memory()
-    _step = step_of(network(), terms=(TermConfig(kind="vadd", noise="shared"),))
+    _step = step_of(network(), terms=(Vadd(noise="shared"),))
 
 
 def one_step() -> float:

@@ -214,7 +214,7 @@ def error_after(method: str, precision: Any, seed: int, arguments: argparse.Name
         falling = ramp_down(epoch, training.ramp_down, training.epochs)
         (group,) = runner.optimizer.param_groups
         group["lr"] = training.learning_rate * falling * rising
-        group["betas"] = (training.beta1 * falling + training.beta1_end * (1 - falling), group["betas"][1])
+        group["betas"] = (training.beta1 * falling + training.last_beta1 * (1 - falling), group["betas"][1])
         for batch in batches(data, pixels, split, training, order, needs_unlabelled=runner.objective.needs_unlabelled):
             runner(batch, rising)
     return error(runner.model, pixels, data, split.evaluation)

@@ -25,7 +25,7 @@ from measuring import interleaved, ratio
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adversarial_dropout.experiments import models, presets, records
+from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
 from adversarial_dropout.experiments.training.step import Step, eager_step
@@ -61,7 +61,7 @@ def half(batch: Batch, rank: int) -> Batch:
 
 def step_of(config: ExperimentConfig, *, together: bool) -> Step:
     torch.manual_seed(0)
-    model = models.build(config.model, SHAPES[config.model.name], CLASSES)
+    model = config.model.build(SHAPES[config.model.name], CLASSES)
     objective: nn.Module = build_objective(model, config.terms)
     if together:
         objective = DistributedDataParallel(objective)
@@ -92,7 +92,7 @@ def measure(preset: str, method: str, rank: int, rounds: int, barrier: Barrier) 
 
 def fixed(rounds: int) -> dict[str, float]:
     """Seconds of what is not shared: the update, and the exchange."""
-    model = models.build(presets.get(CASES[0][0], "plain", "paper").model, SHAPES["mnist-cnn"], CLASSES)
+    model = presets.get(CASES[0][0], "plain", "paper").model.build(SHAPES["mnist-cnn"], CLASSES)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     adam, gradients = torch.optim.Adam(model.parameters()), torch.zeros(sum(p.numel() for p in model.parameters()))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.terms import by_kind
 from adversarial_dropout.experiments.training.grid import run_grid
 from adversarial_dropout.regularizers.search import Search
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import VirtualAdversarialDropout
@@ -48,12 +49,12 @@ def configs(search: str, flips: int) -> Iterator[ExperimentConfig]:
     for method in METHODS:
         for seed in SEEDS:
             usual = presets.get("digits-100", method, "quick", seed)
-            (term,) = usual.terms
+            (term,) = usual.terms.values()
             yield dataclasses.replace(
                 usual,
                 data=dataclasses.replace(usual.data, validation=300),
                 model=dataclasses.replace(usual.model, delta=flips / UNITS),
-                terms=(dataclasses.replace(term, weight=share * term.weight),),
+                terms=by_kind(dataclasses.replace(term, weight=share * term.weight)),
             )
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     arguments = parser.parse_args()
     seen: dict[str, list[dict[str, float]]] = defaultdict(list)
     for record in records.find_records(arguments.folder):
-        if not any(term.kind == "vadd" for term in record.config.terms):
+        if "vadd" not in record.config.terms:
             continue
         work, _, _ = observe_run(record, seed=record.config.seed)
         figures = {name: getattr(work, name) for name in ("flips", "mean", "mean_of_largest", "mean_random")}

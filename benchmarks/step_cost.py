@@ -26,18 +26,19 @@ from adversarial_dropout import (
     kl_divergence,
     sample_mask,
 )
-from adversarial_dropout.experiments import models, presets, records
-from adversarial_dropout.experiments.config import ModelConfig, TermConfig
-from adversarial_dropout.experiments.training.objective import Batch, Objective, build_regularizer
+from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
+from adversarial_dropout.experiments.training.objective import Batch, Objective
 from adversarial_dropout.experiments.training.step import eager_step
 
 CPU = torch.device("cpu")
 NETWORKS = {
-    "mnist-cnn": (presets.get("paper/mnist-1000", "plain", "paper").model, (1, 28, 28), 128),
-    "conv-large": (presets.get("paper/svhn-1000", "plain", "paper").model, (3, 32, 32), 16),
-    "small-cnn": (presets.get("digits-100", "plain").model, (1, 8, 8), 128),
+    "mnist-cnn": (presets.get("paper/mnist-1000", "vadd-kl", "paper").model, (1, 28, 28), 128),
+    "conv-large": (presets.get("paper/svhn-1000", "vadd-kl", "paper").model, (3, 32, 32), 16),
+    "small-cnn": (presets.get("digits-100", "vadd-kl").model, (1, 8, 8), 128),
 }
-"""Settings, shape of an image, images in a batch."""
+"""Settings with the budget of a search, shape of an image, images in a batch."""
 UNITS = {"mnist-cnn": 2048, "conv-large": 128, "small-cnn": 128}
 
 
@@ -53,15 +54,15 @@ class Whole(nn.Module):
         return logits
 
 
-METHODS: dict[str, tuple[TermConfig, ...]] = {
-    "plain": (),
-    "at": (TermConfig(kind="at"),),
-    "pi": (TermConfig(kind="pi", divergence="qe"),),
-    "vat": (TermConfig(kind="vat"),),
-    "sadd": (TermConfig(kind="sadd", divergence="ce"),),
-    "vadd shared": (TermConfig(kind="vadd", noise="shared"),),
-    "vadd independent": (TermConfig(kind="vadd"),),
-    "vadd independent + vat": (TermConfig(kind="vadd"), TermConfig(kind="vat")),
+METHODS: dict[str, dict[str, Term]] = {
+    "plain": {},
+    "at": by_kind(At()),
+    "pi": by_kind(Pi(divergence="qe")),
+    "vat": by_kind(Vat()),
+    "sadd": by_kind(Sadd(divergence="ce")),
+    "vadd shared": by_kind(Vadd(noise="shared")),
+    "vadd independent": by_kind(Vadd()),
+    "vadd independent + vat": by_kind(Vadd(), Vat()),
 }
 BESIDE = ("flop_ratios", "memory_ratios", "flop_per_second_over_matrix")
 NOT_CUT = ("sadd", "vadd shared", "vadd independent")
@@ -89,13 +90,13 @@ def vat_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
     return loss
 
 
-def steps_of(config: ModelConfig, shape: tuple[int, int, int], images: int) -> dict[str, Callable[[], object]]:
+def steps_of(config: Network, shape: tuple[int, int, int], images: int) -> dict[str, Callable[[], object]]:
     """A step of each method on the same images and the same weights; each has its own optimiser."""
     torch.manual_seed(0)
-    model = models.build(config, shape, 10).train()
+    model = config.build(shape, 10).train()
     batch = Batch(torch.rand(images, *shape), torch.randint(10, (images,)))
 
-    def step(terms: tuple[TermConfig, ...]) -> Callable[[], object]:
+    def step(terms: dict[str, Term]) -> Callable[[], object]:
         objective = Objective(model, terms).train()
         run = eager_step(objective, adam())
         return lambda: run(batch, 1.0)
@@ -115,19 +116,20 @@ def steps_of(config: ModelConfig, shape: tuple[int, int, int], images: int) -> d
 
     whole, x, y = Whole(model), batch.images, batch.labels
 
-    def not_cut(term: TermConfig) -> Callable[[], object]:
-        regularizer = build_regularizer(term)
+    def not_cut(term: Term) -> Callable[[], object]:
+        regularizer = term.build()
         return step_of(lambda: F.cross_entropy(whole(x), y) + regularizer(whole, x, y))
 
     found = {name: step(terms) for name, terms in METHODS.items()}
-    found |= {f"{name}, not cut": not_cut(METHODS[name][0]) for name in NOT_CUT}
+    found |= {f"{name}, not cut": not_cut(*METHODS[name].values()) for name in NOT_CUT}
     return {**found, "vat, by hand": step_of(vat_by_hand(model, x, y))}
 
 
-def search_of(config: ModelConfig, images: int) -> Callable[[], object]:
+def search_of(config: Network, images: int) -> Callable[[], object]:
     """The mask search of a step, on as many units as the layer has."""
     units = UNITS[config.name]
     mask, jacobian = sample_mask((images, units), 0.5), torch.randn(images, units)
+    assert config.delta is not None
     flips = flip_budget(config.delta, units)
     return lambda: adversarial_mask(mask, jacobian, max_flips=flips)
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from measuring import peak_of_process
 
-from adversarial_dropout.experiments import models, presets, records
+from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import Split
@@ -44,7 +44,7 @@ def step(preset: str, source: str, method: str) -> dict[str, Any]:
         torch.randint(256, (512, *shape), dtype=torch.uint8), rows % 10, rows[:0], 255, tuple("0123456789")
     )
     pixels = Pixels(config.data, data.brightest)
-    objective = Objective(models.build(config.model, shape, 10), config.terms)
+    objective = Objective(config.model.build(shape, 10), config.terms)
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-5)
     split = Split(rows, rows, rows)
     order = torch.Generator().manual_seed(0)

@@ -11,8 +11,9 @@ import dataclasses
 from pathlib import Path
 
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.config import ExperimentConfig, TermConfig
+from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.presets.digits import digits_100
+from adversarial_dropout.experiments.terms import Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training.grid import run_grid
 
 SEEDS = range(100, 105)
@@ -31,7 +32,7 @@ FIRST_BEST = (
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    terms: tuple[TermConfig, ...] = ()
+    terms: tuple[Term, ...] = ()
     flips: int = 3
     learning_rate: float = 3e-3
 
@@ -39,23 +40,23 @@ class Candidate:
 def candidates() -> dict[str, Candidate]:
     tried = {f"plain lr={rate}": Candidate(learning_rate=rate) for rate in (1e-3, 3e-3, 6e-3)}
     for weight in (10.0, 30.0, 100.0):
-        tried[f"pi qe weight={weight}"] = Candidate((TermConfig(kind="pi", divergence="qe", weight=weight),))
+        tried[f"pi qe weight={weight}"] = Candidate((Pi(divergence="qe", weight=weight),))
     for eps in (0.25, 0.5, 1.0):
         for weight in (1.0, 3.0):
-            tried[f"vat eps={eps} weight={weight}"] = Candidate((TermConfig(kind="vat", eps=eps, weight=weight),))
+            tried[f"vat eps={eps} weight={weight}"] = Candidate((Vat(eps=eps, weight=weight),))
     for flips in (3, 6, 12):
         for weight in (0.3, 1.0, 3.0):
-            sadd = TermConfig(kind="sadd", divergence="ce", weight=weight)
+            sadd = Sadd(divergence="ce", weight=weight)
             tried[f"sadd flips={flips} weight={weight}"] = Candidate((sadd,), flips)
-            vadd = TermConfig(kind="vadd", divergence="kl", weight=weight)
+            vadd = Vadd(divergence="kl", weight=weight)
             tried[f"vadd kl flips={flips} weight={weight}"] = Candidate((vadd,), flips)
         for weight in (10.0, 30.0, 100.0):
-            vadd = TermConfig(kind="vadd", divergence="qe", weight=weight)
+            vadd = Vadd(divergence="qe", weight=weight)
             tried[f"vadd qe flips={flips} weight={weight}"] = Candidate((vadd,), flips)
     for flips in (3, 12):
         for weight in (10.0, 30.0):
             for eps in (0.25, 0.5, 1.0):
-                terms = (TermConfig(kind="vadd", divergence="qe", weight=weight), TermConfig(kind="vat", eps=eps))
+                terms = (Vadd(divergence="qe", weight=weight), Vat(eps=eps))
                 tried[f"vadd qe flips={flips} weight={weight} + vat eps={eps}"] = Candidate(terms, flips)
     for name in FIRST_BEST:
         tried[f"{name} lr=0.006"] = dataclasses.replace(tried[name], learning_rate=6e-3)
@@ -63,15 +64,14 @@ def candidates() -> dict[str, Candidate]:
 
 
 def config(name: str, candidate: Candidate, seed: int) -> ExperimentConfig:
-    base = digits_100("plain", "quick", seed)
-    return dataclasses.replace(
-        base,
+    base = digits_100("vadd-qe", "quick", seed)  # It has the settings that only some candidates use.
+    return base.changed(
         preset="digits-100-tuning",
         method=name.replace(" ", "_"),
         data=dataclasses.replace(base.data, validation=300),
         model=dataclasses.replace(base.model, delta=candidate.flips / UNITS),
         training=dataclasses.replace(base.training, learning_rate=candidate.learning_rate),
-        terms=candidate.terms,
+        terms=by_kind(*candidate.terms),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.terms import by_kind
 from adversarial_dropout.experiments.training.grid import run_grid
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -31,10 +32,11 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
 
 def candidate(method: str, settings: dict[str, Any], seed: int) -> ExperimentConfig:
     config = presets.get("paper/mnist-1000", method, "quick", seed)
+    (term,) = config.terms.values()
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, validation=VALIDATION),
-        terms=(dataclasses.replace(config.terms[0], **settings),),
+        terms=by_kind(dataclasses.replace(term, **settings)),
     )
 
 

@@ -20,6 +20,7 @@ from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import paper_tables, tables, theory_study, theory_tables
 from adversarial_dropout.experiments.analysis.published import PRINTED, Published
 from adversarial_dropout.experiments.config import Scale, differences
+from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.presets import paper, stated
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
@@ -106,6 +107,7 @@ def kernel_size() -> str:
         found = find_records(record_root)
         errors = [record.error for record in found]
         config = found[0].config
+        assert isinstance(config.model, MnistCnn)
         size = config.model.kernel_size
         steps.add(config.training.epochs * (config.training.steps_per_epoch or 0))
         lines.append((f"{size} × {size}", str(Published.of(errors)), str(len(errors))))
@@ -135,8 +137,8 @@ def authors() -> str:
         if cell.family == "authors":
             own = presets.get(cell.preset, "vadd-qe+vat", "paper").to_dict()
             other = presets.get(cell.preset.replace("authors/", "paper/"), "vadd-qe+vat", "paper").to_dict()
-            added = [term["kind"] for term in own["terms"] if term["kind"] not in {t["kind"] for t in other["terms"]}]
-            own["terms"] = [term for term in own["terms"] if term["kind"] not in added]
+            added = [kind for kind in own["terms"] if kind not in other["terms"]]
+            own["terms"] = {kind: term for kind, term in own["terms"].items() if kind not in added}
             changed = [line for line in differences(other, own) if not line.startswith("preset")]
             changed += [f"terms.{kind}: none → weight 1" for kind in added]
             lines.append((cell.preset, "; ".join(changed)))

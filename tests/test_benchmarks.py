@@ -17,6 +17,7 @@ from torch import nn
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis.features import MEASURES
 from adversarial_dropout.experiments.config import differences
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.models.dense import Dense
 
 CPU = torch.device("cpu")
@@ -109,9 +110,11 @@ def test_the_grid_of_autoencoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {run.config.seed for run in runs} == {3}
     names = ("optimizer", "learning_rate", "initialization")
     assert [tuple(setting[name] for name in names) for setting in found["settings"]] == list(autoencoder_grid.SETTINGS)
-    trained = {
-        (r.config.training.optimizer, r.config.training.learning_rate, r.config.model.initialization) for r in runs
-    }
+    trained = set()
+    for run in runs:
+        model, training = run.config.model, run.config.training
+        assert isinstance(model, Autoencoder)
+        trained.add((training.optimizer, training.learning_rate, model.initialization))
     assert trained == set(autoencoder_grid.SETTINGS)
     for setting in found["settings"]:
         assert list(setting["values"]) == ["dropout", "dropout+add"]

@@ -21,8 +21,9 @@ from adversarial_dropout import (
     sample_mask,
 )
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import models, presets
-from adversarial_dropout.experiments.config import ModelConfig, TermConfig
+from adversarial_dropout.experiments import presets
+from adversarial_dropout.experiments.models.conv_large import ConvLarge
+from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training import loop
 from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep, CudaGraphs, choose_step
 from adversarial_dropout.experiments.training.memory import GpuMemoryError
@@ -98,19 +99,15 @@ def test_masks_and_errors() -> None:
         adversarial_mask(torch.ones(2, 3).cuda(), torch.full((2, 3), torch.nan).cuda(), max_flips=1)
 
 
-TERMS: dict[str, tuple[TermConfig, ...]] = {
-    "plain": (),
-    "at": (TermConfig(kind="at", divergence="ce", eps=0.1, ramp=False),),
-    "vat": (TermConfig(kind="vat", eps=1.0),),
-    "pi": (TermConfig(kind="pi", divergence="qe", weight=30.0),),
-    "sadd": (TermConfig(kind="sadd", divergence="ce"),),
-    "vadd-kl": (TermConfig(kind="vadd"),),
-    "vadd-shared": (TermConfig(kind="vadd", noise="shared", divergence="qe", weight=25.0),),
-    "sadd+vadd+vat": (
-        TermConfig(kind="sadd", divergence="ce"),
-        TermConfig(kind="vadd", weight=0.7),
-        TermConfig(kind="vat", eps=1.0, ramp=False),
-    ),
+TERMS: dict[str, dict[str, Term]] = {
+    "plain": {},
+    "at": by_kind(At(eps=0.1, ramp=False)),
+    "vat": by_kind(Vat(eps=1.0)),
+    "pi": by_kind(Pi(divergence="qe", weight=30.0)),
+    "sadd": by_kind(Sadd(divergence="ce")),
+    "vadd-kl": by_kind(Vadd()),
+    "vadd-shared": by_kind(Vadd(noise="shared", divergence="qe", weight=25.0)),
+    "sadd+vadd+vat": by_kind(Sadd(divergence="ce"), Vadd(weight=0.7), Vat(eps=1.0, ramp=False)),
 }
 STEPS = WARM_UP + 5
 
@@ -198,8 +195,8 @@ def test_noise_within_a_replay(noise: str) -> None:
     """The search and the adversarial pass see the same; with shared noise the target pass too. Replays differ."""
     noisy = Noisy()
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), AdversarialDropout(0.5, 0.05), noisy, nn.Linear(64, 3)).cuda()
-    term = TermConfig(kind="vadd", noise=noise)  # type: ignore[arg-type]
-    step = CapturedStep(Objective(model, (term,)), adam(model))
+    term = Vadd(noise=noise)  # type: ignore[arg-type]
+    step = CapturedStep(Objective(model, by_kind(term)), adam(model))
     made = made_batches(STEPS)
     for batch in made[:WARM_UP]:
         step(batch, 1.0)
@@ -279,8 +276,8 @@ def test_out_of_memory_says_which_batch_fits() -> None:
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
     try:
-        model = models.build(ModelConfig(name="conv-large", p=0.5, delta=0.05), (3, 32, 32), 10).cuda()
-        step = choose_step(Objective(model, ()), adam(model), capture=True)
+        model = ConvLarge(p=0.5, delta=0.05).build((3, 32, 32), 10).cuda()
+        step = choose_step(Objective(model, {}), adam(model), capture=True)
         batch = Batch(torch.rand(2048, 3, 32, 32).cuda(), torch.arange(2048).cuda() % 10)
         with pytest.raises(GpuMemoryError, match=r"What fits is --training\.batch-labelled \d+: another run") as caught:
             step(batch, 1.0)

@@ -64,6 +64,12 @@ def check_fraction(name: str, value: float) -> None:
         raise InvalidValueError(f"expected {name} to be in [0, 1], got {value}; {name} is a fraction, not a percentage")
 
 
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise unless ``value`` is a whole number, ``least`` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidValueError(f"expected {name} to be a whole number, {least} or more, got {value!r}")
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise unless ``value`` is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, float | numbers.Real):

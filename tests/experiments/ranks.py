@@ -23,10 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout import AdversarialDropout
-from adversarial_dropout.experiments import cli, models, presets, records
-from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, TermConfig, TrainingConfig
+from adversarial_dropout.experiments import cli, presets, records
+from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig
 from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder
+from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
+from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
+from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
+from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training import loop, optimizers
 from adversarial_dropout.experiments.training.captured import choose_step
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
@@ -43,42 +49,41 @@ RUNS = ((NOISY.preset, NOISY.method), ("authors/svhn-1000", "vadd-kl+vat"), ("au
 """Besides the digits: BatchNorm; mean-only normalisation with whitening and views."""
 
 # Every kind of term, with the noise and the masks of the presets.
-TERMS: dict[str, tuple[TermConfig, ...]] = {
-    "plain": (),
-    "at": (TermConfig(kind="at", divergence="ce", eps=0.1),),
-    "vat": (TermConfig(kind="vat", eps=2.0),),
-    "pi": (TermConfig(kind="pi", divergence="qe", weight=10.0),),
-    "sadd": (TermConfig(kind="sadd", divergence="ce"),),
-    "vadd-kl": (TermConfig(kind="vadd", noise="shared"),),
-    "vadd-qe+vat": (TermConfig(kind="vadd", divergence="qe", weight=10.0), TermConfig(kind="vat", eps=2.0)),
-    "entmin": (TermConfig(kind="entmin"),),
+TERMS: dict[str, dict[str, Term]] = {
+    "plain": {},
+    "at": by_kind(At(eps=0.1)),
+    "vat": by_kind(Vat(eps=2.0)),
+    "pi": by_kind(Pi(divergence="qe", weight=10.0)),
+    "sadd": by_kind(Sadd(divergence="ce")),
+    "vadd-kl": by_kind(Vadd(noise="shared")),
+    "vadd-qe+vat": by_kind(Vadd(divergence="qe", weight=10.0), Vat(eps=2.0)),
+    "entmin": by_kind(Entmin()),
 }
-NETWORKS: dict[str, tuple[ModelConfig, tuple[int, int, int]]] = {
-    "small-cnn": (ModelConfig(name="small-cnn"), (1, 8, 8)),
-    "mnist-cnn": (ModelConfig(name="mnist-cnn"), (1, 8, 8)),
-    "conv-large": (ModelConfig(name="conv-large", width=8, p=0.2, delta=0.3), (3, 12, 12)),
-    "conv-large, mean-only": (ModelConfig(name="conv-large", width=8, norm="mean-only", delta=0.3), (3, 12, 12)),
+NETWORKS: dict[str, tuple[Network, tuple[int, int, int]]] = {
+    "small-cnn": (SmallCnn(delta=0.05), (1, 8, 8)),
+    "mnist-cnn": (MnistCnn(delta=0.05), (1, 8, 8)),
+    "conv-large": (ConvLarge(width=8, p=0.2, delta=0.3), (3, 12, 12)),
+    "conv-large, mean-only": (ConvLarge(width=8, norm="mean-only", delta=0.3), (3, 12, 12)),
 }
-SQUARED_ERROR = (TermConfig(kind="vadd", divergence="se", noise="shared"),)
+RECONSTRUCTION = by_kind(Add())
 
 # Without noise, and with terms that draw nothing.
-CERTAIN: dict[str, tuple[TermConfig, ...]] = {
-    "plain": (),
+CERTAIN: dict[str, dict[str, Term]] = {
+    "plain": {},
     "at": TERMS["at"],
     "sadd": TERMS["sadd"],
-    "at+entmin": (*TERMS["at"], *TERMS["entmin"]),
-    "autoencoder": SQUARED_ERROR,
+    "at+entmin": {**TERMS["at"], **TERMS["entmin"]},
+    "autoencoder": RECONSTRUCTION,
 }
 
 
 def without_noise(method: str) -> ExperimentConfig:
     """Two epochs of three steps, with p = 0, no noise and no BatchNorm."""
     small = presets.get("digits-100", "plain", "tiny")
-    name = "autoencoder" if method == "autoencoder" else "small-cnn"
-    return dataclasses.replace(
-        small,
+    classifier, autoencoder = SmallCnn(p=0.0, delta=0.05, input_noise=0.0), Autoencoder(p=0.0, delta=0.05, width=32)
+    return small.changed(
         method=method,
-        model=ModelConfig(name=name, p=0.0, delta=0.05, input_noise=0.0, width=32),
+        model=autoencoder if method == "autoencoder" else classifier,
         terms=CERTAIN[method],
         training=TrainingConfig(
             epochs=2,
@@ -132,15 +137,15 @@ def furthest(found: list[Tensor], expected: list[Tensor]) -> float:
 def check_gradients(ranks: Ranks) -> dict[str, float]:
     """Of the prepared objective, against the mean of what each share gives by itself, for the same noise."""
     cases = [(name, *network, method, terms) for name, network in NETWORKS.items() for method, terms in TERMS.items()]
-    network = ModelConfig(name="autoencoder", width=16, delta=0.1), (1, 8, 8)
+    network = Autoencoder(width=16, delta=0.1), (1, 8, 8)
     found = {}
-    for name, config, shape, method, terms in [*cases, ("autoencoder", *network, "vadd-se", SQUARED_ERROR)]:
+    for name, config, shape, method, terms in [*cases, ("autoencoder", *network, "add", RECONSTRUCTION)]:
 
         def build(
-            config: ModelConfig = config, shape: tuple[int, int, int] = shape, terms: tuple[TermConfig, ...] = terms
+            config: Network = config, shape: tuple[int, int, int] = shape, terms: dict[str, Term] = terms
         ) -> Objective:
             torch.manual_seed(0)
-            return build_objective(models.build(config, shape, CLASSES), terms)
+            return build_objective(config.build(shape, CLASSES), terms, config.task)
 
         batch = batch_of(shape)
         if name == "autoencoder":
@@ -156,7 +161,7 @@ def check_gradients(ranks: Ranks) -> dict[str, float]:
 def check_mean_only(ranks: Ranks) -> dict[str, float]:
     """With mean-only normalisation over all ranks, against the joined batch."""
 
-    def build(terms: tuple[TermConfig, ...]) -> Objective:
+    def build(terms: dict[str, Term]) -> Objective:
         torch.manual_seed(0)
         under = [nn.Conv2d(3, 6, 3, bias=False), MeanOnlyBatchNorm(6), nn.LeakyReLU(), nn.Flatten()]
         head = [nn.Linear(96, 8, bias=False), MeanOnlyBatchNorm(8), nn.Linear(8, CLASSES)]

@@ -11,14 +11,17 @@ from torch.nn import functional as F
 
 from adversarial_dropout import AdversarialDropout, adversarial_mask, flip_budget
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import models, presets
+from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import evaluation
-from adversarial_dropout.experiments.config import DataConfig, Initialization, ModelConfig, TermConfig
+from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.export import export
-from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder, Initialization, reconstruction_error
+from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.prediction import error
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
+from adversarial_dropout.experiments.terms import Add, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
 
@@ -33,12 +36,13 @@ def test_the_numbers_are_the_papers() -> None:
     assert METHODS == ("none", "dropout", "dropout+add")
     for method, p in zip(METHODS, (0.0, 0.5, 0.5), strict=True):
         config = presets.get(PRESET, method, "paper")
-        assert (config.model.p, config.model.delta, config.model.width) == (p, 0.3, 256)
+        searches = method == "dropout+add"
+        assert config.model == Autoencoder(width=256, p=p, delta=0.3 if searches else None)
         assert (config.data.name, config.data.labelled, config.data.validation) == ("mnist", None, 0)
         assert (config.training.epochs, config.training.steps_per_epoch) == (20, None)
-        weights = [(term.kind, term.divergence, term.weight, term.ramp) for term in config.terms]
-        assert weights == ([("vadd", "se", 0.2, False)] if method == "dropout+add" else [])
-        same = dataclasses.replace(config, method="", model=dataclasses.replace(config.model, p=0.0), terms=())
+        assert config.terms == (by_kind(Add(weight=0.2)) if searches else {})
+        assert config.training.ramp_up == 0, "the weight is there from the start"
+        same = config.changed(method="", model=dataclasses.replace(config.model, p=0.0), terms={})
         assert same == dataclasses.replace(presets.get(PRESET, "none", "paper"), method="")
     tiny = presets.get(PRESET, "none", "tiny").training
     assert tiny.epochs * (tiny.steps_per_epoch or 0) == 2
@@ -46,8 +50,9 @@ def test_the_numbers_are_the_papers() -> None:
 
 def test_the_network() -> None:
     config = presets.get(PRESET, "dropout", "paper").model
-    model = models.build(config, (1, 28, 28), 10)
-    assert isinstance(model, Autoencoder)
+    model = config.build((1, 28, 28), 10)
+    assert isinstance(model, CutNetwork)
+    assert config.task == "images"
     sizes = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
     assert sizes == [(784, 256), (256, 784)]
     assert sum(parameter.numel() for parameter in model.parameters()) == 402_448
@@ -62,20 +67,19 @@ def test_the_network() -> None:
 @pytest.mark.parametrize(("initialization", "variances"), [("he", (2 / 784, 2 / 256)), ("normal", (1e-4, 1e-4))])
 def test_initialisations(initialization: Initialization, variances: tuple[float, float]) -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(presets.get(PRESET, "dropout", "paper").model, initialization=initialization)
-    layers = [m for m in models.build(config, (1, 28, 28), 10).modules() if isinstance(m, nn.Linear)]
+    network = presets.get(PRESET, "dropout", "paper").model
+    assert isinstance(network, Autoencoder)
+    config = dataclasses.replace(network, initialization=initialization)
+    layers = [m for m in config.build((1, 28, 28), 10).modules() if isinstance(m, nn.Linear)]
     for layer, variance in zip(layers, variances, strict=True):
         assert layer.weight.var().item() == pytest.approx(variance, rel=0.02)
         assert layer.weight.mean().abs() < 0.01 * variance**0.5
         assert not layer.bias.any()
 
 
-def small_model(p: float = 0.5) -> Autoencoder:
+def small_model(p: float = 0.5) -> CutNetwork:
     torch.manual_seed(3)
-    config = ModelConfig(name="autoencoder", width=12, input_noise=0.0, p=p, delta=0.3)
-    model = models.build(config, (1, 4, 5), 10).double()
-    assert isinstance(model, Autoencoder)
-    return model
+    return Autoencoder(width=12, p=p, delta=0.3).build((1, 4, 5), 10).double()
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.2, 3.0])
@@ -83,8 +87,7 @@ def test_the_loss_and_its_gradients_written_out(weight: float) -> None:
     """mean ‖x − x̂(εˢ)‖² / D + λ mean ‖x − x̂(ε_adv)‖² / D, the search started from the mask of the first pass."""
     model = small_model()
     x = torch.rand(7, 1, 4, 5, dtype=torch.float64)
-    term = TermConfig(kind="vadd", divergence="se", weight=weight, noise="shared", ramp=False)
-    objective = build_objective(model, (term,))
+    objective = build_objective(model, by_kind(Add(weight=weight, ramp=False)), "images")
     torch.manual_seed(11)
     loss, values = objective(Batch(x, torch.zeros(7, dtype=torch.int64)), 0.25)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -106,8 +109,8 @@ def test_the_loss_and_its_gradients_written_out(weight: float) -> None:
     expected = plain + weight * adversarial
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     assert values["se"] == pytest.approx(plain.item(), rel=1e-12)
-    assert values["vadd"] == pytest.approx(adversarial.item(), rel=1e-12)
-    assert values["vadd"] > values["se"]
+    assert values["add"] == pytest.approx(adversarial.item(), rel=1e-12)
+    assert values["add"] > values["se"]
     for ours, theirs in zip(gradients, torch.autograd.grad(expected, list(model.parameters())), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-15)
 
@@ -120,10 +123,12 @@ def test_the_error_is_the_unexplained_variance() -> None:
     found = model.double().eval()(x.view(-1, 1, 4, 5)).detach()
     expected = 100 * (x - found).square().sum() / (x - x.mean(dim=0)).square().sum()
     model.float()
-    assert error(model, Pixels(DataConfig(), 255), data, data.test) == pytest.approx(float(expected), rel=1e-5)
+    assert error(model, Pixels(DataConfig(), 255), data, data.test, "images") == pytest.approx(
+        float(expected), rel=1e-5
+    )
     alike = dataclasses.replace(data, images=stored[:1].expand_as(stored))
     with pytest.raises(InvalidValueError, match="expected images that differ, got 10 that are all the same"):
-        error(model, Pixels(DataConfig(), 255), alike, data.test)
+        error(model, Pixels(DataConfig(), 255), alike, data.test, "images")
 
 
 def test_reconstruction_error_wants_equal_shapes() -> None:
@@ -136,9 +141,10 @@ def test_reconstruction_error_wants_equal_shapes() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"terms": (TermConfig(kind="vadd", divergence="kl"),)}, r"vadd \(se, shared\).*got vadd \(kl, independent\)"),
-        ({"terms": (TermConfig(kind="vat"),)}, r"got vat \(kl, independent\)"),
-        ({"model": ModelConfig()}, "with model.name=\"autoencoder\" alone, got 'small-cnn'"),
+        ({"terms": by_kind(Vadd())}, "learns images, as autoencoder does, got vadd, which is for classes"),
+        ({"terms": by_kind(Add(), Vat())}, "learns images, as autoencoder does, got vat, which is for classes"),
+        ({"model": SmallCnn(delta=0.3)}, "learns classes, as small-cnn does, got add, which is for images"),
+        ({"model": Autoencoder()}, "model.delta, the budget of the search of add, got none"),
         ({"data": DataConfig(name="mnist", labelled=None, flip=True)}, "none of data.translate, data.flip"),
         ({"data": DataConfig(name="mnist", labelled=None, centre=True)}, "as pixels from 0 to 1"),
     ],

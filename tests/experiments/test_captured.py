@@ -1,6 +1,7 @@
 """A step that is recorded and replayed: on a CPU all but the CUDA graph itself, bit for bit."""
 
 import copy
+import dataclasses
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,31 +14,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import models
-from adversarial_dropout.experiments.config import ModelConfig, TermConfig
+from adversarial_dropout.experiments.models.conv_large import ConvLarge, Norm
+from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
+from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
+from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training import mask_streams
 from adversarial_dropout.experiments.training.captured import WARM_UP, Again, CapturedStep, choose_step
 from adversarial_dropout.experiments.training.mask_streams import CaptureError, MaskStreams
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
 from adversarial_dropout.experiments.training.step import Step, eager_step
+from adversarial_dropout.layers import Rescale
 from adversarial_dropout.regularizers.search import Search
 
 STEPS = WARM_UP + 4
 
-TERMS: dict[str, tuple[TermConfig, ...]] = {
-    "plain": (),
-    "at": (TermConfig(kind="at", divergence="ce", eps=0.1, ramp=False),),
-    "vat": (TermConfig(kind="vat", eps=1.0),),
-    "pi": (TermConfig(kind="pi", divergence="qe", weight=30.0),),
-    "sadd": (TermConfig(kind="sadd", divergence="ce", weight=1.7),),
-    "vadd-kl": (TermConfig(kind="vadd", weight=0.3),),
-    "vadd-qe": (TermConfig(kind="vadd", divergence="qe", weight=25.0),),
-    "vadd-shared": (TermConfig(kind="vadd", noise="shared"),),
-    "sadd+vadd+vat+entmin": (
-        TermConfig(kind="sadd", divergence="ce"),
-        TermConfig(kind="vadd", weight=0.7),
-        TermConfig(kind="vat", eps=1.0, ramp=False),
-        TermConfig(kind="entmin", weight=0.1, ramp=False),
+TERMS: dict[str, dict[str, Term]] = {
+    "plain": {},
+    "at": by_kind(At(eps=0.1, ramp=False)),
+    "vat": by_kind(Vat(eps=1.0)),
+    "pi": by_kind(Pi(divergence="qe", weight=30.0)),
+    "sadd": by_kind(Sadd(divergence="ce", weight=1.7)),
+    "vadd-kl": by_kind(Vadd(weight=0.3)),
+    "vadd-qe": by_kind(Vadd(divergence="qe", weight=25.0)),
+    "vadd-shared": by_kind(Vadd(noise="shared")),
+    "sadd+vadd+vat+entmin": by_kind(
+        Sadd(divergence="ce"), Vadd(weight=0.7), Vat(eps=1.0, ramp=False), Entmin(weight=0.1, ramp=False)
     ),
 }
 
@@ -87,15 +89,15 @@ def batches(number: int, *, unlabelled: bool, views: bool = False) -> Iterator[B
         yield Batch(images, labels, others if unlabelled else None, second if views else None)
 
 
-def network(**settings: object) -> nn.Module:
+def network() -> nn.Module:
     torch.manual_seed(0)
-    return models.build(ModelConfig(name="small-cnn", input_noise=0.15, **settings), (1, 8, 8), 10)  # type: ignore[arg-type]
+    return SmallCnn(input_noise=0.15, p=0.5, delta=0.05).build((1, 8, 8), 10)
 
 
 def trained(
     make: Callable[[nn.Module, torch.optim.Optimizer], Step],
     model: nn.Module,
-    terms: tuple[TermConfig, ...],
+    terms: dict[str, Term],
     made: Iterator[Batch],
 ) -> list[Tensor]:
     """Train with a ramp, a learning rate and a β₁ that change; return all that came of it."""
@@ -126,7 +128,7 @@ def trained(
 def test_same_bits_as_operation_by_operation(method: str, form: str, seeds: Callable[[], None]) -> None:
     kwargs = {"unlabelled": form != "labelled", "views": form == "views"}
     recorder = Counting()
-    model = network(p=0.5, delta=0.05)
+    model = network()
     found = []
     for make in (eager_step, lambda o, a: CapturedStep(o, a, recorder=recorder)):
         seeds()
@@ -140,10 +142,10 @@ def test_same_bits_as_operation_by_operation(method: str, form: str, seeds: Call
 
 
 @pytest.mark.parametrize("norm", ["batch", "mean-only"])
-def test_same_bits_with_batch_normalisation(norm: str, seeds: Callable[[], None]) -> None:
+def test_same_bits_with_batch_normalisation(norm: Norm, seeds: Callable[[], None]) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(name="conv-large", width=4, norm=norm, norm_logits=True, p=0.5, delta=0.5)  # type: ignore[arg-type]
-    model = models.build(config, (3, 12, 12), 10)
+    config = ConvLarge(width=4, norm=norm, norm_logits=True, p=0.5, delta=0.5)
+    model = config.build((3, 12, 12), 10)
     draw = torch.Generator().manual_seed(3)
     made = [Batch(torch.rand(4, 3, 12, 12, generator=draw), torch.arange(4)) for _ in range(STEPS)]
     found = []
@@ -204,19 +206,26 @@ def _indices(name: str, args: tuple[Any, ...]) -> Sequence[Tensor]:
     return args[1] if name.startswith("index") and isinstance(args[1], Sequence) else ()
 
 
-@pytest.mark.parametrize("network_name", ["small-cnn", "mnist-cnn", "conv-large batch", "conv-large mean-only"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SmallCnn(delta=0.25),
+        MnistCnn(delta=0.25),
+        ConvLarge(delta=0.25, width=8, norm="batch", norm_logits=True),
+        ConvLarge(delta=0.25, width=8, norm="mean-only", norm_logits=True),
+    ],
+    ids=["small-cnn", "mnist-cnn", "conv-large batch", "conv-large mean-only"],
+)
 @pytest.mark.parametrize("rescale", ["inverted", "sum"])
 @pytest.mark.parametrize("method", TERMS)
 def test_a_recorded_step_reads_no_value(
-    method: str, rescale: str, network_name: str, monkeypatch: pytest.MonkeyPatch
+    method: str, rescale: Rescale, config: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a graph is captured, values are not readable; nothing may look at one all the same."""
     for module in ("divergences", "layers", "masks", "regularizers.passes", "regularizers.search"):
         monkeypatch.setattr(f"adversarial_dropout.{module}.values_readable", lambda _: False)
-    name, _, norm = network_name.partition(" ")
-    width = {"norm": norm, "norm_logits": True, "width": 8} if norm else {}
-    config = ModelConfig(name=name, input_noise=0.15, p=0.5, delta=0.25, rescale=rescale, **width)  # type: ignore[arg-type]
-    objective = build_objective(models.build(config, (1, 12, 12), 10), TERMS[method])
+    model = dataclasses.replace(config, rescale=rescale).build((1, 12, 12), 10)
+    objective = build_objective(model, TERMS[method])
     streams = MaskStreams(torch.device("cpu"))
     ramp = torch.full((), 0.5, dtype=torch.float64)
     images, others = torch.rand(4, 1, 12, 12), torch.rand(5, 1, 12, 12)
@@ -305,7 +314,7 @@ def test_what_cannot_be_recorded_is_an_error_of_its_own() -> None:
             raise RuntimeError("operation not permitted when stream is capturing")
 
     model = network()
-    step = CapturedStep(Objective(model, ()), torch.optim.Adam(model.parameters()), recorder=Failing())
+    step = CapturedStep(Objective(model, {}), torch.optim.Adam(model.parameters()), recorder=Failing())
     made = list(batches(WARM_UP + 1, unlabelled=False))
     for batch in made[:-1]:
         step(batch, 1.0)
@@ -315,7 +324,7 @@ def test_what_cannot_be_recorded_is_an_error_of_its_own() -> None:
 
 def test_choose_step_on_a_cpu() -> None:
     model = network()
-    objective, optimizer = Objective(model, ()), torch.optim.Adam(model.parameters())
+    objective, optimizer = Objective(model, {}), torch.optim.Adam(model.parameters())
     assert not isinstance(choose_step(objective, optimizer), CapturedStep)
     with pytest.raises(CaptureError, match="expected a CUDA GPU to record a step on, got cpu"):
         choose_step(objective, optimizer, capture=True)

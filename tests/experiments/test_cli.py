@@ -1,5 +1,6 @@
 """The command: what it prints, what it leaves, and how it ends when something is wrong."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from adversarial_dropout.experiments import cli, presets, records
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.terms import Vadd
 from adversarial_dropout.experiments.training import loop
 
 TINY = ("--scale", "tiny")
@@ -88,7 +90,7 @@ def test_options_may_stand_anywhere(arguments: tuple[str, ...], tmp_path: Path) 
 
 def test_options_reach_the_record(tmp_path: Path) -> None:
     record = train(
-        tmp_path, "digits-100", "vadd-qe", *TINY, "--threads", "2", "--training.epochs", "1",
+        tmp_path, "digits-100", "vadd-qe+vat", *TINY, "--threads", "2", "--training.epochs", "1",
         "--training.learning-rate", "0.01", "--training.batch-unlabelled", "64", "--model.p", "0.25",
         "--model.delta", "0.1", "--model.rescale", "sum", "--data.labelled", "50", "--data.validation", "100",
         "--terms.vadd.weight", "7", "--terms.vadd.divergence", "kl", "--terms.vadd.noise", "shared",
@@ -100,13 +102,13 @@ def test_options_reach_the_record(tmp_path: Path) -> None:
     assert (training.epochs, training.learning_rate, training.batch_unlabelled) == (1, 0.01, 64)
     assert (config.model.p, config.model.delta, config.model.rescale) == (0.25, 0.1, "sum")
     assert (config.data.labelled, config.data.validation) == (50, 100)
-    (term,) = config.terms
-    assert (term.kind, term.weight, term.divergence, term.noise, term.ramp) == ("vadd", 7.0, "kl", "shared", False)
+    assert config.terms["vadd"] == Vadd(weight=7.0, divergence="kl", noise="shared", ramp=False)
     # What was not asked for is the preset's.
-    preset = presets.get("digits-100", "vadd-qe", "tiny")
+    preset = presets.get("digits-100", "vadd-qe+vat", "tiny")
     assert training.batch_labelled == preset.training.batch_labelled
-    assert config.model.input_noise == preset.model.input_noise
-    assert term.eps == preset.terms[0].eps
+    assert dataclasses.replace(config.model, p=0.5, delta=preset.model.delta, rescale="inverted") == preset.model
+    assert list(config.terms) == ["vadd", "vat"]
+    assert config.terms["vat"] == preset.terms["vat"]
     split = Split.from_dict(json.loads((record.folder / records.SPLIT).read_text()))
     assert (len(split.labelled), len(split.evaluation)) == (50, 100)
     assert len(record.metrics) == 1
@@ -151,7 +153,7 @@ def test_help_shows_the_values_of_the_method(capsys: pytest.CaptureFixture[str])
     printed = capsys.readouterr().out
     assert "--terms.vadd.weight" in printed
     assert "--terms.vat" not in printed
-    (term,) = presets.get("digits-100", "vadd-qe").terms
+    (term,) = presets.get("digits-100", "vadd-qe").terms.values()
     assert f"(default: {term.weight})" in printed
 
 
@@ -166,6 +168,11 @@ MISTAKES = {
     "train --scale tiny --model.p 1.5": r"model.p to be in \[0, 1\], got 1.5",
     "train --scale tiny --model.delta -1": r"model.delta to be in \[0, 1\], got -1",
     "train --scale tiny --training.epochs 0": "training.epochs to be a whole number, 1 or more, got 0",
+    "train --scale tiny --model.delta None": "expected model.delta, the budget of the search of vadd, got none",
+    "train digits-100 vat --scale tiny --model.delta 0.1": "model.delta to be left out, because no term .* searches",
+    "train digits-100 plain --scale tiny --training.ramp-up 3": "training.ramp_up to be left out, because nothing",
+    "train --scale tiny --training.ramp-up 0 --terms.vadd.no-ramp": "terms.vadd.ramp to be left out",
+    "train --scale tiny --model.name autoencoder": "images, as autoencoder does, got vadd, which is for classes",
     "train --scale tiny --terms.vadd.weight -1": "weight of vadd, 0 or more, got -1",
     "train --scale tiny --seed -1": "seed to be a whole number, 0 or more, got -1",
     f"train --scale tiny --seed {2**64}": "expected .*seed",
@@ -199,6 +206,11 @@ def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "trian",
         "train --training.epoch 3",
         "train digits-100 plain --terms.vadd.weight 3",
+        "train --terms.vadd.eps 1",
+        "train digits-100 pi --terms.pi.noise shared",
+        "train digits-100 sadd --terms.sadd.divergence kl",
+        "train --model.granularity channel",
+        "train --model.width 64",
         "train --scale huge",
         "train --training.epochs many",
         "demo digits-100",
@@ -269,8 +281,7 @@ def test_folders_with_brackets_are_printed_as_they_are(
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from adversarial_dropout.experiments import __main__
 
-    for module in ("cli", "arguments"):
-        monkeypatch.delitem(sys.modules, f"adversarial_dropout.experiments.{module}", raising=False)
+    monkeypatch.delitem(sys.modules, "adversarial_dropout.experiments.cli", raising=False)
     monkeypatch.setitem(sys.modules, "tyro", None)
     with pytest.raises(SystemExit, match=r"the command needs tyro; pip install 'adversarial-dropout\[experiments\]'"):
         __main__.main()

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from adversarial_dropout.experiments import models, presets
+from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
@@ -26,7 +26,7 @@ def test_making_the_batches_takes_less_than_a_twentieth_of_an_epoch(preset: str)
     data = ImageData(stored, labels, torch.arange(3900, 4000), 255, tuple("0123456789"))
     split = make_split(data, config.data, 0)
     pixels = Pixels(config.data, data.brightest)
-    objective = Objective(models.build(config.model, data.shape, 10), config.terms)
+    objective = Objective(config.model.build(data.shape, 10), config.terms)
     training = dataclasses.replace(config.training, steps_per_epoch=10)
     order = torch.Generator().manual_seed(0)
     shares = []

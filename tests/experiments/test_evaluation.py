@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
 
 from . import small_data
@@ -37,7 +37,7 @@ class Run:
         config = ExperimentConfig.from_dict(json.loads((self.folder / records.CONFIG).read_text()))
         x = torch.stack(list(images)).double() / 255
         x = (x - 0.5 if config.data.centre else x).float()
-        model = models.build(config.model, (x.shape[1], x.shape[2], x.shape[3]), self.classes)
+        model = config.model.build((x.shape[1], x.shape[2], x.shape[3]), self.classes)
         model.load_state_dict(safetensors.torch.load_file(self.folder / records.WEIGHTS))
         with torch.no_grad():
             logits: Tensor = model.eval()(x)

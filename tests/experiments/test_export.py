@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from adversarial_dropout.experiments import models, presets, records
+from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.experiments.training import loop
@@ -32,10 +33,10 @@ def config_of(name: str, data: Path) -> ExperimentConfig:
     config = presets.get("paper/mnist-all" if name == "mnist-cnn" else "images", "plain", "tiny")
     training = dataclasses.replace(config.training, epochs=1, steps_per_epoch=15, batch_labelled=16, ramp_up=0)
     if name == "mnist-cnn":
-        return dataclasses.replace(config, training=training)
+        return config.changed(training=training)
     source = dataclasses.replace(config.data, name=str(data), whiten=name == "whitened", translate=0)
-    model = dataclasses.replace(config.model, name="small-cnn" if name == "whitened" else "conv-large")
-    return dataclasses.replace(config, training=training, data=source, model=model)
+    model = SmallCnn() if name == "whitened" else config.model
+    return config.changed(training=training, data=source, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_weights_and_config_make_the_network_again(name: str, trained: Callable[
     assert content["data"]["classes"] == classes
 
     channels, height, width = content["data"]["shape"]
-    model = models.build(config.model, (channels, height, width), len(classes))
+    model = config.model.build((channels, height, width), len(classes))
     model.load_state_dict(safetensors.torch.load_file(tmp_path / "export" / "model.safetensors"))
     x = stored(name, 5).float() / content["data"]["brightest"] - (0.5 if config.data.centre else 0.0)
     if config.data.whiten:

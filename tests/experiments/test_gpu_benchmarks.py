@@ -16,7 +16,7 @@ import gpu_summary
 import pytest
 import torch
 
-from adversarial_dropout.experiments import models, presets
+from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.training.captured import CapturedStep
 from adversarial_dropout.experiments.training.objective import Objective
 from adversarial_dropout.experiments.training.step import eager_step
@@ -112,14 +112,14 @@ def test_batched_weights_train_as_each_network_by_itself(monkeypatch: pytest.Mon
     networks = []
     for seed in range(2):
         torch.manual_seed(seed)
-        networks.append(models.build(config.model, (1, 28, 28), 10).double())
+        networks.append(config.model.build((1, 28, 28), 10).double())
     double = gpu_double(batch)
     together = cuda_seeds.Stacked(networks)
     for module in together.skeleton[0].modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     step = CapturedStep(together, torch.optim.Adam(together.parameters()))
-    alone = [eager_step(Objective(network.eval(), ()), torch.optim.Adam(network.parameters())) for network in networks]
+    alone = [eager_step(Objective(network.eval(), {}), torch.optim.Adam(network.parameters())) for network in networks]
     for _ in range(5):
         losses = step(double, 1.0)["ce"]
         assert losses.tolist() == pytest.approx([float(own(double, 1.0)["ce"]) for own in alone], rel=1e-9)

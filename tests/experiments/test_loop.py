@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, ModelConfig
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.models.network import Task
 from adversarial_dropout.experiments.models.prediction import error
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.records import Row
+from adversarial_dropout.experiments.terms import Term
 from adversarial_dropout.experiments.training import checkpoint, loop
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 
@@ -50,7 +53,11 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
             watch.threads.add(torch.get_num_threads())
             return super().forward(batch, ramp)
 
-    monkeypatch.setattr(loop, "build_objective", Watched)
+    def build(model: nn.Module, terms: dict[str, Term], task: Task) -> Objective:
+        assert task == "classes"
+        return Watched(model, terms)
+
+    monkeypatch.setattr(loop, "build_objective", build)
     return watch
 
 
@@ -83,7 +90,7 @@ def test_what_a_step_sees(watch: Watch, tmp_path: Path) -> None:
 
 
 def test_an_epoch_is_one_pass_if_nothing_else_is_said(watch: Watch, tmp_path: Path) -> None:
-    config = small(epochs=1)
+    config = small("pi", epochs=1)
     loop.run(dataclasses.replace(config, training=dataclasses.replace(config.training, steps_per_epoch=None)), tmp_path)
     assert len(watch.batches) == 1297 // 128
 
@@ -114,9 +121,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
 def scheduled(**training: Any) -> ExperimentConfig:
     """Six epochs of a step: four of ramp-up, three of ramp-down."""
     config = small("pi", epochs=6, steps=1, learning_rate=2e-3)
-    return dataclasses.replace(
-        config, training=dataclasses.replace(config.training, **{"ramp_up": 4, "ramp_down": 3, **training})
-    )
+    return config.changed(training=dataclasses.replace(config.training, **{"ramp_up": 4, "ramp_down": 3, **training}))
 
 
 # exp(-5 (1 - T)²) for T = 0, 1/4, 1/2, 3/4, and exp(-12.5 T²) for T = 1/3, 2/3.
@@ -291,14 +296,14 @@ def test_weights_are_a_plain_file_of_tensors(tmp_path: Path) -> None:
     config = small(epochs=1)
     loop.run(config, tmp_path)
     weights = safetensors.torch.load_file(tmp_path / records.WEIGHTS)
-    expected = models.build(config.model, (1, 8, 8), 10).state_dict()
+    expected = config.model.build((1, 8, 8), 10).state_dict()
     assert {name: value.shape for name, value in weights.items()} == {n: v.shape for n, v in expected.items()}
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_measuring_the_error_leaves_the_mode(training: bool) -> None:
     data = sources.digits()
-    model = models.build(ModelConfig(), data.shape, 10).train(training)
+    model = SmallCnn().build(data.shape, 10).train(training)
     rows = torch.arange(50)
     before = torch.get_rng_state()
     measured = error(model, Pixels(DataConfig(), 16), data, rows)

@@ -10,7 +10,7 @@ from adversarial_dropout import AdversarialDropout, flip_budget
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe
 from adversarial_dropout.experiments.data import sources
-from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.experiments.training import loop
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout import AdversarialDropoutError
-from adversarial_dropout.experiments import models
-from adversarial_dropout.experiments.config import ModelConfig, TermConfig
+from adversarial_dropout.experiments.models.conv_large import ConvLarge
+from adversarial_dropout.experiments.terms import Vadd, by_kind
 from adversarial_dropout.experiments.training import memory
 from adversarial_dropout.experiments.training.memory import GpuMemoryError, explaining
 from adversarial_dropout.experiments.training.objective import Batch, Objective
@@ -30,8 +30,8 @@ class Limited(Objective):
 
 
 def limited(most: int) -> tuple[Limited, torch.optim.Adam]:
-    config = ModelConfig(name="conv-large", width=4, norm="batch", norm_logits=True, p=0.5, delta=0.5)
-    made = Limited(models.build(config, (1, 12, 12), 10), (TermConfig(kind="vadd"),))
+    config = ConvLarge(width=4, norm="batch", norm_logits=True, p=0.5, delta=0.5)
+    made = Limited(config.build((1, 12, 12), 10), by_kind(Vadd()))
     made.most = most
     return made, torch.optim.Adam(made.parameters(), lr=1e-3)
 

@@ -10,19 +10,17 @@ from torch import Tensor
 from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError
 from adversarial_dropout.experiments import models
-from adversarial_dropout.experiments.config import ModelConfig
-from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.noise import GaussianNoise
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.regularizers.passes import cut
 
-CONFIG = ModelConfig(p=0.25, delta=0.1)
+CONFIG = SmallCnn(p=0.25, delta=0.1)
 SHAPE = (1, 8, 8)
 
 
 def network() -> CutNetwork:
-    model = models.build(CONFIG, SHAPE, 10)
-    assert isinstance(model, CutNetwork)
-    return model
+    return CONFIG.build(SHAPE, 10)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -66,14 +64,14 @@ def test_number_of_parameters() -> None:
 
 @pytest.mark.parametrize("classes", [2, 7])
 def test_number_of_classes(classes: int) -> None:
-    assert models.build(CONFIG, SHAPE, classes)(torch.rand(1, 1, 8, 8)).shape == (1, classes)
+    assert CONFIG.build(SHAPE, classes)(torch.rand(1, 1, 8, 8)).shape == (1, classes)
 
 
 def test_settings_reach_the_layer() -> None:
-    config = ModelConfig(p=0.125, delta=0.75, granularity="channel", rescale="sum", input_noise=0.3)
-    model = models.build(config, SHAPE, 10)
+    config = SmallCnn(p=0.125, delta=0.75, rescale="sum", input_noise=0.3)
+    model = config.build(SHAPE, 10)
     (layer,) = (module for module in model.modules() if isinstance(module, AdversarialDropout))
-    assert (layer.p, layer.delta, layer.granularity, layer.rescale) == (0.125, 0.75, "channel", "sum")
+    assert (layer.p, layer.delta, layer.granularity, layer.rescale) == (0.125, 0.75, "element", "sum")
     (noise,) = (module for module in model.modules() if isinstance(module, GaussianNoise))
     assert noise.sigma == 0.3
 
@@ -95,7 +93,7 @@ def test_noise_on_the_input_in_training_alone() -> None:
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
 def test_noise_out_of_range(sigma: float) -> None:
     with pytest.raises(InvalidValueError, match=r"expected .* to be finite, 0 or more, got"):
-        models.build(ModelConfig(input_noise=sigma), SHAPE, 10)
+        SmallCnn(input_noise=sigma).build(SHAPE, 10)
 
 
 def test_unknown_names_offer_the_nearest() -> None:
@@ -103,12 +101,24 @@ def test_unknown_names_offer_the_nearest() -> None:
         "expected a model of small-cnn, mnist-cnn, conv-large, autoencoder, got 'smal_cnn'; did you mean \"small-cnn\""
     )
     with pytest.raises(InvalidValueError, match=message):
-        models.build(ModelConfig(name="smal_cnn"), SHAPE, 10)
+        models.find_network("smal_cnn")
 
 
-def test_unknown_settings_are_refused_when_built() -> None:
-    with pytest.raises(InvalidValueError, match=r'granularity to be one of .*; did you mean "channel"'):
-        models.build(ModelConfig(granularity="channels"), SHAPE, 10)  # type: ignore[arg-type]
+def test_networks_are_found_by_their_names() -> None:
+    for name, network in models.NETWORKS.items():
+        assert models.find_network(name) is network
+        assert network.name == name
+    assert models.find_network("small-cnn") is SmallCnn
+
+
+def test_the_layer_of_a_network_without_a_search() -> None:
+    """It drops units all the same; nobody asks for its δ."""
+    model = SmallCnn(p=0.125).build(SHAPE, 10).train()
+    (layer,) = (module for module in model.modules() if isinstance(module, AdversarialDropout))
+    assert layer.p == 0.125
+    share = float((layer(torch.ones(100, 256)) == 0).double().mean())
+    # 25,600 draws: the standard error is 0.002.
+    assert share == pytest.approx(0.125, abs=0.01)
 
 
 def test_loading_gives_the_same_network_in_evaluation(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models
-from adversarial_dropout.experiments.config import ModelConfig
-from adversarial_dropout.experiments.models.cut import CutNetwork
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
+from adversarial_dropout.experiments.models.network import CutNetwork, Shape
 from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 from adversarial_dropout.layers import adversarial_layers
 from adversarial_dropout.regularizers.passes import cut
@@ -27,10 +26,12 @@ EACH_NETWORK = pytest.mark.parametrize("name", NAMES)
 EACH_MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
-def build(name: str, shape: models.Shape = (1, 28, 28), classes: int = 10, **settings: Any) -> CutNetwork:
-    model = models.build(ModelConfig(**{"name": name, "width": 8, **settings}), shape, classes)
-    assert isinstance(model, CutNetwork)
-    return model
+NARROW: dict[str, dict[str, Any]] = {"small-cnn": {}, "mnist-cnn": {}, "conv-large": {"width": 8}}
+"""Settings that make the networks small."""
+
+
+def build(name: str, shape: Shape = (1, 28, 28), classes: int = 10, **settings: Any) -> CutNetwork:
+    return models.find_network(name)(**{**NARROW[name], **settings}).build(shape, classes)
 
 
 def parameters(model: nn.Module) -> int:
@@ -91,7 +92,7 @@ def test_the_mnist_network_with_other_kernels(kernel_size: int, expected: int) -
         ((1, 1, 1), 128),
     ],
 )
-def test_units_of_the_mnist_network(shape: models.Shape, units: int) -> None:
+def test_units_of_the_mnist_network(shape: Shape, units: int) -> None:
     model = build("mnist-cnn", shape, classes=7).eval()
     seen: list[Tensor] = []
     model.upper[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -113,7 +114,7 @@ def table_3(x: Tensor, weights: list[Tensor], factors: list[Tensor]) -> Tensor:
 @EACH_MODE
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 20, 28), (2, 9, 7)])
-def test_table_3(shape: models.Shape, kernel_size: int, training: bool) -> None:
+def test_table_3(shape: Shape, kernel_size: int, training: bool) -> None:
     model = build("mnist-cnn", shape, kernel_size=kernel_size, input_noise=0.0, p=0.3).double().train(training)
     spread(model)
     x = torch.randn(3, *shape).double()
@@ -128,7 +129,7 @@ def test_table_3(shape: models.Shape, kernel_size: int, training: bool) -> None:
 
 @EACH_MODE
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 11, 14)])
-def test_small_cnn(shape: models.Shape, training: bool) -> None:
+def test_small_cnn(shape: Shape, training: bool) -> None:
     model = build("small-cnn", shape, input_noise=0.0, p=0.3).double().train(training)
     x = torch.randn(3, *shape).double()
     leaves = copies(model)
@@ -153,7 +154,7 @@ def test_small_cnn(shape: models.Shape, training: bool) -> None:
         ({}, (1, 12, 40), 4, 3_118_724),
     ],
 )
-def test_parameters_of_conv_large(settings: dict[str, Any], shape: models.Shape, classes: int, expected: int) -> None:
+def test_parameters_of_conv_large(settings: dict[str, Any], shape: Shape, classes: int, expected: int) -> None:
     maps = [shape[0], 128, 128, 128, 256, 256, 256, 512, 256, 128]
     kernels = [9] * 7 + [1] * 2
     convolutions = sum(k * inner * out for k, (inner, out) in zip(kernels, itertools.pairwise(maps), strict=True))
@@ -241,7 +242,7 @@ def norms_of(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("norm", ["batch", "mean-only"])
 @pytest.mark.parametrize("norm_logits", [False, True])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 12, 12), (3, 20, 29)])
-def test_table_4(shape: models.Shape, norm_logits: bool, norm: str, training: bool) -> None:
+def test_table_4(shape: Shape, norm_logits: bool, norm: str, training: bool) -> None:
     model = build("conv-large", shape, norm=norm, norm_logits=norm_logits, norm_momentum=0.25, input_noise=0.0, p=0.25)
     model.double().train(training)
     spread(model)
@@ -263,15 +264,15 @@ def test_table_4(shape: models.Shape, norm_logits: bool, norm: str, training: bo
 
 
 @pytest.mark.parametrize(
-    ("name", "places"),
+    ("name", "settings", "places"),
     [
-        ("mnist-cnn", [(32, 14, 14), (64, 7, 7), (2048,)]),
-        ("conv-large", [(32, 14, 14), (64, 7, 7), (32,)]),
+        ("mnist-cnn", {}, [(32, 14, 14), (64, 7, 7), (2048,)]),
+        ("conv-large", {"width": 32}, [(32, 14, 14), (64, 7, 7), (32,)]),
     ],
 )
-def test_three_places_of_dropout(name: str, places: list[tuple[int, ...]]) -> None:
+def test_three_places_of_dropout(name: str, settings: dict[str, Any], places: list[tuple[int, ...]]) -> None:
     rates = (0.5, 0.75, 0.25)
-    model = build(name, width=32, dropout1=rates[0], dropout2=rates[1], p=rates[2]).train()
+    model = build(name, **settings, dropout1=rates[0], dropout2=rates[1], p=rates[2]).train()
     dropouts = [module for module in model.modules() if isinstance(module, Dropout | AdversarialDropout)]
     factors = factors_of(model)
     for module in dropouts:
@@ -314,7 +315,7 @@ def test_the_smallest_images_of_conv_large_reach_the_mean_as_one_pixel() -> None
         ("conv-large", 12, (1, 1, 1)),
     ],
 )
-def test_images_that_are_too_small(name: str, least: int, shape: models.Shape) -> None:
+def test_images_that_are_too_small(name: str, least: int, shape: Shape) -> None:
     message = f"expected images of {least} × {least} pixels or more for {name}, got {shape[1]} × {shape[2]}"
     with pytest.raises(InvalidValueError, match=message):
         build(name, shape)
@@ -330,8 +331,9 @@ def test_the_smallest_images(name: str, least: int) -> None:
 @EACH_NETWORK
 @EACH_MODE
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 20, 13)])
-def test_regularisers_cut_in_front_of_the_layer(name: str, shape: models.Shape, training: bool) -> None:
-    model = build(name, shape, classes=4, norm_logits=True).train(training)
+def test_regularisers_cut_in_front_of_the_layer(name: str, shape: Shape, training: bool) -> None:
+    settings = {"norm_logits": True} if name == "conv-large" else {}
+    model = build(name, shape, classes=4, **settings).train(training)
     under, upper = cut(model)
     assert under is model.under
     assert upper is model.upper
@@ -348,10 +350,11 @@ def test_regularisers_cut_in_front_of_the_layer(name: str, shape: models.Shape, 
 
 @EACH_NETWORK
 def test_settings_reach_the_layer_and_the_noise(name: str) -> None:
-    settings: dict[str, Any] = {"p": 0.125, "delta": 0.75, "granularity": "channel", "rescale": "sum"}
+    settings: dict[str, Any] = {"p": 0.125, "delta": 0.75, "rescale": "sum"}
     model = build(name, input_noise=0.3, noise_in_evaluation=True, **settings)
     (layer,) = adversarial_layers(model)
     assert {key: getattr(layer, key) for key in settings} == settings
+    assert layer.granularity == "element"
     (noise,) = (module for module in model.modules() if isinstance(module, GaussianNoise))
     assert (noise.sigma, noise.in_evaluation) == (0.3, True)
     assert noise is next(iter(model.under.children())), "it is added to the input"
@@ -390,9 +393,9 @@ def test_gaussian_noise_in_evaluation() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", ["mnist-cnn", "conv-large"])
-def test_he_initialisation(name: str) -> None:
-    model = build(name, (3, 32, 32), width=64, norm_logits=True)
+@pytest.mark.parametrize(("name", "settings"), [("mnist-cnn", {}), ("conv-large", {"width": 64, "norm_logits": True})])
+def test_he_initialisation(name: str, settings: dict[str, Any]) -> None:
+    model = build(name, (3, 32, 32), **settings)
     weights = 0
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -428,8 +431,8 @@ def test_another_seed_gives_other_weights_and_the_same_one_the_same(name: str) -
 
 @pytest.mark.parametrize("name", ["mnist-cnn", "conv-large"])
 def test_convolutions_are_stored_channels_last(name: str, tmp_path: Path) -> None:
-    config = ModelConfig(name=name, width=8)
-    model = models.build(config, (3, 16, 16), 10)
+    config = models.find_network(name)(**NARROW[name])
+    model = config.build((3, 16, 16), 10)
     content = {key: value.contiguous() for key, value in model.state_dict().items()}
     safetensors.torch.save_file(content, tmp_path / "weights")
     loaded = models.load(config, (3, 16, 16), 10, tmp_path / "weights")

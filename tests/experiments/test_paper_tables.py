@@ -156,7 +156,7 @@ def changed(record: Record, **training: object) -> Record:
     """The same with another weight of its terms and other settings of the schedule."""
     config = dataclasses.replace(
         record.config,
-        terms=tuple(dataclasses.replace(term, weight=7.0) for term in record.config.terms),
+        terms={kind: dataclasses.replace(term, weight=7.0) for kind, term in record.config.terms.items()},
         training=dataclasses.replace(record.config.training, **training),  # type: ignore[arg-type]
     )
     return dataclasses.replace(record, config=config)
@@ -218,16 +218,18 @@ def test_one_line_for_methods_that_differ_in_the_same_way() -> None:
 
 
 def test_a_record_of_the_presets_before_drop1_and_drop2_is_refused() -> None:
-    """As it lies on the disk: without the fields that were added since."""
+    """As it lies on the disk: in the earlier layout, and without the fields that were added since."""
     (record,) = ran("paper/mnist-all", "vadd-kl", 0.4)
     plain = record.config.to_dict()
     del plain["model"]["dropout1"], plain["model"]["dropout2"]
     plain["training"] |= {"learning_rate": 0.003, "ramp_up_learning_rate": True, "ramp_down": 50, "beta1_end": 0.5}
-    plain["terms"][0]["noise"] = "shared"
+    plain["model"] |= {"width": 128, "norm": "batch", "norm_momentum": 0.1, "granularity": "element"}
+    shared = {"kind": "vadd", "weight": 1.0, "divergence": "kl", "eps": 1.0, "xi": None, "noise": "shared"}
+    plain["terms"] = [{**shared, "ramp": True, "linearize_at": "ones"}]
     old = dataclasses.replace(record, config=ExperimentConfig.from_dict(plain))
     expected = (
         "model.dropout1: 0.5 → 0.0; model.dropout2: 0.5 → 0.0; terms.vadd.noise: independent → shared; "
-        "training.beta1_end: 0.9 → 0.5; training.learning_rate: 0.001 → 0.003; training.ramp_down: 0 → 50; "
+        "training.beta1_end: None → 0.5; training.learning_rate: 0.001 → 0.003; training.ramp_down: 0 → 50; "
         "training.ramp_up_learning_rate: False → True:"
     )
     with pytest.raises(InvalidValueError) as refused:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from adversarial_dropout.experiments.arguments import Reproduce
-from adversarial_dropout.experiments.commands import reproduction
+from adversarial_dropout.experiments.commands import reproduce
+from adversarial_dropout.experiments.commands.reproduce import Reproduce
 from adversarial_dropout.experiments.config import ExperimentConfig
 
 from . import small_data
@@ -335,7 +335,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[ExperimentCo
         assert command.out == Path("nowhere")
         found.extend(configs)
 
-    monkeypatch.setattr(reproduction, "run_grid_shown", instead)
+    monkeypatch.setattr(reproduce, "run_grid_shown", instead)
     printed_by("reproduce", *arguments, "--out", "nowhere")
     return found
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments import models, records
-from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig, Precision, TrainingConfig
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.config import ExperimentConfig, Precision, TrainingConfig
+from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.training import checkpoint, devices, grid, loop, processes
 from adversarial_dropout.experiments.training.objective import build_objective
@@ -166,9 +167,9 @@ def test_synchronised_batch_norm_keeps_its_names(monkeypatch: pytest.MonkeyPatch
     ranks = processes.Ranks("cuda", "float32")
     ranks.number = 2
     monkeypatch.setattr(processes.Ranks, "device", torch.device("cuda"))
-    config = ModelConfig(name="conv-large", width=8, norm_logits=True)
-    plain, synchronised = (models.build(config, (3, 12, 12), 5) for _ in range(2))
-    synchronised = ranks.synchronised(synchronised)
+    config = ConvLarge(width=8, norm_logits=True)
+    plain = config.build((3, 12, 12), 5)
+    synchronised = ranks.synchronised(config.build((3, 12, 12), 5))
     norms = [module for module in synchronised.modules() if "BatchNorm" in type(module).__name__]
     assert {type(module) for module in norms} == {torch.nn.SyncBatchNorm}
     assert len(norms) == 10

@@ -107,6 +107,33 @@ def test_a_record_of_another_version(finished: Path, tmp_path: Path, change: dic
     assert str(folder) in str(caught.value), "which of many runs it is"
 
 
+def in_the_earlier_layout(folder: Path, **model: Any) -> None:
+    """Write the config there as it was written when all networks, and all terms, had the same settings."""
+    config = json.loads((folder / records.CONFIG).read_text())
+    config["model"] |= {"kernel_size": 3, "width": 128, "norm": "batch", "granularity": "element", **model}
+    config["training"]["beta1_end"] = config["training"]["beta1"]
+    config["terms"] = [{"kind": kind, "eps": 1.0, "xi": None, **term} for kind, term in config["terms"].items()]
+    (folder / records.CONFIG).write_text(json.dumps(config))
+
+
+def test_a_record_in_the_earlier_layout(finished: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "copy")
+    in_the_earlier_layout(folder)
+    before = (folder / records.CONFIG).read_bytes()
+    assert records.read_record(folder).config == records.read_record(finished).config
+    assert loop.run(small("vadd-qe", epochs=2), folder).metrics == records.read_record(finished).metrics
+    assert (folder / records.CONFIG).read_bytes() == before, "it is not trained again"
+
+
+def test_a_record_that_says_what_no_run_has_done(finished: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "copy")
+    in_the_earlier_layout(folder, granularity="channel")
+    message = "got granularity='channel' of small-cnn, which had no such setting; delete the run and repeat it"
+    with pytest.raises(InvalidValueError, match=message) as caught:
+        records.read_record(folder)
+    assert str(folder) in str(caught.value), "which of many runs it is"
+
+
 def test_finding_records(finished: Path, tmp_path: Path) -> None:
     names = ("b/seed-1", "a/seed-2", "a/seed-10")
     for name in names:

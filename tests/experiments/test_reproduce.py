@@ -226,18 +226,35 @@ def test_mistakes(
 
 
 def change(folder: Path, **training: object) -> None:
-    """Write other settings of the schedule into a run's config, and leave out the fields of drop1 and drop2."""
+    """Write a run's config as an earlier version did that had no drop1 and drop2, with other settings of the schedule.
+
+    All networks had the same settings then, all terms had, and all were in the record, used or not.
+    """
     config = json.loads((folder / records.CONFIG).read_text())
     for name in ("dropout1", "dropout2"):
         config["model"].pop(name, None)
-    config["training"] |= training
+    config["model"] = EARLIER_NETWORK | {name: value for name, value in config["model"].items() if value is not None}
+    config["training"] |= {"beta1_end": 0.9, "ramp_up": 1, **training}
+    config["terms"] = [{"kind": kind, **EARLIER_TERM, **term} for kind, term in config["terms"].items()]
     (folder / records.CONFIG).write_text(json.dumps(config))
 
 
-OLD = {"learning_rate": 0.003, "ramp_up_learning_rate": True, "ramp_down": 1, "beta1_end": 0.5}
+EARLIER_NETWORK = {
+    "kernel_size": 3,
+    "width": 128,
+    "norm": "batch",
+    "norm_momentum": 0.1,
+    "norm_logits": False,
+    "input_noise": 0.0,
+    "noise_in_evaluation": False,
+    "delta": 0.005,
+    "granularity": "element",
+}
+EARLIER_TERM = {"divergence": "kl", "eps": 1.0, "xi": None, "noise": "independent", "linearize_at": "ones"}
+OLD = {"learning_rate": 0.003, "ramp_down": 2, "beta1_end": 0.5}
 OLD_SAID = (
-    "model.dropout1: 0.5 → 0.0; model.dropout2: 0.5 → 0.0; training.beta1_end: 0.9 → 0.5; "
-    "training.learning_rate: 0.001 → 0.003; training.ramp_down: 0 → 1; training.ramp_up_learning_rate: False → True: "
+    "model.dropout1: 0.5 → 0.0; model.dropout2: 0.5 → 0.0; training.beta1_end: None → 0.5; "
+    "training.learning_rate: 0.001 → 0.003; training.ramp_down: 0 → 2: "
 )
 
 
@@ -342,6 +359,20 @@ def test_a_record_of_another_version_is_refused(copied: Made, capsys: pytest.Cap
     assert code == 2
     assert f"training.learning_rate: 0.001 → None; training.pace: None → 0.25: {folder} " in printed
     del before[folder / records.CONFIG]
+    assert before.items() <= times(copied.out).items()
+
+
+def test_a_record_that_says_what_no_run_has_done_is_refused(copied: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied.out / "paper" / "mnist-1000" / "tiny" / "vadd-kl" / "seed-1"
+    change(folder)
+    config = json.loads((folder / records.CONFIG).read_text())
+    config["model"]["granularity"] = "channel"
+    (folder / records.CONFIG).write_text(json.dumps(config))
+    before = times(copied.out)
+    code, printed = fails(capsys, *copied.command)
+    assert code == 2
+    assert "expected runs with the settings of their presets, got others in 1 of 8 folders" in printed
+    assert "model.granularity: None → channel; " in printed
     assert before.items() <= times(copied.out).items()
 
 

@@ -3,16 +3,18 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig
+from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.models.conv_large import ConvLarge
+from adversarial_dropout.experiments.models.network import Network, NoisyNetwork
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.experiments.training import checkpoint, loop
@@ -53,12 +55,21 @@ def paper(preset: str, method: str) -> tuple[ExperimentConfig, ImageData]:
     config = presets.get(preset, method, "tiny")
     unlabelled = 4 if config.training.batch_unlabelled else 0
     training = dataclasses.replace(
-        config.training, epochs=3, steps_per_epoch=2, ramp_down=2, batch_labelled=4, batch_unlabelled=unlabelled
+        config.training,
+        epochs=3,
+        steps_per_epoch=2,
+        ramp_down=2,
+        beta1_end=0.5,
+        batch_labelled=4,
+        batch_unlabelled=unlabelled,
     )
     channels = 1 if config.model.name == "mnist-cnn" else 3
     images = torch.randint(256, (60, channels, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     data = ImageData(images, torch.arange(60) % 10, torch.arange(50, 60), 255, tuple("abcdefghij"))
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, width=32), training=training), data
+    model = config.model
+    if isinstance(model, ConvLarge):
+        model = dataclasses.replace(model, width=32)
+    return dataclasses.replace(config, model=model, training=training), data
 
 
 @PAPER
@@ -79,6 +90,7 @@ def test_what_is_kept_of_the_papers_networks_gives_the_recorded_error(
     preset: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, data = paper(preset, method)
+    assert isinstance(config.model, NoisyNetwork)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, noise_in_evaluation=False))
     monkeypatch.setattr(sources, "load", lambda *arguments: data)
     monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "cache"))
@@ -131,11 +143,13 @@ def test_another_config_is_refused(finished: bool, tmp_path: Path) -> None:
     loop.run(config, tmp_path)
 
 
-@pytest.mark.parametrize("part", [{"model": ModelConfig(name="tiny-cnn")}, {"model": ModelConfig(input_noise=-1.0)}])
-def test_a_config_that_cannot_start_does_not_occupy_the_folder(part: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "message"), [(ConvLarge(), "images of 12 × 12"), (SmallCnn(input_noise=-1.0), "expected .*-1.0")]
+)
+def test_a_config_that_cannot_start_does_not_occupy_the_folder(model: Network, message: str, tmp_path: Path) -> None:
     config = small(epochs=1)
-    with pytest.raises(InvalidValueError, match="expected"):
-        loop.run(dataclasses.replace(config, **part), tmp_path)
+    with pytest.raises(InvalidValueError, match=message):
+        loop.run(dataclasses.replace(config, model=model), tmp_path)
     loop.run(config, tmp_path)
 
 

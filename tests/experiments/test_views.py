@@ -1,7 +1,7 @@
 """Which images each pass of a step sees, which pass is whose target, and how many passes there are."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adversarial_dropout import AdversarialDropout
-from adversarial_dropout.experiments.config import DataConfig, TermConfig, TrainingConfig
+from adversarial_dropout.experiments.config import DataConfig, TrainingConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.splits import make_split
-from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.noise import GaussianNoise
+from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training.batches import batches, steps_of_an_epoch
-from adversarial_dropout.experiments.training.objective import Batch, Objective, build_regularizer
+from adversarial_dropout.experiments.training.objective import Batch, Objective
 from adversarial_dropout.regularizers.passes import cut
 
 UNITS, FLIPS = 12, 3
@@ -55,19 +56,16 @@ class Net:
         """The mask of each pass; ones in a search."""
         return [seen != 0 for seen in self.into_head.seen]
 
-    def step(self, batch: Batch, *terms: TermConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, batch: Batch, *terms: Term) -> tuple[Tensor, dict[str, Tensor]]:
         torch.manual_seed(7)
-        loss, values = Objective(self.model, terms)(batch, 0.5)
+        loss, values = Objective(self.model, by_kind(*terms))(batch, 0.5)
         return loss, values
 
 
-def term(kind: Any, **settings: Any) -> TermConfig:
-    return TermConfig(kind=kind, weight=3.0, eps=EPS, **settings)
-
-
-SHARED, INDEPENDENT = term("vadd", noise="shared"), term("vadd", noise="independent")
-AT, SADD = term("at", divergence="ce"), term("sadd", divergence="ce")
-VAT, PI, ENTMIN = term("vat"), term("pi"), term("entmin")
+SHARED, INDEPENDENT = Vadd(weight=3.0, noise="shared"), Vadd(weight=3.0, noise="independent")
+AT, SADD = At(weight=3.0, eps=EPS), Sadd(weight=3.0)
+VAT, PI, ENTMIN = Vat(weight=3.0, eps=EPS), Pi(weight=3.0, divergence="kl"), Entmin(weight=3.0)
+PI_QE = Pi(weight=3.0, divergence="qe")
 
 
 def batch(*, unlabelled: bool, second: bool) -> Batch:
@@ -105,7 +103,7 @@ def check(net: Net, loss: Tensor, by_hand: Callable[[Net], Tensor]) -> None:
 
 @pytest.mark.parametrize("divergence", ["kl", "qe"])
 def test_shared_vadd_without_unlabelled_images_starts_from_the_pass_of_the_cross_entropy(divergence: Any) -> None:
-    shared = term("vadd", noise="shared", divergence=divergence)
+    shared = Vadd(weight=3.0, noise="shared", divergence=divergence)
     step, net = batch(unlabelled=False, second=False), Net()
     loss, values = net.step(step, shared)
 
@@ -113,7 +111,7 @@ def test_shared_vadd_without_unlabelled_images_starts_from_the_pass_of_the_cross
         under, upper = cut(other.model)
         h = under(step.images)
         out = upper(h)
-        regularizer = build_regularizer(shared)
+        regularizer = shared.build()
         value: Tensor = F.cross_entropy(out, step.labels) + 0.5 * 3.0 * regularizer(upper, h, target=out)
         return value
 
@@ -131,23 +129,23 @@ def test_shared_vadd_without_unlabelled_images_starts_from_the_pass_of_the_cross
 
 
 @pytest.mark.parametrize("second", [False, True])
-@pytest.mark.parametrize("kind", [INDEPENDENT, term("pi", divergence="qe")], ids=["vadd", "pi"])
-def test_without_unlabelled_images_the_pass_of_the_cross_entropy_is_the_target(kind: TermConfig, second: bool) -> None:
+@pytest.mark.parametrize("kind", [INDEPENDENT, PI_QE], ids=lambda term: term.kind)
+def test_without_unlabelled_images_the_pass_of_the_cross_entropy_is_the_target(kind: Term, second: bool) -> None:
     step, net = batch(unlabelled=False, second=second), Net()
     loss, _ = net.step(step, kind)
 
     def by_hand(other: Net) -> Tensor:
         target = other.model(step.images)
         x = step.images if step.second is None else step.second
-        term = build_regularizer(kind)(other.model, x, target=target)
+        term = kind.build()(other.model, x, target=target)
         value: Tensor = F.cross_entropy(target, step.labels) + 1.5 * term
         return value
 
     check(net, loss, by_hand)
 
 
-@pytest.mark.parametrize("kind", [INDEPENDENT, term("pi", divergence="qe")], ids=["vadd", "pi"])
-def test_two_views_of_unlabelled_images(kind: TermConfig) -> None:
+@pytest.mark.parametrize("kind", [INDEPENDENT, PI_QE], ids=lambda term: term.kind)
+def test_two_views_of_unlabelled_images(kind: Term) -> None:
     step, net = batch(unlabelled=True, second=True), Net()
     loss, _ = net.step(step, kind)
 
@@ -155,22 +153,22 @@ def test_two_views_of_unlabelled_images(kind: TermConfig) -> None:
         cross_entropy = F.cross_entropy(other.model(step.images), step.labels)
         target = other.model(step.unlabelled)
         assert step.second is not None
-        value: Tensor = cross_entropy + 1.5 * build_regularizer(kind)(other.model, step.second, target=target)
+        value: Tensor = cross_entropy + 1.5 * kind.build()(other.model, step.second, target=target)
         return value
 
     check(net, loss, by_hand)
 
 
-@pytest.mark.parametrize("kind", ["pi", "vat", "vadd", "entmin"])
-@pytest.mark.parametrize("noise", ["shared", "independent"])
-def test_one_view_of_unlabelled_images_is_left_to_the_term(kind: str, noise: str) -> None:
-    chosen = term(kind, noise=noise)
+@pytest.mark.parametrize(
+    "chosen", [PI, VAT, SHARED, INDEPENDENT, ENTMIN], ids=["pi", "vat", "vadd-shared", "vadd-independent", "entmin"]
+)
+def test_one_view_of_unlabelled_images_is_left_to_the_term(chosen: Term) -> None:
     step, net = batch(unlabelled=True, second=False), Net()
     loss, _ = net.step(step, chosen)
 
     def by_hand(other: Net) -> Tensor:
         cross_entropy = F.cross_entropy(other.model(step.images), step.labels)
-        value: Tensor = cross_entropy + 1.5 * build_regularizer(chosen)(other.model, step.unlabelled)
+        value: Tensor = cross_entropy + 1.5 * chosen.build()(other.model, step.unlabelled)
         return value
 
     check(net, loss, by_hand)
@@ -179,7 +177,7 @@ def test_one_view_of_unlabelled_images_is_left_to_the_term(kind: str, noise: str
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_entropy_is_that_of_the_target(unlabelled: bool) -> None:
     step, net = batch(unlabelled=unlabelled, second=True), Net()
-    loss, values = net.step(step, term("entmin"))
+    loss, values = net.step(step, ENTMIN)
     target = net.outputs.seen[1 if unlabelled else 0]
     torch.testing.assert_close(values["entmin"], entropy(target), rtol=1e-10, atol=0)
 
@@ -194,7 +192,7 @@ def test_entropy_is_that_of_the_target(unlabelled: bool) -> None:
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_entropy_and_agreement_have_one_target(unlabelled: bool) -> None:
     step, net = batch(unlabelled=unlabelled, second=True), Net()
-    _, values = net.step(step, INDEPENDENT, term("entmin"))
+    _, values = net.step(step, INDEPENDENT, ENTMIN)
     target, adversarial = net.outputs.seen[1 if unlabelled else 0], net.outputs.seen[-1]
     torch.testing.assert_close(values["entmin"], entropy(target), rtol=1e-10, atol=0)
     t, q = target.softmax(dim=1), adversarial.softmax(dim=1)
@@ -204,47 +202,49 @@ def test_entropy_and_agreement_have_one_target(unlabelled: bool) -> None:
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_vat_ignores_the_second_view(unlabelled: bool) -> None:
     step, net = batch(unlabelled=unlabelled, second=True), Net()
-    loss, _ = net.step(step, term("vat"))
+    loss, _ = net.step(step, VAT)
     first = step.unlabelled if unlabelled else step.images
 
     def by_hand(other: Net) -> Tensor:
         cross_entropy = F.cross_entropy(other.model(step.images), step.labels)
-        value: Tensor = cross_entropy + 1.5 * build_regularizer(term("vat"))(other.model, first)
+        value: Tensor = cross_entropy + 1.5 * VAT.build()(other.model, first)
         return value
 
     check(net, loss, by_hand)
-    without, _ = Net().step(dataclasses.replace(step, second=None), term("vat"))
+    without, _ = Net().step(dataclasses.replace(step, second=None), VAT)
     assert torch.equal(without, loss)
 
 
 @pytest.mark.parametrize("unlabelled", [False, True])
 @pytest.mark.parametrize("second", [False, True])
-@pytest.mark.parametrize("kind", ["at", "sadd"])
-def test_supervised_terms_see_the_labelled_images(kind: str, second: bool, unlabelled: bool) -> None:
+@pytest.mark.parametrize("chosen", [AT, SADD], ids=lambda term: term.kind)
+def test_supervised_terms_see_the_labelled_images(chosen: Term, second: bool, unlabelled: bool) -> None:
     step, net = batch(unlabelled=unlabelled, second=second), Net()
-    chosen = term(kind, divergence="ce")
     loss, _ = net.step(step, chosen)
 
     def by_hand(other: Net) -> Tensor:
         logits = other.model(step.images)
-        regularizer = build_regularizer(chosen)
+        regularizer = chosen.build()
         value: Tensor = 1.5 * regularizer(other.model, step.images, step.labels, target=logits)
         return F.cross_entropy(logits, step.labels) + value
 
     check(net, loss, by_hand)
 
 
-@pytest.mark.parametrize("others", [(), ("sadd",), ("vat",), ("at",), ("pi",), ("sadd", "pi", "vat", "at")])
+@pytest.mark.parametrize(
+    "others",
+    [(), (SADD,), (VAT,), (AT,), (PI,), (SADD, PI, VAT, AT)],
+    ids=lambda terms: "+".join(term.kind for term in terms) or "none",
+)
 @pytest.mark.parametrize(
     ("unlabelled", "second", "chosen"),
     [(False, False, SHARED), (False, False, INDEPENDENT), (False, True, INDEPENDENT), (True, True, INDEPENDENT)],
 )
 def test_the_search_starts_from_the_masks_of_the_target_whatever_comes_between(
-    unlabelled: bool, second: bool, chosen: TermConfig, others: Sequence[Any]
+    unlabelled: bool, second: bool, chosen: Term, others: tuple[Term, ...]
 ) -> None:
     step, net = batch(unlabelled=unlabelled, second=second), Net()
-    between = [term(kind, divergence="ce" if kind in ("at", "sadd") else "kl") for kind in others]
-    net.step(step, ENTMIN, *between, chosen)  # The entropy needs the target first.
+    net.step(step, ENTMIN, *others, chosen)  # The entropy needs the target first.
     found = net.masks[-1]
     target = next(mask for mask in net.masks if len(mask) == len(found))  # Of the first pass on the same images.
     flips = (target != found).sum(dim=1)
@@ -270,7 +270,7 @@ def names(net: Net, step: Batch) -> list[str]:
     return [name(seen) for seen in net.inputs.seen]
 
 
-PASSES: dict[str, tuple[tuple[bool, bool], tuple[TermConfig, ...], list[str], int]] = {
+PASSES: dict[str, tuple[tuple[bool, bool], tuple[Term, ...], list[str], int]] = {
     # name: (unlabelled images, second view), terms, what the passes below the layer see, passes above it
     "plain": ((False, False), (), [IMAGES], 1),
     "plain, unlabelled": ((True, False), (), [IMAGES], 1),

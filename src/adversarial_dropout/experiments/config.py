@@ -1,26 +1,28 @@
 """What one run is: a complete, frozen description, from which the run can be repeated."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from adversarial_dropout.errors import InvalidValueError, check_choice, check_fraction
-from adversarial_dropout.layers import Granularity, Rescale
-from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode
+import tyro
 
-Kind = Literal["at", "vat", "pi", "sadd", "vadd", "entmin"]
-DivergenceName = Literal["ce", "kl", "qe", "se"]
-Norm = Literal["batch", "mean-only"]
+from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice, check_fraction
+from adversarial_dropout.experiments.earlier_config import upgraded
+from adversarial_dropout.experiments.models import find_network
+from adversarial_dropout.experiments.models.network import Network, NoisyNetwork
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
+from adversarial_dropout.experiments.terms import TERMS, Term, Vadd
+
 Precision = Literal["float32", "tf32", "bf16"]
 OptimizerName = Literal["adam", "sgd"]
-Initialization = Literal["he", "normal"]
 _LARGEST_SEED = 2**63 - 1
 Scale = Literal["tiny", "quick", "paper"]
 Device = Literal["auto", "cpu", "cuda"]
 """What a run is computed on; no part of what it is."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which examples are seen, how many of them with their label, and what is done to an image before the network."""
 
@@ -48,9 +50,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("labelled", "evaluated", "resize"):
             if getattr(self, name) is not None:
-                _at_least(f"data.{name}", getattr(self, name), 1)
+                check_at_least(f"data.{name}", getattr(self, name), 1)
         for name in ("validation", "translate"):
-            _at_least(f"data.{name}", getattr(self, name), 0)
+            check_at_least(f"data.{name}", getattr(self, name), 0)
 
     @property
     def augmented(self) -> bool:
@@ -58,77 +60,7 @@ class DataConfig:
         return self.translate > 0 or self.flip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """The network, and its adversarial dropout layer. What a network does not have, its setting does not change."""
-
-    name: str = "small-cnn"
-    """Network: "small-cnn", "mnist-cnn" (Table 3), "conv-large" (Table 4), or "autoencoder" (Figures 2 and 3)."""
-    kernel_size: int = 3
-    """Width of mnist-cnn's kernels in pixels, odd; the paper prints 1."""
-    width: int = 128
-    """Channels of conv-large's first block; the later ones have 2 and 4 times as many. Hidden units of autoencoder."""
-    norm: Norm = "batch"
-    """Normalisation in conv-large: "batch", or "mean-only"."""
-    norm_momentum: float = 0.1
-    """Share of the newest batch in the running statistics."""
-    norm_logits: bool = False
-    """Whether conv-large normalises its logits too."""
-    input_noise: float = 0.15
-    """Standard deviation σ of the Gaussian noise on the input in training, in units of x."""
-    noise_in_evaluation: bool = False
-    """Whether that noise is there in evaluation too."""
-    dropout1: float = 0.5
-    """Probability of dropping an activation after the first pooling of mnist-cnn and conv-large (drop1)."""
-    dropout2: float = 0.5
-    """Probability of dropping an activation after their second pooling (drop2)."""
-    p: float = 0.5
-    """Probability of dropping a unit of the adversarial dropout layer."""
-    delta: float = 0.05
-    """Budget δ: share of the units that the search may flip."""
-    granularity: Granularity = "element"
-    """What a unit is."""
-    rescale: Rescale = "inverted"
-    """What follows the mask."""
-    initialization: Initialization = "he"
-    """Of autoencoder's weights: "he": N(0, 2 / fan-in). "normal": N(0, 0.01²)."""
-
-    def __post_init__(self) -> None:
-        for name in ("dropout1", "dropout2", "p", "delta", "norm_momentum"):
-            check_fraction(f"model.{name}", getattr(self, name))
-        check_choice("model.norm", self.norm, get_args(Norm))
-        check_choice("model.initialization", self.initialization, get_args(Initialization))
-        for name in ("kernel_size", "width"):
-            _at_least(f"model.{name}", getattr(self, name), 1)
-        if self.kernel_size % 2 == 0:
-            raise InvalidValueError(f"expected model.kernel_size to be odd, got {self.kernel_size}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TermConfig:
-    """One regularisation term of the loss."""
-
-    kind: Kind
-    """Regulariser: AT, VAT, Π-model, SAdD, VAdD or entropy minimisation."""
-    weight: float = 1.0
-    """Its weight λ."""
-    divergence: DivergenceName = "kl"
-    """Its divergence D (AT and SAdD with "ce"; entropy minimisation has none; an autoencoder has "se" alone)."""
-    eps: float = 1.0
-    """Length of the perturbation in units of x: L∞ for AT, L2 for VAT."""
-    xi: float | None = None
-    """VAT's step of the finite difference; None: what suits the precision."""
-    noise: NoiseMode = "independent"
-    """Noise of VAdD's passes."""
-    ramp: bool = True
-    """Whether the weight follows the ramp-up."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
-            raise InvalidValueError(f"expected a finite weight of {self.kind}, 0 or more, got {self.weight}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """The schedule. An epoch is one pass over the unlabelled examples, or, where none are used, the labelled ones."""
 
@@ -152,35 +84,41 @@ class TrainingConfig:
     """Last epochs, over which the learning rate falls as exp(-12.5 T²)."""
     beta1: float = 0.9
     """Adam's β₁ until the ramp-down."""
-    beta1_end: float = 0.9
-    """The β₁ that the ramp-down leads to."""
+    beta1_end: float | None = None
+    """The β₁ that the ramp-down leads to; None: it stays."""
     precision: Precision = "float32"
     """Of the products in a step; weights and Adam stay in float32. "float32": on CUDA for convolutions too. "tf32":
     products and convolutions on CUDA in TF32. "bf16": bfloat16 by autocast, on any device."""
+
+    @property
+    def last_beta1(self) -> float:
+        """Adam's β₁ at the end."""
+        return self.beta1 if self.beta1_end is None else self.beta1_end
 
     def __post_init__(self) -> None:
         check_choice("training.precision", self.precision, get_args(Precision))
         check_choice("training.optimizer", self.optimizer, get_args(OptimizerName))
         for name in ("epochs", "batch_labelled", "batch_unlabelled", "ramp_up", "ramp_down"):
-            _at_least(f"training.{name}", getattr(self, name), 1 if name in ("epochs", "batch_labelled") else 0)
+            check_at_least(f"training.{name}", getattr(self, name), 1 if name in ("epochs", "batch_labelled") else 0)
         for name in ("beta1", "beta1_end"):
-            check_fraction(f"training.{name}", getattr(self, name))
-            if getattr(self, name) == 1:
-                raise InvalidValueError(f"expected training.{name} below 1, got 1: Adam would never move")
+            if (value := getattr(self, name)) is not None:
+                check_fraction(f"training.{name}", value)
+                if value == 1:
+                    raise InvalidValueError(f"expected training.{name} below 1, got 1: Adam would never move")
         if self.steps_per_epoch is not None:
-            _at_least("training.steps_per_epoch", self.steps_per_epoch, 1)
+            check_at_least("training.steps_per_epoch", self.steps_per_epoch, 1)
         if not 0 < self.learning_rate < float("inf"):
             raise InvalidValueError(f"expected training.learning_rate to be above 0, got {self.learning_rate}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """One run."""
+    """One run. A setting that the run would not use cannot be given: it keeps its default, or the config is refused."""
 
-    preset: str
-    """Name of the preset that the run comes from."""
-    method: str
-    """Name of the method."""
+    preset: tyro.conf.Positional[str]
+    """Experiment; `adversarial-dropout presets` lists them."""
+    method: tyro.conf.Positional[str]
+    """Method of the experiment."""
     scale: Scale
     """How much is run. "paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps."""
     seed: int = 0
@@ -188,67 +126,81 @@ class ExperimentConfig:
     threads: int = 1
     """CPU threads. Another number gives other rounding, and so other results."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: Network = field(default_factory=SmallCnn)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    terms: tuple[TermConfig, ...] = ()
+    terms: dict[str, Term] = field(default_factory=dict)
+    """The regularisation terms by their kinds, in the order of their sum."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        _at_least("threads", self.threads, 1)
-        kinds = [term.kind for term in self.terms]
-        if len(set(kinds)) < len(kinds):
-            raise InvalidValueError(f"expected terms of different kinds, got {', '.join(kinds)}")
-        self._check_autoencoder()
-        if self.data.augmented and any(term.kind == "vadd" and term.noise == "shared" for term in self.terms):
-            raise InvalidValueError(
-                'expected terms.vadd.noise="independent" with data.translate or data.flip: the two passes see two views'
-            )
-
-    def _check_autoencoder(self) -> None:
-        """An autoencoder's target is its input, whatever its label."""
-        if self.model.name != "autoencoder":
-            if any(term.divergence == "se" for term in self.terms):
+        check_at_least("threads", self.threads, 1)
+        for kind, term in self.terms.items():
+            if kind != term.kind:
+                raise InvalidValueError(f"expected terms by their kinds, got {term.kind} as {kind!r}")
+            if term.task != self.model.task:
                 raise InvalidValueError(
-                    f'expected divergence "se", the squared error of images, with model.name="autoencoder" alone, got '
-                    f"{self.model.name!r}"
+                    f"expected terms for a network that learns {self.model.task}, as {self.model.name} does, got "
+                    f"{kind}, which is for {term.task}"
                 )
-            return
-        forms = [(term.kind, term.divergence, term.noise) for term in self.terms]
-        wrong = ["{} ({}, {})".format(*form) for form in forms if form != ("vadd", "se", "shared")]
-        if wrong:
-            raise InvalidValueError(
-                f"expected terms of an autoencoder to be vadd (se, shared): adversarial dropout with the image as "
-                f"target, got {', '.join(wrong)}"
-            )
-        data = self.data
-        if self.training.batch_unlabelled or data.augmented or data.centre or data.whiten:
+        data, training = self.data, self.training
+        if self.model.task == "images" and (training.batch_unlabelled or data.augmented or data.centre or data.whiten):
             raise InvalidValueError(
                 "expected training.batch_unlabelled=0 and none of data.translate, data.flip, data.centre, data.whiten "
                 "with an autoencoder: it sees every image alike, as pixels from 0 to 1"
             )
+        if data.augmented and any(isinstance(term, Vadd) and term.noise == "shared" for term in self.terms.values()):
+            raise InvalidValueError(
+                'expected terms.vadd.noise="independent" with data.translate or data.flip: the two passes see two views'
+            )
+        searching = [kind for kind, term in self.terms.items() if term.searches]
+        if searching and self.model.delta is None:
+            raise InvalidValueError(f"expected model.delta, the budget of the search of {searching[0]}, got none")
+        for name, value, default, why in _unused(data, self.model, training, self.terms):
+            if value != default:
+                raise InvalidValueError(f"expected {name} to be left out, because {why}, got {value!r}")
+
+    @classmethod
+    def of(cls, **settings: Any) -> "ExperimentConfig":
+        """The config of ``settings`` as the constructor takes them, without those that the run would not use."""
+        names = ("data", "model", "training", "terms")
+        parts = {name: settings[name] for name in names}
+        parts["terms"] = dict(parts["terms"])
+        while surplus := [(name, default) for name, value, default, _ in _unused(**parts) if value != default]:
+            for name, default in surplus:
+                part, *kind, setting = name.split(".")
+                holder = parts["terms"] if kind else parts
+                key = kind[0] if kind else part
+                holder[key] = dataclasses.replace(holder[key], **{setting: default})
+        return cls(**{**settings, **parts})
+
+    def changed(self, **changes: Any) -> "ExperimentConfig":
+        """This config with other parts, without the settings that the run would then not use."""
+        return self.of(**{own.name: getattr(self, own.name) for own in dataclasses.fields(self)} | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain containers, as JSON keeps it."""
         plain = dataclasses.asdict(self)
-        plain["terms"] = list(plain["terms"])
+        plain["model"] = {"name": self.model.name, **plain["model"]}
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "ExperimentConfig":
-        """The config that :meth:`to_dict` has written.
+        """The config that :meth:`to_dict` has written, or an earlier version of it.
 
         Raises:
-            InvalidValueError: a field is unknown or missing, as in a record of another version.
+            InvalidValueError: a field is unknown or missing, or says what no run has done.
         """
         try:
-            model = {**_BEFORE_DROPOUT_FIELDS.get(plain["model"].get("name"), {}), **plain["model"]}
-            return cls(
+            earlier = isinstance(plain["terms"], list)
+            plain = upgraded(plain) if earlier else plain
+            model = dict(plain["model"])
+            return (cls.of if earlier else cls)(
                 **{
                     **plain,
                     "data": DataConfig(**plain["data"]),
-                    "model": ModelConfig(**model),
+                    "model": find_network(model.pop("name"))(**model),
                     "training": TrainingConfig(**plain["training"]),
-                    "terms": tuple(TermConfig(**dict(term.items() - {_ONLY_POINT})) for term in plain["terms"]),
+                    "terms": {kind: TERMS[kind](**term) for kind, term in plain["terms"].items()},
                 }
             )
         except (TypeError, KeyError, AttributeError) as error:
@@ -257,10 +209,33 @@ class ExperimentConfig:
             ) from error
 
 
-_BEFORE_DROPOUT_FIELDS = {"mnist-cnn": {"dropout1": 0.0, "dropout2": 0.0}}
-"""What records say that were written before these fields: this network had no such layers then."""
-_ONLY_POINT = ("linearize_at", "ones")
-"""A setting of earlier versions, with the value that is left."""
+def _unused(
+    data: DataConfig, model: Network, training: TrainingConfig, terms: dict[str, Term]
+) -> Iterator[tuple[str, object, object, str]]:
+    """Settings that a run of these would not use: name, value, default, and why."""
+    if training.steps_per_epoch is not None and all(term.supervised for term in terms.values()):
+        yield "training.batch_unlabelled", training.batch_unlabelled, 0, "no term sees unlabelled examples"
+    if training.ramp_down == 1:
+        yield "training.ramp_down", training.ramp_down, 0, "the first epoch of a fall is at its height"
+    if not training.batch_unlabelled:
+        yield "data.overlap", data.overlap, True, "the run sees no unlabelled examples"
+    if not any(term.searches for term in terms.values()):
+        yield "model.delta", model.delta, None, "no term of the run searches"
+        if model.p == 0:
+            yield "model.rescale", model.rescale, "inverted", "with model.p=0 no unit is dropped"
+    if isinstance(model, NoisyNetwork) and model.input_noise == 0:
+        yield "model.noise_in_evaluation", model.noise_in_evaluation, False, "model.input_noise is 0"
+    if training.ramp_up == 0:
+        yield "training.ramp_up_learning_rate", training.ramp_up_learning_rate, False, "training.ramp_up is 0"
+        for term in terms.values():
+            yield f"terms.{term.kind}.ramp", term.ramp, True, "training.ramp_up is 0"
+    elif not training.ramp_up_learning_rate and not any(term.ramp for term in terms.values()):
+        yield "training.ramp_up", training.ramp_up, 0, "nothing rises"
+    if training.optimizer == "sgd":
+        yield "training.beta1", training.beta1, 0.9, "gradient descent has no β₁"
+        yield "training.beta1_end", training.beta1_end, None, "gradient descent has no β₁"
+    elif training.ramp_down == 0:
+        yield "training.beta1_end", training.beta1_end, None, "training.ramp_down is 0"
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -277,23 +252,16 @@ def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in plain.items():
         inner = value
-        if name == "terms" and isinstance(value, list):
-            inner = {term.get("kind"): term for term in value}
-            flat[f"{prefix}terms"] = "+".join(str(kind) for kind in inner) or "none"
-        if isinstance(inner, dict):
-            flat |= _flat(inner, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = inner
+        if name == "terms":
+            if isinstance(value, list):  # Of an earlier version that could not be read.
+                inner = {term.get("kind"): term for term in value}
+            flat["terms"] = "+".join(map(str, inner)) or "none"
+        flat |= _flat(inner, f"{prefix}{name}.") if isinstance(inner, dict) else {f"{prefix}{name}": inner}
     return flat
 
 
 def check_seed(seed: int) -> None:
     """Raise :class:`InvalidValueError` unless ``seed`` is one that PyTorch's generators take."""
-    _at_least("seed", seed, 0)
+    check_at_least("seed", seed, 0)
     if seed > _LARGEST_SEED:
         raise InvalidValueError(f"expected seed to be at most {_LARGEST_SEED}, got {seed}")
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidValueError(f"expected {name} to be a whole number, {least} or more, got {value!r}")

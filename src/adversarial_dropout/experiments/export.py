@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.trained import Trained
 
@@ -62,7 +61,7 @@ def _onnx(trained: Trained) -> bytes:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise InvalidValueError("--onnx needs onnxscript; pip install 'adversarial-dropout[onnx]'") from error
-    if isinstance(trained.model, Autoencoder):
+    if trained.task == "images":
         raise InvalidValueError(
             f"--onnx is for networks that predict classes, got an autoencoder in {trained.record.folder}; leave it out"
         )

@@ -11,6 +11,7 @@ from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
 from adversarial_dropout.experiments.data.sources import ImageData, Place
 from adversarial_dropout.experiments.data.splits import Split
+from adversarial_dropout.experiments.models.network import Shape, Task
 from adversarial_dropout.experiments.records import Record
 
 
@@ -29,7 +30,7 @@ class Trained:
     record: Record
     model: nn.Module
     pixels: Pixels
-    shape: models.Shape
+    shape: Shape
     classes: tuple[str, ...]
 
     @classmethod
@@ -69,6 +70,11 @@ class Trained:
             shape=(channels, height, width),
             classes=classes,
         )
+
+    @property
+    def task(self) -> Task:
+        """What it has learned."""
+        return self.record.config.model.task
 
     def data(self, place: Place | None = None) -> ImageData:
         """The data of the run: those where they lay at the time, or in ``place``.

@@ -17,7 +17,6 @@ from adversarial_dropout.experiments.data import files, sources
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.reading import Form
 from adversarial_dropout.experiments.data.sources import Place
-from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.models.prediction import errors, outputs
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.regularizers.base import UNLABELLED
@@ -66,7 +65,7 @@ def evaluate(trained: Trained, place: Place | None = None) -> Evaluation:
             raise InvalidValueError(f"expected images with labels in {place.folder}, got {len(data.labels)} without")
     labels = data.labels[rows]
     with _same_noise():
-        found = errors(trained.model, _pixels(trained, data.brightest), data, rows)
+        found = errors(trained.model, _pixels(trained, data.brightest), data, rows, trained.task)
     by_class = {}
     for label, name in enumerate(trained.classes):
         own = found[labels == label]
@@ -120,7 +119,7 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
     Raises:
         InvalidValueError: there is no image at all, or the run has no classes to predict.
     """
-    if isinstance(trained.model, Autoencoder):
+    if trained.task == "images":
         raise InvalidValueError(
             f"expected a run that predicts classes, got the autoencoder {trained.record.folder}; `inspect` looks at it"
         )

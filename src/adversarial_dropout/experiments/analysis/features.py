@@ -10,7 +10,6 @@ from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonF
 from adversarial_dropout.experiments.analysis.spots import spots
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import evenly_spaced
-from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.trained import Trained
 
@@ -50,17 +49,18 @@ def look(record: Record, images: int, place: Place | None = None) -> Features:
         RecordError: a file of the run is missing or damaged.
     """
     trained = Trained.load(record)
-    if not isinstance(trained.model, Autoencoder):
+    if trained.task != "images":
         raise InvalidValueError(
             f"expected the run of an autoencoder, got {record.config.model.name} in {record.folder}"
         )
     rows = trained.split().evaluation
     check_images(images, len(rows))
     stored = trained.data(place).images[evenly_spaced(rows, images)]
-    weights = next(module.weight for module in trained.model.under.modules() if isinstance(module, nn.Linear))
+    under = trained.model.get_submodule("under")
+    weights = next(module.weight for module in under.modules() if isinstance(module, nn.Linear))
     pixels = trained.pixels(stored)
     with torch.no_grad():
-        activations: Tensor = trained.model.under(pixels)
+        activations: Tensor = under(pixels)
     try:
         hoyer(activations)
     except InvalidValueError as error:

@@ -17,8 +17,8 @@ from adversarial_dropout.experiments.analysis.linearisation import jacobian_at
 from adversarial_dropout.experiments.analysis.masks_at_work import MasksAtWork, observe
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import evenly_spaced
-from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
-from adversarial_dropout.experiments.models.cut import CutNetwork
+from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
+from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.prediction import outputs
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
@@ -63,7 +63,7 @@ class Inspection:
     @property
     def reconstructs(self) -> bool:
         """Whether the network is an autoencoder."""
-        return isinstance(self.trained.model, Autoencoder)
+        return self.trained.task == "images"
 
     @property
     def scored(self) -> str:
@@ -180,7 +180,7 @@ def inspect(
     # In float64: the gradient of a very confident network would be 0 otherwise.
     upper = copy.deepcopy(model.upper).double()
     budget = _set_budget(adversarial_layers(upper)[0], h, flips)
-    target = trained.pixels(stored).flatten(1).double() if isinstance(model, Autoencoder) else None
+    target = trained.pixels(stored).flatten(1).double() if trained.task == "images" else None
     work = observe(upper, h, seed, against="class" if target is None else target)
     if torch.equal(work.base, work.found):
         reason = "its units are all 0" if not h.any() else "its output does not depend on any unit"

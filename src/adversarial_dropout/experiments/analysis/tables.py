@@ -84,7 +84,7 @@ class Group:
     @property
     def title(self) -> str:
         """What the table shows, in a line."""
-        share = any(record.config.model.name == "autoencoder" for row in self.rows for record in row.records)
+        share = any(record.config.model.task == "images" for row in self.rows for record in row.records)
         what = "variance unexplained by the reconstruction" if share else "error"
         return f"{self.preset}, scale {self.scale}: {self.evaluated_on} {what}, mean ± std over n seeds"
 

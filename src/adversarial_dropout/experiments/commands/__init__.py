@@ -1,1 +1,1 @@
-"""What each command does: calls the rest, prints. No logic of its own."""
+"""The commands: one file each, with what it takes and what it does."""

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.arguments import Grid
+from adversarial_dropout.experiments.commands.options import Grid
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.records import Record

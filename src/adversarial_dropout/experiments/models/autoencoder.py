@@ -1,41 +1,51 @@
 """The autoencoder of Figures 2 and 3, and the error that it is trained and judged by."""
 
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments.config import ModelConfig
-from adversarial_dropout.experiments.models.cut import CutNetwork, he_initialised
-from adversarial_dropout.layers import AdversarialDropout
+from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice
+from adversarial_dropout.experiments.models.network import CutNetwork, Network, Shape, he_initialised
 
 _NORMAL = 0.01
 
 
-class Autoencoder(CutNetwork):
-    """A network whose output is its input again, flattened: images (N, C, H, W) to (N, C·H·W) in [0, 1]."""
+Initialization = Literal["he", "normal"]
 
 
-def autoencoder(
-    config: ModelConfig, dropout: AdversarialDropout, shape: tuple[int, int, int], classes: int
-) -> nn.Module:
+@dataclass(frozen=True, kw_only=True)
+class Autoencoder(Network):
     """One hidden layer: linear, ReLU, adversarial dropout, linear, sigmoid. 784–256–784 on MNIST, 402,448 parameters.
 
-    The paper gives sizes and ReLU; sigmoid keeps the output in the range of the pixels.
-
-    Args:
-        config: Uses ``width``, the number of hidden units, and ``initialization``.
-        dropout: The layer on the hidden units.
-        shape: Of an image, (C, H, W).
-        classes: Not used.
+    The output is the input again, flattened: images (N, C, H, W) to (N, C·H·W) in [0, 1]. The paper gives sizes and
+    ReLU; sigmoid keeps the output in the range of the pixels.
     """
-    channels, height, width = shape
-    pixels = channels * height * width
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, config.width), nn.ReLU())
-    decoder = nn.Sequential(nn.Linear(config.width, pixels), nn.Sigmoid())
-    network = Autoencoder(encoder, dropout, decoder)
-    return he_initialised(network) if config.initialization == "he" else _normal_initialised(network)
+
+    name = "autoencoder"
+    task = "images"
+    work = 0.1
+
+    width: int = 256
+    """Hidden units."""
+    initialization: Initialization = "he"
+    """Of the weights: "he": N(0, 2 / fan-in). "normal": N(0, 0.01²)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("model.initialization", self.initialization, get_args(Initialization))
+        check_at_least("model.width", self.width, 1)
+
+    def build(self, shape: Shape, classes: int) -> CutNetwork:
+        channels, height, width = shape
+        pixels = channels * height * width
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, self.width), nn.ReLU())
+        decoder = nn.Sequential(nn.Linear(self.width, pixels), nn.Sigmoid())
+        network = CutNetwork(encoder, self.dropout(), decoder)
+        return he_initialised(network) if self.initialization == "he" else _normal_initialised(network)
 
 
-def _normal_initialised(network: nn.Module) -> nn.Module:
+def _normal_initialised(network: CutNetwork) -> CutNetwork:
     """``network`` with weights from N(0, 0.01²) and zero biases."""
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -1,18 +1,20 @@
 """The network of Table 3."""
 
+from dataclasses import dataclass
+
 from torch import nn
 
-from adversarial_dropout.experiments.config import ModelConfig
-from adversarial_dropout.experiments.models.cut import CutNetwork, he_initialised
+from adversarial_dropout.errors import InvalidValueError, check_at_least, check_fraction
 from adversarial_dropout.experiments.models.dense import Dense
+from adversarial_dropout.experiments.models.network import CutNetwork, NoisyNetwork, Shape, he_initialised
 from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
-from adversarial_dropout.layers import AdversarialDropout
 
 _CHANNELS = (32, 64, 128)
 _DENSE = 625
 
 
-def mnist_cnn(config: ModelConfig, dropout: AdversarialDropout, shape: tuple[int, int, int], classes: int) -> nn.Module:
+@dataclass(frozen=True, kw_only=True)
+class MnistCnn(NoisyNetwork):
     """The MNIST network (Table 3 of Park et al., AAAI 2018): three convolutions of 32, 64, 128 channels, each followed
     by ReLU and 2 × 2 pooling (28 → 14 → 7 → 4 pixels), dropout after the first two poolings, adversarial dropout on
     4·4·128 = 2,048 units, 625 units with ReLU, the output. 1,379,557 parameters with 3 × 3 kernels, 10 classes and grey
@@ -20,22 +22,36 @@ def mnist_cnn(config: ModelConfig, dropout: AdversarialDropout, shape: tuple[int
 
     The table prints 1 × 1 kernels, and no activation after the 625 units. Pooling comes before ReLU here, which gives
     the same and costs less.
-
-    Args:
-        config: Uses ``kernel_size`` (odd), ``dropout1``, ``dropout2``, ``input_noise`` and ``noise_in_evaluation``.
-        dropout: The layer in front of the dense ones.
-        shape: Of an image, (C, H, W).
-        classes: Number of classes.
     """
-    channels, height, width = shape
-    layers: list[nn.Module] = [GaussianNoise(config.input_noise, in_evaluation=config.noise_in_evaluation)]
-    for out, p in zip(_CHANNELS, (config.dropout1, config.dropout2, 0), strict=True):
-        layers += [
-            nn.Conv2d(channels, out, config.kernel_size, padding="same"),
-            nn.MaxPool2d(2, ceil_mode=True),
-            nn.ReLU(),
-        ]
-        layers += [Dropout(p)] if p else []
-        channels, height, width = out, -(-height // 2), -(-width // 2)
-    head = nn.Sequential(Dense(channels * height * width, _DENSE), nn.ReLU(), nn.Linear(_DENSE, classes))
-    return he_initialised(CutNetwork(nn.Sequential(*layers, nn.Flatten()), dropout, head))
+
+    name = "mnist-cnn"
+    work = 1.0
+
+    kernel_size: int = 3
+    """Width of its kernels in pixels, odd; the paper prints 1."""
+    dropout1: float = 0.5
+    """Probability of dropping an activation after the first pooling (drop1)."""
+    dropout2: float = 0.5
+    """Probability of dropping an activation after the second pooling (drop2)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fraction("model.dropout1", self.dropout1)
+        check_fraction("model.dropout2", self.dropout2)
+        check_at_least("model.kernel_size", self.kernel_size, 1)
+        if self.kernel_size % 2 == 0:
+            raise InvalidValueError(f"expected model.kernel_size to be odd, got {self.kernel_size}")
+
+    def build(self, shape: Shape, classes: int) -> CutNetwork:
+        channels, height, width = shape
+        layers: list[nn.Module] = [GaussianNoise(self.input_noise, in_evaluation=self.noise_in_evaluation)]
+        for out, p in zip(_CHANNELS, (self.dropout1, self.dropout2, 0), strict=True):
+            layers += [
+                nn.Conv2d(channels, out, self.kernel_size, padding="same"),
+                nn.MaxPool2d(2, ceil_mode=True),
+                nn.ReLU(),
+            ]
+            layers += [Dropout(p)] if p else []
+            channels, height, width = out, -(-height // 2), -(-width // 2)
+        head = nn.Sequential(Dense(channels * height * width, _DENSE), nn.ReLU(), nn.Linear(_DENSE, classes))
+        return he_initialised(CutNetwork(nn.Sequential(*layers, nn.Flatten()), self.dropout(), head))

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
-from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
+from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
+from adversarial_dropout.experiments.models.network import Task
 
 _AT_A_TIME = 500
 
@@ -23,17 +24,17 @@ def outputs(model: nn.Module, pixels: Pixels, stored: Tensor) -> Tensor:
             module.training = training
 
 
-def errors(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor) -> Tensor:
+def errors(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task: Task = "classes") -> Tensor:
     """Error of ``model`` on each of ``rows`` in percent, float64, shape (N,).
 
-    A classifier has 0 or 100. An autoencoder has its squared error over the mean squared distance of the images from
-    their mean: the mean over rows is the share of the variance that it does not explain.
+    Of a network that learns classes it is 0 or 100. Of one that gives images back it is its squared error over the mean
+    squared distance of the images from their mean: the mean over rows is the share of the variance not explained.
 
     Raises:
         InvalidValueError: the images of an autoencoder are all the same.
     """
     found = outputs(model, pixels, data.images[rows])
-    if isinstance(model, Autoencoder):
+    if task == "images":
         images = pixels(data.images[rows]).flatten(1)
         if bool((images == images[0]).all()):
             raise InvalidValueError(f"expected images that differ, got {len(rows)} that are all the same")
@@ -42,6 +43,6 @@ def errors(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor) -> T
     return 100 * (found.argmax(dim=1) != data.labels[rows]).double()
 
 
-def error(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor) -> float:
+def error(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task: Task = "classes") -> float:
     """Mean of :func:`errors`: for a classifier, the share of ``rows`` that it gets wrong, in percent."""
-    return float(errors(model, pixels, data, rows).sum()) / len(rows)
+    return float(errors(model, pixels, data, rows, task).sum()) / len(rows)

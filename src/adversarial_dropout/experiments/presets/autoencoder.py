@@ -2,14 +2,9 @@
 
 import dataclasses
 
-from adversarial_dropout.experiments.config import (
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
-    Scale,
-    TermConfig,
-    TrainingConfig,
-)
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.models.autoencoder import Autoencoder
+from adversarial_dropout.experiments.terms import Add, Term, by_kind
 
 NAME = "paper/autoencoder"
 
@@ -24,10 +19,10 @@ _LEARNING_RATE = 1e-3
 _BATCH = 128
 _EPOCHS = 20
 
-METHODS: dict[str, tuple[float, tuple[TermConfig, ...]]] = {
+METHODS: dict[str, tuple[float, tuple[Term, ...]]] = {
     "none": (0.0, ()),
     "dropout": (_P, ()),
-    "dropout+add": (_P, (TermConfig(kind="vadd", divergence="se", weight=_WEIGHT, noise="shared", ramp=False),)),
+    "dropout+add": (_P, (Add(weight=_WEIGHT),)),
 }
 """Probability of dropping a unit, and the terms besides the reconstruction error."""
 
@@ -45,13 +40,13 @@ def autoencoder(method: str, scale: Scale, seed: int) -> ExperimentConfig:
     )
     if scale == "tiny":
         training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, batch_labelled=8)
-    return ExperimentConfig(
+    return ExperimentConfig.of(
         preset=NAME,
         method=method,
         scale=scale,
         seed=seed,
         data=DataConfig(name="mnist", labelled=None),
-        model=ModelConfig(name="autoencoder", width=_UNITS, input_noise=0.0, p=p, delta=_DELTA),
+        model=Autoencoder(width=_UNITS, p=p, delta=_DELTA),
         training=training,
-        terms=terms,
+        terms=by_kind(*terms),
     )

@@ -3,21 +3,16 @@
 import dataclasses
 from dataclasses import dataclass
 
-from adversarial_dropout.experiments.config import (
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
-    Scale,
-    TermConfig,
-    TrainingConfig,
-)
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.models.small_cnn import SmallCnn
+from adversarial_dropout.experiments.terms import Pi, Sadd, Term, Vadd, Vat, by_kind
 
 
 @dataclass(frozen=True)
 class _Chosen:
     """What was chosen for one method of digits-100."""
 
-    terms: tuple[TermConfig, ...] = ()
+    terms: tuple[Term, ...] = ()
     flips: int = 6
 
 
@@ -25,15 +20,15 @@ class _Chosen:
 _DIGITS_UNITS = 256
 METHODS = {
     "plain": _Chosen(),
-    "pi": _Chosen((TermConfig(kind="pi", divergence="qe", weight=100.0),)),
-    "vat": _Chosen((TermConfig(kind="vat", divergence="kl", weight=1.0, eps=0.5),)),
-    "sadd": _Chosen((TermConfig(kind="sadd", divergence="ce", weight=3.0),), flips=6),
-    "vadd-kl": _Chosen((TermConfig(kind="vadd", divergence="kl", weight=1.0),), flips=6),
-    "vadd-qe": _Chosen((TermConfig(kind="vadd", divergence="qe", weight=30.0),), flips=6),
+    "pi": _Chosen((Pi(divergence="qe", weight=100.0),)),
+    "vat": _Chosen((Vat(divergence="kl", weight=1.0, eps=0.5),)),
+    "sadd": _Chosen((Sadd(divergence="ce", weight=3.0),), flips=6),
+    "vadd-kl": _Chosen((Vadd(divergence="kl", weight=1.0),), flips=6),
+    "vadd-qe": _Chosen((Vadd(divergence="qe", weight=30.0),), flips=6),
     "vadd-qe+vat": _Chosen(
         (
-            TermConfig(kind="vadd", divergence="qe", weight=10.0),
-            TermConfig(kind="vat", divergence="kl", weight=1.0, eps=0.25),
+            Vadd(divergence="qe", weight=10.0),
+            Vat(divergence="kl", weight=1.0, eps=0.25),
         ),
         flips=12,
     ),
@@ -46,13 +41,13 @@ def digits_100(method: str, scale: Scale, seed: int) -> ExperimentConfig:
     training = TrainingConfig(learning_rate=6e-3)
     if scale == "tiny":
         training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, ramp_up=1, ramp_down=1)
-    return ExperimentConfig(
+    return ExperimentConfig.of(
         preset="digits-100",
         method=method,
         scale=scale,
         seed=seed,
         data=DataConfig(name="digits", labelled=100),
-        model=ModelConfig(name="small-cnn", p=0.5, delta=chosen.flips / _DIGITS_UNITS),
+        model=SmallCnn(p=0.5, delta=chosen.flips / _DIGITS_UNITS),
         training=training,
-        terms=chosen.terms,
+        terms=by_kind(*chosen.terms),
     )

@@ -2,26 +2,21 @@
 
 import dataclasses
 
-from adversarial_dropout.experiments.config import (
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
-    Scale,
-    TermConfig,
-    TrainingConfig,
-)
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.models.conv_large import ConvLarge
+from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
 
 # Sensible, not tuned: a conv-large of a quarter of the width, which learns small images on a CPU in minutes, and the
 # weights of the paper.
 _WIDTH = 32
 _FLIPS = 3
-_TERMS = {
-    "at": TermConfig(kind="at", divergence="ce", eps=8 / 255, ramp=False),
-    "vat": TermConfig(kind="vat", eps=2.0, ramp=False),
-    "pi": TermConfig(kind="pi", weight=25.0, divergence="qe"),
-    "sadd": TermConfig(kind="sadd", divergence="ce"),
-    "vadd-kl": TermConfig(kind="vadd", divergence="kl"),
-    "vadd-qe": TermConfig(kind="vadd", weight=25.0, divergence="qe"),
+_TERMS: dict[str, Term] = {
+    "at": At(eps=8 / 255, ramp=False),
+    "vat": Vat(eps=2.0, ramp=False),
+    "pi": Pi(weight=25.0, divergence="qe"),
+    "sadd": Sadd(divergence="ce"),
+    "vadd-kl": Vadd(divergence="kl"),
+    "vadd-qe": Vadd(weight=25.0, divergence="qe"),
 }
 
 
@@ -32,13 +27,13 @@ def images(method: str, scale: Scale, seed: int) -> ExperimentConfig:
     )
     if scale == "tiny":
         training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, ramp_up=1, ramp_down=1)
-    return ExperimentConfig(
+    return ExperimentConfig.of(
         preset="images",
         method=method,
         scale=scale,
         seed=seed,
         data=DataConfig(name="images", labelled=None, centre=True, translate=2),
-        model=ModelConfig(name="conv-large", width=_WIDTH, p=0.5, delta=_FLIPS / _WIDTH),
+        model=ConvLarge(width=_WIDTH, p=0.5, delta=_FLIPS / _WIDTH),
         training=training,
-        terms=tuple(_TERMS[name] for name in method.split("+") if name != "plain"),
+        terms=by_kind(*(_TERMS[name] for name in method.split("+") if name != "plain")),
     )

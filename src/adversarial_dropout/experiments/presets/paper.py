@@ -7,14 +7,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from adversarial_dropout.experiments.config import (
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
-    Scale,
-    TermConfig,
-    TrainingConfig,
-)
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.models.conv_large import ConvLarge
+from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
+from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.presets.stated import (
     BATCH_LABELLED,
     BATCH_UNLABELLED,
@@ -23,7 +19,9 @@ from adversarial_dropout.experiments.presets.stated import (
     STATED,
     TITLES,
     Source,
+    Stated,
 )
+from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 
 METHODS = ("plain", "at", "vat", "pi", "sadd", "vadd-kl", "vadd-qe", "vadd-kl+vat", "vadd-qe+vat")
 Family = Literal["paper", "authors"]
@@ -78,7 +76,6 @@ def make(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig:
 def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig:
     stated = STATED[cell.source]
     natural = cell.source != "mnist"
-    usual = ModelConfig()
     steps = None
     if cell.all_labels:
         labelled, unlabelled = stated.batch, 0
@@ -88,7 +85,7 @@ def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig
         labelled = int(LEFT_OPEN["MNIST: labelled images among the 128 of a step, 1,000 labels"].value)
         unlabelled = stated.batch - labelled
         steps = int(LEFT_OPEN["MNIST: steps of an epoch, 1,000 labels"].value)
-    return ExperimentConfig(
+    return ExperimentConfig.of(
         preset=cell.preset,
         method=method,
         scale=scale,
@@ -101,17 +98,7 @@ def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig
             translate=int(LEFT_OPEN["translation in pixels, SVHN and CIFAR-10"].value) if natural else 0,
             flip=cell.source == "cifar10",
         ),
-        model=ModelConfig(
-            name=stated.network,
-            kernel_size=int(DEVIATIONS["MNIST: kernel size"].value),
-            norm=stated.norm or usual.norm,
-            norm_momentum=stated.norm_momentum or usual.norm_momentum,
-            input_noise=stated.input_noise,
-            dropout1=stated.dropout1,
-            dropout2=stated.dropout2,
-            p=stated.p,
-            delta=stated.delta,
-        ),
+        model=_network(stated),
         training=TrainingConfig(
             epochs=stated.epochs,
             steps_per_epoch=steps,
@@ -124,24 +111,32 @@ def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig
             beta1=stated.beta1,
             beta1_end=stated.beta1_end,
         ),
-        terms=tuple(_term(name, cell.source) for name in method.split("+") if name != "plain"),
+        terms=by_kind(*(_term(name, cell.source) for name in method.split("+") if name != "plain")),
     )
 
 
-def _term(name: str, source: Source) -> TermConfig:
+def _network(stated: Stated) -> Network:
+    common = {name: getattr(stated, name) for name in ("input_noise", "dropout1", "dropout2", "p", "delta")}
+    if stated.norm is None or stated.norm_momentum is None:
+        return MnistCnn(kernel_size=int(DEVIATIONS["MNIST: kernel size"].value), **common)
+    return ConvLarge(norm=stated.norm, norm_momentum=stated.norm_momentum, **common)
+
+
+def _term(name: str, source: Source) -> Term:
     stated = STATED[source]
     mnist = source == "mnist"
     one = LEFT_OPEN["weight of AT and SAdD; of VAT on SVHN, CIFAR-10"].value
     at = LEFT_OPEN["MNIST: ε of AT (L∞)" if mnist else "SVHN, CIFAR-10: ε of AT (L∞)"].value
     vat = LEFT_OPEN[f"{TITLES[source]}: ε of VAT (L2)"].value
-    return {
-        "at": TermConfig(kind="at", weight=one, divergence="ce", eps=at, ramp=mnist),
-        "vat": TermConfig(kind="vat", weight=stated.weight_kl if mnist else one, eps=vat, ramp=mnist),
-        "pi": TermConfig(kind="pi", weight=stated.weight_qe, divergence="qe"),
-        "sadd": TermConfig(kind="sadd", weight=one, divergence="ce"),
-        "vadd-kl": TermConfig(kind="vadd", weight=stated.weight_kl, divergence="kl"),
-        "vadd-qe": TermConfig(kind="vadd", weight=stated.weight_qe, divergence="qe"),
-    }[name]
+    terms: dict[str, Term] = {
+        "at": At(weight=one, eps=at, ramp=mnist),
+        "vat": Vat(weight=stated.weight_kl if mnist else one, eps=vat, ramp=mnist),
+        "pi": Pi(weight=stated.weight_qe, divergence="qe"),
+        "sadd": Sadd(weight=one, divergence="ce"),
+        "vadd-kl": Vadd(weight=stated.weight_kl, divergence="kl"),
+        "vadd-qe": Vadd(weight=stated.weight_qe, divergence="qe"),
+    }
+    return terms[name]
 
 
 _AUTHORS_EPS = {"svhn": 3.5, "cifar10": 8.0}
@@ -155,17 +150,16 @@ def _authors(config: ExperimentConfig, cell: Cell, method: str) -> ExperimentCon
     """What the released code does otherwise; docs/experiments.md says where it does so."""
     cifar = cell.source == "cifar10"
     both = "vadd" in method and "vat" in method
-    terms = []
-    for term in config.terms:
-        if term.kind == "vat":
-            term = dataclasses.replace(term, eps=_AUTHORS_EPS[cell.source], xi=_AUTHORS_XI)
-        elif term.kind == "vadd" and term.divergence == "qe" and cell.source == "svhn" and cell.all_labels:
-            term = dataclasses.replace(term, weight=_AUTHORS_WEIGHT_QE_SVHN_ALL)
-        terms.append(term)
-    if not cell.all_labels and any(term.kind in ("pi", "vat", "vadd") for term in terms):
-        terms.append(TermConfig(kind="entmin", weight=1.0, ramp=False))
-    return dataclasses.replace(
-        config,
+    terms = dict(config.terms)
+    for kind, term in config.terms.items():
+        if isinstance(term, Vat):
+            terms[kind] = dataclasses.replace(term, eps=_AUTHORS_EPS[cell.source], xi=_AUTHORS_XI)
+        elif isinstance(term, Vadd) and term.divergence == "qe" and cell.source == "svhn" and cell.all_labels:
+            terms[kind] = dataclasses.replace(term, weight=_AUTHORS_WEIGHT_QE_SVHN_ALL)
+    if not cell.all_labels and not terms.keys().isdisjoint(("pi", "vat", "vadd")):
+        terms["entmin"] = Entmin(weight=1.0, ramp=False)
+    assert isinstance(config.model, ConvLarge)
+    return config.changed(
         data=dataclasses.replace(config.data, overlap=True, whiten=cifar),
         model=dataclasses.replace(
             config.model,
@@ -177,7 +171,7 @@ def _authors(config: ExperimentConfig, cell: Cell, method: str) -> ExperimentCon
             rescale="sum",
         ),
         training=dataclasses.replace(config.training, steps_per_epoch=None if cell.all_labels else _AUTHORS_STEPS),
-        terms=tuple(terms),
+        terms=terms,
     )
 
 
@@ -195,8 +189,7 @@ def _shrunk(config: ExperimentConfig, cell: Cell, scale: Scale) -> ExperimentCon
         labelled, unlabelled = training.batch_labelled // 8, training.batch_unlabelled // 8
         training = dataclasses.replace(training, learning_rate=training.learning_rate / 10)  # There is no time to rise.
         data = dataclasses.replace(data, evaluated=200)
-    return dataclasses.replace(
-        config,
+    return config.changed(
         data=data,
         training=dataclasses.replace(
             training,

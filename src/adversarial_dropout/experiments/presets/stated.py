@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from adversarial_dropout.experiments.config import Norm
+from adversarial_dropout.experiments.models.conv_large import Norm
 
 Source = Literal["mnist", "svhn", "cifar10"]
 TITLES: dict[Source, str] = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10"}

@@ -84,7 +84,7 @@ def _at_work(group: Group) -> _AtWork | str | None:
     """Look at a run of the best method with virtual adversarial dropout whose weights are kept, if there is one."""
     for row in sorted(group.rows, key=lambda row: row.mean):
         for record in row.records:
-            vadd = any(t.kind == "vadd" and t.divergence != "se" for t in record.config.terms)
+            vadd = "vadd" in record.config.terms
             if vadd and record.config.model.p > 0 and (record.folder / records.WEIGHTS).exists():
                 try:
                     return _observe(record)

@@ -22,11 +22,8 @@ _POLL_SECONDS = 0.5
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_NEEDED = 1 << 20
 
-# Forward passes of an example, a backward counted as two, that a term costs besides the cross-entropy's 3; and the work
-# of a network on an image of the paper's size, in units of mnist-cnn. They weigh the progress, no more.
-_COST = {"pi": 6, "vat": 8, "at": 6, "sadd": 4, "vadd": 7, "entmin": 1}
 _COST_PLAIN = 3
-_COST_NETWORK = {"small-cnn": 0.1, "autoencoder": 0.1, "mnist-cnn": 1.0, "conv-large": 100.0}
+"""Forward passes of an example for the cross-entropy, the backward pass counted as two. They weigh the progress."""
 _USUAL_STEPS = 400
 
 
@@ -180,10 +177,10 @@ def _cost(config: ExperimentConfig) -> float:
     training = config.training
     labelled, unlabelled = training.batch_labelled, training.batch_unlabelled or training.batch_labelled
     step = _COST_PLAIN * labelled + sum(
-        _COST[term.kind] * (labelled if term.kind in ("at", "sadd") else unlabelled) for term in config.terms
+        term.cost * (labelled if term.supervised else unlabelled) for term in config.terms.values()
     )
     steps = training.epochs * (training.steps_per_epoch or _USUAL_STEPS)
-    return steps * step * _COST_NETWORK[config.model.name]
+    return steps * step * config.model.work
 
 
 def _watch(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError
-from adversarial_dropout.experiments import models, records
+from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import Device, ExperimentConfig, differences
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
@@ -138,8 +138,8 @@ def _train(
     digest = data.digest
     ranks.check_data(digest)
     data = data.to(accelerator.device)
-    model = ranks.synchronised(models.build(config.model, data.shape, len(data.classes)))
-    objective: nn.Module = build_objective(model, config.terms)
+    model = ranks.synchronised(config.model.build(data.shape, len(data.classes)))
+    objective: nn.Module = build_objective(model, config.terms, config.model.task)
     needs_unlabelled = bool(objective.needs_unlabelled)
     optimizer = optimizers.build(config.training, model.parameters(), capture=capture)
     objective, optimizer = accelerator.prepare(objective, optimizer)
@@ -185,7 +185,7 @@ def _train(
                 f"{cause}. This was in epoch {epoch + 1} of {folder}; lower --training.learning-rate or the weight of "
                 f"a term, with another --out"
             ) from cause
-        wrong = error(model, pixels, data, split.evaluation) if ranks.first else math.nan
+        wrong = error(model, pixels, data, split.evaluation, config.model.task) if ranks.first else math.nan
         own, *others = ranks.gathered(_random_state(accelerator.device))
         rows.append({"epoch": float(epoch + 1), **means, "error": wrong})
         if not ranks.first:

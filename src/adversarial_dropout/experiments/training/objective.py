@@ -1,21 +1,16 @@
 """The loss of one step, as one module: everything that runs the model runs inside its forward."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adversarial_dropout.experiments.config import TermConfig
-from adversarial_dropout.experiments.models.autoencoder import Autoencoder, reconstruction_error
-from adversarial_dropout.regularizers.adversarial_training import AdversarialTraining
+from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
+from adversarial_dropout.experiments.models.network import Task
+from adversarial_dropout.experiments.terms import Passes, Term
 from adversarial_dropout.regularizers.base import Regularizer
-from adversarial_dropout.regularizers.entropy_minimization import EntropyMinimization
 from adversarial_dropout.regularizers.passes import cut
-from adversarial_dropout.regularizers.pi_model import PiModel
-from adversarial_dropout.regularizers.supervised_adversarial_dropout import SupervisedAdversarialDropout
-from adversarial_dropout.regularizers.virtual_adversarial_dropout import VirtualAdversarialDropout
-from adversarial_dropout.regularizers.virtual_adversarial_training import VirtualAdversarialTraining
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +40,16 @@ class Objective(nn.Module):
     its passes see the same noise.
     """
 
-    def __init__(self, model: nn.Module, terms: Sequence[TermConfig]) -> None:
+    def __init__(self, model: nn.Module, terms: Mapping[str, Term]) -> None:
         super().__init__()
         self.model = model
-        self.terms = tuple(terms)
-        self.regularizers = nn.ModuleList(build_regularizer(term) for term in terms)
+        self.terms = tuple(terms.values())
+        self.regularizers = nn.ModuleList(term.build() for term in self.terms)
 
     @property
     def needs_unlabelled(self) -> bool:
         """Whether there are terms that see the unlabelled images."""
-        return any(not regularizer.supervised for regularizer in self._regularizers())
+        return any(not term.supervised for term in self.terms)
 
     def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of one step.
@@ -70,22 +65,24 @@ class Objective(nn.Module):
         h = under(batch.images)
         learned, loss, goal = self.learn(upper(h), batch)
         values = {learned: loss.detach()}
+        labelled_alone = batch.unlabelled is None
         first = batch.images if batch.unlabelled is None else batch.unlabelled
-        second = first if batch.second is None else batch.second
-        target = goal if batch.unlabelled is None else None
-        # Supervised ones first: they start from the masks of the labelled pass, which a target made below replaces.
-        pairs = sorted(zip(self.terms, self._regularizers(), strict=True), key=lambda pair: not pair[1].supervised)
+        passes = Passes(
+            model=self.model,
+            upper=upper,
+            hidden=h,
+            images=batch.images,
+            labels=batch.labels,
+            goal=goal,
+            first=first,
+            second=first if batch.second is None else batch.second,
+            target=goal if labelled_alone else None,
+            labelled_alone=labelled_alone,
+        )
+        # Supervised ones first: they start from the masks of the labelled pass, which a target made later replaces.
+        pairs = sorted(zip(self.terms, self._regularizers(), strict=True), key=lambda pair: not pair[0].supervised)
         for term, regularizer in pairs:
-            if regularizer.supervised:
-                value = regularizer(self.model, batch.images, batch.labels, target=goal)
-            elif term.kind == "vat":
-                value = regularizer(self.model, first)
-            elif batch.unlabelled is None and term.noise == "shared" and term.kind == "vadd":
-                value = regularizer(upper, h, target=target)
-            else:
-                if target is None and batch.second is not None:
-                    target = self.model(first)
-                value = regularizer(self.model, second, target=target)
+            value = term.value(regularizer, passes)
             values[term.kind] = value.detach()
             weight = term.weight * (ramp if term.ramp else 1.0)
             # A scalar does not raise the precision of what it multiplies; a tensor would.
@@ -113,24 +110,9 @@ class Reconstruction(Objective):
         return "se", reconstruction_error(images, output).mean(), images
 
 
-def build_objective(model: nn.Module, terms: Sequence[TermConfig]) -> Objective:
-    """What ``model`` is trained for: its images again if it is an autoencoder, else their classes."""
-    return Reconstruction(model, terms) if isinstance(model, Autoencoder) else Objective(model, terms)
+_OBJECTIVES: dict[Task, type[Objective]] = {"classes": Objective, "images": Reconstruction}
 
 
-def build_regularizer(term: TermConfig) -> Regularizer:
-    """The regulariser that ``term`` describes."""
-    match term.kind:
-        case "at":
-            return AdversarialTraining(eps=term.eps)
-        case "vat":
-            return VirtualAdversarialTraining(eps=term.eps, xi=term.xi, divergence=term.divergence)
-        case "pi":
-            return PiModel(divergence=term.divergence)
-        case "sadd":
-            return SupervisedAdversarialDropout(divergence=term.divergence)
-        case "vadd":
-            divergence = reconstruction_error if term.divergence == "se" else term.divergence
-            return VirtualAdversarialDropout(divergence=divergence, noise=term.noise)
-        case "entmin":
-            return EntropyMinimization()
+def build_objective(model: nn.Module, terms: Mapping[str, Term], task: Task = "classes") -> Objective:
+    """What ``model`` is trained for: the classes of images, or to give them back."""
+    return _OBJECTIVES[task](model, terms)

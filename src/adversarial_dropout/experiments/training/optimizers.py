@@ -39,5 +39,5 @@ def follow_schedule(training: TrainingConfig, epoch: int, optimizer: Optimizer) 
     group = optimizer.param_groups[0]
     group["lr"] = training.learning_rate * falling * (rising if training.ramp_up_learning_rate else 1.0)
     if training.optimizer == "adam":
-        group["betas"] = (training.beta1 * falling + training.beta1_end * (1 - falling), group["betas"][1])
+        group["betas"] = (training.beta1 * falling + training.last_beta1 * (1 - falling), group["betas"][1])
     return rising

@@ -1,15 +1,17 @@
-"""The command that trains what a table or a figure of the paper shows."""
+"""``reproduce``: what a table or a figure of the paper shows."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import tyro
 from rich.console import Console
 
-from adversarial_dropout.errors import AdversarialDropoutError, check_choice
+from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.arguments import Reproduce
+from adversarial_dropout.experiments.commands.options import DataFolder, Grid, check_positive
 from adversarial_dropout.experiments.commands.terminal import run_grid_shown
 from adversarial_dropout.experiments.config import ExperimentConfig, Scale
 from adversarial_dropout.experiments.data.sources import Place
@@ -19,17 +21,63 @@ from adversarial_dropout.experiments.presets.stated import STATED
 if TYPE_CHECKING:
     from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
 
+
 _TABLE_SEEDS = {"tiny": 1, "quick": 3}  # At scale "paper" as many as in the paper.
 _FIGURE_IMAGES = 1000
 _FIGURE_SEEDS = {"tiny": 1, "paper": 5}
 
 
-def reproduce(command: Reproduce, console: Console) -> None:
-    """Train what a table or figure shows, and show it."""
-    if command.is_figure:
-        _reproduce_figure(command, console)
-    else:
-        _reproduce_table(command, command.scale or "quick", console)
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(Grid):
+    """Train what a table or a figure of the paper shows, and set the results beside its own."""
+
+    result: tyro.conf.Positional[Literal["table1", "table2", "table6", "table7", "figure2", "figure3"]]
+    """table1: MNIST. table2: SVHN and CIFAR-10. table6: CIFAR-10 with all labels, table7: with 4,000, both beside more
+    that others published. figure2: what the units of autoencoders see. figure3: how strongly they are activated."""
+    scale: Scale | None = None
+    """"paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps. If not given, "quick" for
+    a table and "paper" for a figure."""
+    methods: tuple[str, ...] | None = None
+    """Methods to train in each column of a table; if not given, those for which the paper has a figure there."""
+    presets: tuple[str, ...] = ()
+    """Columns of a table, by the name of their presets; all of them if none is given."""
+    family: Literal["paper", "authors"] = "paper"
+    """"paper": as the paper states it. "authors": as the authors' released code runs it."""
+    seeds: int | None = None
+    """Runs of each cell, with seeds 0, 1, 2, ...; if not given, at scale "paper" as many as in the paper for a table (8
+    for table1, 5 for the others) and 5 for a figure; at "quick" 3, at "tiny" 1."""
+    images: int | None = None
+    """Test images that the units of a figure's autoencoders are shown; 1,000 if not given."""
+    folder: DataFolder = None
+    """Folder with the data in parquet files, or with folders mnist, svhn, cifar10 of them; else from the hub."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.methods == ():
+            raise InvalidValueError(f"expected methods, one at least of {', '.join(paper.METHODS)}, got none")
+        check_positive(self, "seeds", "images")
+        if self.images is not None and not self.is_figure:
+            raise InvalidValueError(f"expected --images with a figure alone, got {self.result}; leave it out")
+        if self.is_figure:
+            for_tables = {"methods": None, "presets": (), "family": "paper"}
+            given = [f"--{name}" for name, usual in for_tables.items() if getattr(self, name) != usual]
+            if given:
+                raise InvalidValueError(
+                    f"expected {' and '.join(given)} with a table alone, got {self.result}, which compares three "
+                    f"autoencoders; leave it out"
+                )
+
+    @property
+    def is_figure(self) -> bool:
+        """Whether a figure is asked for; otherwise it is a table."""
+        return self.result.startswith("figure")
+
+    def run(self, console: Console) -> None:
+        """Train what a table or figure shows, and show it."""
+        if self.is_figure:
+            _reproduce_figure(self, console)
+        else:
+            _reproduce_table(self, self.scale or "quick", console)
 
 
 def _reproduce_figure(command: Reproduce, console: Console) -> None:

@@ -1,0 +1,43 @@
+"""``evaluate``: the error of a trained run."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.commands.options import DataFolder, RunFolder
+from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.trained import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Print the error of a trained run, in all and by class."""
+
+    run_folder: RunFolder
+    """Folder of the run."""
+    folder: DataFolder = None
+    """Other labelled images to evaluate on; if not given, the run's own evaluation part."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, instead of stopping."""
+    out: Path | None = None
+    """JSON file for the same figures."""
+
+    def run(self, console: Console) -> None:
+        """Print the error of a run, in all and by class."""
+        from adversarial_dropout.experiments.analysis import evaluation
+
+        trained = Trained.of(self.run_folder)
+        place = None if self.folder is None else Place(self.folder, self.skip_bad_images)
+        found = evaluation.evaluate(trained, place)
+        console.print(f"error {found.error:.2f} % of {found.examples} images")
+        table = Table("class", "error in %", "n")
+        for name, (error, examples) in found.classes.items():
+            table.add_row(escape(name), f"{error:.2f}", str(examples))
+        console.print(table)
+        if self.out is not None:
+            records.write_json(self.out, dataclasses.asdict(found))

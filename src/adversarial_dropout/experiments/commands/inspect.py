@@ -1,0 +1,60 @@
+"""``inspect``: what the search finds in a trained network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.commands.options import DataFolder, RunFolder
+from adversarial_dropout.experiments.config import check_seed
+from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.trained import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Write a page on what the search finds in a trained network: units, classes, predictions, fragile images."""
+
+    run_folder: RunFolder
+    """Folder of the run."""
+    images: int | None = None
+    """Images of its evaluation part to look at, evenly spaced; 1,000, or all there are, if not given."""
+    flips: int | None = None
+    """Units that the search may flip per image; as many as in training if not given."""
+    seed: int = 0
+    """Seed of base masks and random flips."""
+    folder: DataFolder = None
+    """Where the run's data lie now, if not where they lay."""
+    out: Path | None = None
+    """The HTML file, beside which FILE-units.csv goes; inspection.html in RUN if not given."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.out is not None and self.out.suffix != ".html":
+            raise InvalidValueError(f"expected --out to be a file with the suffix .html, got {self.out}")
+
+    def run(self, console: Console) -> None:
+        """Print what the search finds in a network, by class, and write the page and the table of its units."""
+        from adversarial_dropout.experiments.analysis import inspection
+        from adversarial_dropout.experiments.report.inspection import write_inspection
+
+        found = inspection.inspect(
+            Trained.of(self.run_folder),
+            images=self.images,
+            flips=self.flips,
+            place=None if self.folder is None else Place(self.folder),
+            seed=self.seed,
+        )
+        table = Table(*found.header[:-1], title=f"mean {found.scored}", title_justify="left")
+        for line in found.lines:
+            table.add_row(*(escape(text) for text in line[:-1]))
+        console.print(table)
+        page = self.out or self.run_folder / "inspection.html"
+        write_inspection(found, page)
+        units = page.with_name(f"{page.stem}-units.csv")
+        records.write_bytes(units, inspection.as_csv(found).encode())
+        console.print(f"page: {page}, units: {units}", soft_wrap=True, markup=False)

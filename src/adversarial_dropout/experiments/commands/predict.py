@@ -1,0 +1,43 @@
+"""``predict``: the classes of images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.commands.options import RunFolder
+from adversarial_dropout.experiments.trained import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Print the class of each image and its probability."""
+
+    run_folder: RunFolder
+    """Folder of the run."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    format: Literal["csv", "json"] = "csv"
+    """"json" has the probabilities of all classes."""
+    out: Path | None = None
+    """File to write to instead of the terminal."""
+    resize: bool = False
+    """Bring the images to the size that the run was trained on."""
+
+    def run(self, console: Console) -> None:
+        """Print or write the class of each image."""
+        from adversarial_dropout.experiments.analysis import evaluation
+
+        trained = Trained.of(self.run_folder)
+        found, bad = evaluation.predict(trained, self.images, resize=self.resize)
+        text = evaluation.as_csv(found) if self.format == "csv" else evaluation.as_json(found)
+        if self.out is None:
+            print(text, end="")
+        else:
+            records.write_bytes(self.out, text.encode())
+        if bad:
+            raise InvalidValueError(f"{len(bad)} of {len(found) + len(bad)} images are left out:\n" + "\n".join(bad))

@@ -1,0 +1,113 @@
+"""``train``: one network."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, get_args
+
+import tyro
+from rich.console import Console
+
+from adversarial_dropout.errors import InvalidValueError, check_choice
+from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.commands.options import DataFolder, Training
+from adversarial_dropout.experiments.commands.terminal import progress_bar
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.models import NETWORKS, find_network
+from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.terms import TERMS
+
+_USUAL = ("digits-100", "vadd-qe")
+
+
+def _usual() -> ExperimentConfig:
+    return presets.get(*_USUAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Training):
+    """Train one network. The settings below are those of the preset and method; each can be overridden."""
+
+    out: Path = Path("runs")
+    """Folder below which the run gets a folder of its own. The same command goes on with a run that was stopped."""
+    folder: DataFolder = None
+    """Folder with the data: images in a folder per class, or parquet files; without it they come from the hub."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, instead of stopping."""
+    network: Annotated[str | None, tyro.conf.arg(name="model.name")] = None
+    """Another network than the preset's: small-cnn, mnist-cnn (Table 3), conv-large (Table 4), autoencoder."""
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=_usual)
+
+    @classmethod
+    def asked_for(cls, arguments: Sequence[str]) -> "Train":
+        """The settings of the preset, method and scale in ``arguments``: what the options there then override."""
+        positionals, options = _scan(arguments)
+        preset, method = (*positionals, *_USUAL[len(positionals) :])[:2]
+        scale = options.get("scale", "quick")
+        check_choice("scale", scale, get_args(Scale))
+        config = presets.get(preset, method, scale)  # type: ignore[arg-type]
+        if preset == presets.OWN_IMAGES and "data" in options:
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=options["data"]))
+        if options.get("model.name", config.model.name) != config.model.name:
+            config = config.changed(model=_another_network(options["model.name"], config.model))
+        return cls(config=config)
+
+    def run(self, console: Console) -> None:
+        """Train one network."""
+        from adversarial_dropout.experiments.training import loop
+
+        config = self.config
+        if config.data.name == presets.OWN_IMAGES:
+            raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
+        folder = records.run_folder(self.out, config)
+        before = records.is_finished(folder)
+        with progress_bar(console) as progress:
+            task = progress.add_task(f"{config.preset} {config.method}", total=config.training.epochs)
+            record = loop.run(
+                config,
+                folder,
+                lambda epochs, row: progress.update(
+                    task, completed=epochs, description=f"epoch {epochs}: error {row['error']:.2f} %"
+                ),
+                Place(self.folder, self.skip_bad_images),
+                self.device,
+                capture=self.capture,
+            )
+        part = record.final["evaluated_on"]
+        examples = f" of {record.final['examples']} images" if "examples" in record.final else ""
+        console.print(
+            f"{part} error {record.error:.2f} %{examples} after {config.training.epochs} epochs, {record.seconds:.1f} s"
+            f"{' (trained before)' if before else ''}"
+        )
+        console.print(f"record: {folder}", soft_wrap=True, markup=False)
+
+
+def _scan(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The positional arguments of ``train``, and the value of each option, by its name."""
+    flags = {"help"}
+    parts: list[tuple[str, type]] = [("", Train), ("data.", DataConfig), ("training.", TrainingConfig)]
+    parts += [("model.", network) for network in NETWORKS.values()]
+    parts += [(f"terms.{kind}.", term) for kind, term in TERMS.items()]
+    for prefix, part in parts:
+        for name in (own.name.replace("_", "-") for own in dataclasses.fields(part) if own.type is bool):
+            flags |= {f"{prefix}{name}", f"{prefix}no-{name}"}
+    positionals, options = [], {}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument.startswith("--"):
+            name, given, value = argument[2:].partition("=")
+            name = name.replace("_", "-")
+            if name not in flags:
+                options[name] = value if given else next(rest, "")
+        elif not argument.startswith("-"):
+            positionals.append(argument)
+    return positionals, options
+
+
+def _another_network(name: str, usual: Network) -> Network:
+    """The network of that name, with the settings that it shares with ``usual``."""
+    network = find_network(name)
+    shared = {own.name for own in dataclasses.fields(network)} & {own.name for own in dataclasses.fields(usual)}
+    return network(**{name: getattr(usual, name) for name in shared if name != "width"})

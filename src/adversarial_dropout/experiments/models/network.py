@@ -1,0 +1,99 @@
+"""What all networks here have: settings, a form that says where to cut, and what they learn."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_dropout.errors import check_choice, check_fraction
+from adversarial_dropout.layers import AdversarialDropout, Rescale
+
+Task = Literal["classes", "images"]
+"""What a network learns: to name the class of an image, or to give the image back."""
+
+Shape = tuple[int, int, int]
+"""Of an image: channels, height, width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(ABC):
+    """Settings of a network, and of its adversarial dropout layer."""
+
+    name: ClassVar[str]
+    """Its name in records and on the command line."""
+    task: ClassVar[Task] = "classes"
+    """What it learns."""
+    work: ClassVar[float]
+    """Work on an image of the size in the paper, in units of mnist-cnn."""
+
+    p: float = 0.5
+    """Probability of dropping a unit of the adversarial dropout layer."""
+    delta: float | None = None
+    """Budget δ: share of the units that a search may flip; None where no term searches."""
+    rescale: Rescale = "inverted"
+    """What follows the mask."""
+
+    def __post_init__(self) -> None:
+        check_choice("model.rescale", self.rescale, get_args(Rescale))
+        check_fraction("model.p", self.p)
+        if self.delta is not None:
+            check_fraction("model.delta", self.delta)
+
+    @abstractmethod
+    def build(self, shape: Shape, classes: int) -> "CutNetwork":
+        """The network, for images of ``shape`` and that many classes.
+
+        Raises:
+            InvalidValueError: the images are too small.
+        """
+
+    def dropout(self) -> AdversarialDropout:
+        """The layer."""
+        if self.delta is None:
+            return AdversarialDropout(self.p, rescale=self.rescale)
+        return AdversarialDropout(self.p, self.delta, rescale=self.rescale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyNetwork(Network):
+    """Settings of a network that adds Gaussian noise to its input."""
+
+    input_noise: float = 0.15
+    """Standard deviation σ of the Gaussian noise on the input in training, in units of x."""
+    noise_in_evaluation: bool = False
+    """Whether that noise is there in evaluation too."""
+
+
+class CutNetwork(nn.Module):
+    """A network in two parts, ``forward(x) = upper(under(x))``, cut in front of its adversarial dropout layer.
+
+    Args:
+        under: From images (N, C, H, W) to units (N, D).
+        dropout: The layer.
+        head: From units to logits (N, classes).
+    """
+
+    def __init__(self, under: nn.Module, dropout: AdversarialDropout, head: nn.Module) -> None:
+        super().__init__()
+        self.under = under
+        self.upper = nn.Sequential(dropout, head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.upper(self.under(x))
+        return logits
+
+
+def he_initialised(network: CutNetwork) -> CutNetwork:
+    """``network`` with weights from N(0, 2 / fan-in) and zero biases (He et al., ICCV 2015), convolutions stored
+    channels-last, which computes the same faster.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network

@@ -1,0 +1,219 @@
+"""The terms of a loss: the settings of each, its regulariser, and what it looks at in a step."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
+from adversarial_dropout.experiments.models.network import Task
+from adversarial_dropout.regularizers.adversarial_training import AdversarialTraining
+from adversarial_dropout.regularizers.base import Regularizer
+from adversarial_dropout.regularizers.entropy_minimization import EntropyMinimization
+from adversarial_dropout.regularizers.pi_model import PiModel
+from adversarial_dropout.regularizers.supervised_adversarial_dropout import SupervisedAdversarialDropout
+from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode, VirtualAdversarialDropout
+from adversarial_dropout.regularizers.virtual_adversarial_training import VirtualAdversarialTraining
+
+
+@dataclass(eq=False)
+class Passes:
+    """What the terms of one step can look at.
+
+    Attributes:
+        model: The network.
+        upper: Its part above the cut.
+        hidden: What has entered that part for the labelled images, shape (N, ...).
+        images: Labelled images, shape (N, C, H, W).
+        labels: Their labels, shape (N,).
+        goal: What the labelled pass is compared with: its logits, or, for a reconstruction, the images.
+        first: The images that terms without labels see, shape (M, C, H, W).
+        second: Another view of them; the same tensor where there is one view.
+        target: What the pass on ``second`` is to agree with, if that has been computed.
+        labelled_alone: Whether all terms see the labelled images.
+    """
+
+    model: nn.Module
+    upper: nn.Module
+    hidden: Tensor
+    images: Tensor
+    labels: Tensor
+    goal: Tensor
+    first: Tensor
+    second: Tensor
+    target: Tensor | None
+    labelled_alone: bool
+
+    def target_of_views(self) -> Tensor | None:
+        """The target; of two views, the first one's prediction is made now if it is missing."""
+        if self.target is None and self.second is not self.first:
+            self.target = self.model(self.first)
+        return self.target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term(ABC):
+    """One regularisation term λR of the loss (eq. 6 of Park et al., AAAI 2018)."""
+
+    kind: ClassVar[str]
+    """Its name in records and on the command line."""
+    supervised: ClassVar[bool] = False
+    """Whether it sees the labelled images, and their labels."""
+    searches: ClassVar[bool] = False
+    """Whether it searches for masks, so that the network needs a budget δ."""
+    task: ClassVar[Task] = "classes"
+    """What a network learns that it is for."""
+    cost: ClassVar[int]
+    """Forward passes of an example besides those of the cross-entropy, a backward pass counted as two."""
+
+    weight: float = 1.0
+    """Its weight λ."""
+    ramp: bool = True
+    """Whether the weight follows the ramp-up."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < float("inf"):
+            raise InvalidValueError(f"expected a finite weight of {self.kind}, 0 or more, got {self.weight}")
+        self.build()  # It checks the other settings.
+
+    @abstractmethod
+    def build(self) -> Regularizer:
+        """The regulariser that this describes."""
+
+    def value(self, regularizer: Regularizer, passes: Passes) -> Tensor:
+        """R of one step, a scalar."""
+        value: Tensor
+        if self.supervised:
+            value = regularizer(passes.model, passes.images, passes.labels, target=passes.goal)
+        else:
+            value = regularizer(passes.model, passes.second, target=passes.target_of_views())
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class At(Term):
+    """Adversarial training."""
+
+    kind = "at"
+    supervised = True
+    cost = 6
+
+    eps: float = 0.1
+    """Length of the perturbation in the L∞ norm, in units of x."""
+
+    def build(self) -> Regularizer:
+        return AdversarialTraining(eps=self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vat(Term):
+    """Virtual adversarial training. It makes its own target, because all of its passes see the same noise."""
+
+    kind = "vat"
+    cost = 8
+
+    divergence: Literal["kl", "qe", "ce"] = "kl"
+    """Its divergence D."""
+    eps: float = 1.0
+    """Length of the perturbation in the L2 norm, in units of x."""
+    xi: float | None = None
+    """Step of the finite difference, in units of x; None: what suits the precision."""
+
+    def build(self) -> Regularizer:
+        return VirtualAdversarialTraining(eps=self.eps, xi=self.xi, divergence=self.divergence)
+
+    def value(self, regularizer: Regularizer, passes: Passes) -> Tensor:
+        value: Tensor = regularizer(passes.model, passes.first)
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pi(Term):
+    """Π-model."""
+
+    kind = "pi"
+    cost = 6
+
+    divergence: Literal["kl", "qe", "ce"] = "qe"
+    """Its divergence D."""
+
+    def build(self) -> Regularizer:
+        return PiModel(divergence=self.divergence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sadd(Term):
+    """Supervised adversarial dropout. It starts from the masks of the labelled pass: eq. 6 has one εˢ for both."""
+
+    kind = "sadd"
+    supervised = True
+    searches = True
+    cost = 4
+
+    divergence: Literal["ce", "qe"] = "ce"
+    """Its divergence D to the labels."""
+
+    def build(self) -> Regularizer:
+        return SupervisedAdversarialDropout(divergence=self.divergence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vadd(Term):
+    """Virtual adversarial dropout."""
+
+    kind = "vadd"
+    searches = True
+    cost = 7
+
+    divergence: Literal["kl", "qe", "ce"] = "kl"
+    """Its divergence D."""
+    noise: NoiseMode = "independent"
+    """Noise of its passes."""
+
+    def build(self) -> Regularizer:
+        return VirtualAdversarialDropout(divergence=self.divergence, noise=self.noise)
+
+    def value(self, regularizer: Regularizer, passes: Passes) -> Tensor:
+        if self.noise == "shared" and passes.labelled_alone:
+            value: Tensor = regularizer(passes.upper, passes.hidden, target=passes.target)
+            return value
+        return super().value(regularizer, passes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Term):
+    """Adversarial dropout of an autoencoder: to give the image back under the worst mask too, other noise shared."""
+
+    kind = "add"
+    searches = True
+    task = "images"
+    cost = 7
+
+    def build(self) -> Regularizer:
+        return VirtualAdversarialDropout(divergence=reconstruction_error, noise="shared")
+
+    def value(self, regularizer: Regularizer, passes: Passes) -> Tensor:
+        value: Tensor = regularizer(passes.upper, passes.hidden, target=passes.goal)
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entmin(Term):
+    """Entropy minimisation."""
+
+    kind = "entmin"
+    cost = 1
+
+    def build(self) -> Regularizer:
+        return EntropyMinimization()
+
+
+def by_kind(*terms: Term) -> dict[str, Term]:
+    """The terms of a config."""
+    return {term.kind: term for term in terms}
+
+
+TERMS: dict[str, type[Term]] = {term.kind: term for term in (At, Vat, Pi, Sadd, Vadd, Add, Entmin)}
+"""All kinds, by name."""
