@@ -45,7 +45,7 @@ MUTANTS = (
     Mutant("sum-rescaling by the batch's mean", "layers.py", "scale = units / left.clamp(min=1)", "scale = units / left.clamp(min=1).double().mean()", "test_layers.py"),
     Mutant("the mask is drawn in evaluation", "layers.py", "elif self.training:", "elif True:", "test_layers.py"),
     Mutant("J is taken with the rescaling", "layers.py", "(h * mask).to(h.dtype)", "(h * mask / (1 - self.p)).to(h.dtype)", "regularizers"),
-    Mutant("the last mask is not reused", "regularizers/search.py", "masks.layer._last_mask if self._from_last_masks else None", "None", "regularizers"),
+    Mutant("the last mask is not reused", "regularizers/search.py", "layer._last_mask if self._from_last_masks else None", "None", "regularizers"),
     Mutant("a regulariser's pass replaces the last mask", "regularizers/base.py", "with preserving_last_masks(model):", "if True:", "regularizers"),
     Mutant("unlabelled rows count in the mean", "regularizers/base.py", "(y != UNLABELLED).sum()", "(y != -2).sum()", "regularizers"),
     Mutant("the search changes buffers", "regularizers/passes.py", "buffer.clone() for", "buffer for", "regularizers"),
