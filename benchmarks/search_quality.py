@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mask_problems import EXACT, SEARCHES, MaskProblem, compare, worst_masks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +35,6 @@ from adversarial_dropout import (
 )
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.analysis.search_quality import EXACT, SEARCHES, MaskProblem, compare, worst_masks
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.trained import Trained

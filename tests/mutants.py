@@ -1,6 +1,7 @@
 """Break the core in one line at a time and see that the tests notice: ``python tests/mutants.py [--jobs N] [NUMBER …]``.
 
-Each mutant is a copy of the package with one piece of one line replaced. It is killed if the tests named beside it fail.
+Each mutant is a copy of the package and of benchmarks/ with one piece of one line replaced. It is killed if the tests
+named beside it fail.
 The exit status is 1 if one survives.
 """
 
@@ -78,7 +79,7 @@ MUTANTS = (
     Mutant("eq. 11 forgets h", "experiments/analysis/linearisation.py", "return left, h.detach() * gradient", "return left, gradient", "experiments/test_linearisation.py"),
     Mutant("the third term of eq. 16 is not squared", "experiments/analysis/penalties.py", "(dropped @ w).square()", "(dropped @ w).abs()", "experiments/test_penalties.py"),
     Mutant("a kept feature counts as penalised", "experiments/analysis/penalties.py", "(1 - dropout_masks(w, x, y, k=k)) * x * gradients != 0", "dropout_masks(w, x, y, k=k) * x * gradients != 0", "experiments/test_penalties.py"),
-    Mutant("not every mask is tried", "experiments/analysis/search_quality.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_search_quality.py"),
+    Mutant("not every mask is tried", "benchmarks/mask_problems.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_mask_problems.py"),
     Mutant("the inspected search does not oppose the own class", "experiments/analysis/inspection.py", 'against="class"', 'against="prediction"', "experiments/test_inspection.py"),
     Mutant("the adversarial pass sees the first view", "experiments/terms.py", "regularizer(passes.model, passes.second, target", "regularizer(passes.model, passes.first, target", "experiments/test_views.py"),
     Mutant("a replay searches from the masks of the one before", "experiments/training/captured.py", "self._streams.reseed()", "pass", "experiments/test_captured.py"),
@@ -96,16 +97,23 @@ MUTANTS = (
 def survives(mutant: Mutant) -> bool:
     """Whether the tests of ``mutant`` pass in spite of it."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(ROOT / "src", folder, dirs_exist_ok=True)
-        path = Path(folder) / "adversarial_dropout" / mutant.file
+        for part in ("src", "benchmarks"):
+            shutil.copytree(ROOT / part, Path(folder) / part)
+        path = place(mutant.file, Path(folder))
         path.write_text(path.read_text().replace(mutant.old, mutant.new))
         return passes(mutant.tests, Path(folder))
 
 
-def passes(tests: str, source: Path) -> bool:
-    """Whether ``tests`` pass on the package in ``source``."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / tests)]
-    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+def place(file: str, root: Path) -> Path:
+    """Where ``file`` lies below ``root``: a benchmark, or else a module of the package."""
+    return root / file if file.startswith("benchmarks/") else root / "src" / "adversarial_dropout" / file
+
+
+def passes(tests: str, root: Path) -> bool:
+    """Whether ``tests`` pass on the package and the benchmarks below ``root``."""
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={root / 'benchmarks'}"]
+    command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / tests)]
+    environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if result.returncode not in (0, 1):
         sys.exit(f"error: pytest did not run:\n{result.stdout}{result.stderr}")
@@ -119,11 +127,11 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = {number: MUTANTS[number] for number in arguments.numbers or range(len(MUTANTS))}
     for mutant in chosen.values():
-        found = (ROOT / "src" / "adversarial_dropout" / mutant.file).read_text().count(mutant.old)
+        found = place(mutant.file, ROOT).read_text().count(mutant.old)
         if found != 1:
             sys.exit(f"error: expected {mutant.old!r} once in {mutant.file}, got it {found} times; renew the mutant")
     for tests in sorted({mutant.tests for mutant in chosen.values()}):
-        if not passes(tests, ROOT / "src"):
+        if not passes(tests, ROOT):
             sys.exit(f"error: {tests} fails without any mutant")
     survivors = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:

@@ -159,14 +159,3 @@ NAMES = {
     "vadd-qe+vat": "VAdD (QE) + VAT",
 }
 """What the paper calls the methods."""
-
-PAPER: dict[Column, dict[str, Published]] = {
-    column: {
-        row.method: figure
-        for row in table.rows
-        if row.method is not None and (figure := row.figures[place]) is not None
-    }
-    for table in (PRINTED["table1"], PRINTED["table2"])
-    for place, column in enumerate(table.columns)
-}
-"""The paper's own figures by column and method. Tables 6 and 7 have no others."""

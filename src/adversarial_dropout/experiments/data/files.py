@@ -1,6 +1,12 @@
-"""Finds the images or parquet files of a data set on this machine, and what their folders say of them."""
+"""Finds the images or parquet files of a data set on this machine, and what their folders say of them.
+
+The folder reader of ``datasets`` ("imagefolder") is no substitute. It passes over folders such as ``unlabeled/`` beside
+``train/``, linked folders, broken links and folders that cannot be read, without a word; where depths differ, it drops
+all labels; and it takes a file called ``my-test-photo.png`` for a test image.
+"""
 
 import glob
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +45,7 @@ class Files:
         described = []
         for split, paths in self.splits.items():
             for path in paths:
-                state = path.stat() if path.exists() else path.lstat()
+                state = path.stat(follow_symlinks=path.exists())
                 name = str(path.relative_to(self.folder))
                 described.append((split, name, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
         return f"files {self.folder.resolve()} {described}"
@@ -54,21 +60,21 @@ class Files:
 
         if self.classes is not None:
             features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
-            columns = {
-                split: {"image": [str(path) for path in paths], "label": [self.classes.get(path) for path in paths]}
+            return {
+                split: datasets.Dataset.from_dict(
+                    {"image": list(map(str, paths)), "label": list(map(self.classes.get, paths))}, features
+                )
                 for split, paths in self.splits.items()
             }
-            return {split: datasets.Dataset.from_dict(rows, features=features) for split, rows in columns.items()}
         try:
-            escaped = {split: [glob.escape(str(path)) for path in paths] for split, paths in self.splits.items()}
             return {
-                split: datasets.load_dataset("parquet", data_files=paths, split="train", cache_dir=scratch)
-                for split, paths in escaped.items()
+                split: datasets.Dataset.from_parquet([glob.escape(str(path)) for path in paths], cache_dir=scratch)
+                for split, paths in self.splits.items()
             }
         except Exception as error:  # What datasets raises depends on what went wrong where.
-            cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
             raise RecordError(
-                f"cannot read the parquet files in {self.folder} ({cause}); are they whole, and of one kind?"
+                f"cannot read the parquet files in {self.folder} ({error.__cause__ or error}); are they whole, and of "
+                f"one kind?"
             ) from error
 
 
@@ -87,16 +93,13 @@ def find(folder: Path, name: str | None = None, subset: str | None = None) -> Fi
             f"expected a folder of images or parquet files, got {folder}, which is "
             f"{'a file' if folder.exists() else 'not there'}"
         )
-    named = folder / name if name else folder
+    named = folder / (name or "")
     try:
-        for place in (folder, named):
-            for inner in (place, place / "data", *([place / subset] if subset else [])):
-                parquet = _parquet(inner)
-                if parquet:
-                    return Files(inner, parquet)
+        for place, inner in itertools.product((folder, named), ("", "data", subset or "")):
+            if parquet := _parquet(place / inner):
+                return Files(place / inner, parquet)
         for place in (named, folder):
-            paths = images_in(place)
-            if paths:
+            if paths := images_in(place):
                 return _by_class(place, paths)
         return _deeper(named if named.is_dir() else folder)
     except OSError as error:
@@ -172,17 +175,12 @@ def _by_class(folder: Path, paths: list[Path]) -> Files:
             )
     splits: dict[str, list[Path]] = {}
     classes = {}
-    loose = []
     for path, parts in around.items():
-        split, inner = (parts[0].lower(), parts[1:]) if is_split and parts else ("train", parts)
-        splits.setdefault(split, []).append(path)
-        if split in UNLABELLED_NAMES or (inner and inner[0].lower() in UNLABELLED_NAMES):
-            continue
-        if inner:
-            classes[path] = inner[0]
-        else:
-            loose.append(path)
-    if loose:
+        split, *inner = parts if is_split and parts else ("train", *parts)
+        splits.setdefault(split.lower(), []).append(path)
+        if not any(name.lower() in UNLABELLED_NAMES for name in (split, *inner[:1])):
+            classes[path] = inner[0] if inner else ""
+    if loose := [path for path, name in classes.items() if not name]:
         raise InvalidValueError(
             f"expected each image in a folder of its class, got {len(loose)} without, such as {loose[0]}; make a "
             f"folder per class beside them and move them there, or into unlabeled/"

@@ -1,4 +1,7 @@
-"""How good a search for the worst mask is: small layers, where the worst mask can be found by trying all of them."""
+"""How good a search for the worst mask is: small layers, where the worst mask can be found by trying all of them.
+
+Part of search_quality.py; no script.
+"""
 
 import itertools
 import math

@@ -5,15 +5,10 @@ import itertools
 from functools import partial
 from typing import Any, cast
 
+import mask_problems
 import pytest
 import torch
-from torch import Tensor, nn
-
-from adversarial_dropout import AdversarialDropout, cross_entropy, kl_divergence, quadratic_error
-from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
-from adversarial_dropout.experiments.analysis import search_quality
-from adversarial_dropout.experiments.analysis.search_quality import (
+from mask_problems import (
     AGAIN,
     ALGORITHM_1,
     EXACT,
@@ -28,6 +23,11 @@ from adversarial_dropout.experiments.analysis.search_quality import (
     random_flips,
     worst_masks,
 )
+from torch import Tensor, nn
+
+from adversarial_dropout import AdversarialDropout, cross_entropy, kl_divergence, quadratic_error
+from adversarial_dropout.divergences import Divergence
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
 from adversarial_dropout.regularizers.search import Search
 
 N = 6
@@ -76,7 +76,7 @@ def all_values(task: MaskProblem, example: int) -> dict[tuple[bool, ...], float]
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("k", [0, 1, 3, 7])
 def test_the_worst_mask_is_that_of_all_masks(divergence: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_quality, "_AT_ONCE", 10)
+    monkeypatch.setattr(mask_problems, "_AT_ONCE", 10)
     task = problem(divergence, k=k)
     for example, mask in enumerate(worst_masks(task)):
         values = all_values(task, example)
@@ -130,7 +130,7 @@ def test_no_search_leaves_the_budget_or_beats_the_maximum(name: str, divergence:
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("search", [linearised, greedy, partial(linearised, points=(ALGORITHM_1, AGAIN))])
-def test_a_linear_divergence_is_solved_exactly(search: search_quality.Search, k: int) -> None:
+def test_a_linear_divergence_is_solved_exactly(search: mask_problems.Search, k: int) -> None:
     task = linear_problem(k)
     torch.testing.assert_close(task.values(search(task).masks), task.values(worst_masks(task)))
 
