@@ -274,7 +274,7 @@ def test_a_mask_is_not_frozen_in_a_graph_of_ones_own() -> None:
         vadd(model, x)
 
 
-def test_out_of_memory_says_which_batch_fits() -> None:
+def test_out_of_memory_says_what_to_lower() -> None:
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
@@ -282,8 +282,9 @@ def test_out_of_memory_says_which_batch_fits() -> None:
         model = models.build(ModelConfig(name="conv-large", p=0.5, delta=0.05), (3, 32, 32), 10).cuda()
         step = choose_step(Objective(model, ()), adam(model), capture=True)
         batch = Batch(torch.rand(2048, 3, 32, 32).cuda(), torch.arange(2048).cuda() % 10)
-        with pytest.raises(GpuMemoryError, match=r"What fits is --training\.batch-labelled \d+: another run") as caught:
+        with pytest.raises(GpuMemoryError, match=r"Lower --training\.batch-labelled, for example") as caught:
             step(batch, 1.0)
+        assert "at a step with 2048 images in this process (" in str(caught.value)
         assert "GiB, of which" in str(caught.value)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

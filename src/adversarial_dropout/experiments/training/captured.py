@@ -229,7 +229,7 @@ def choose_step(
         raise CaptureError(why_not)
     step: Step = (CapturedStep if capture else eager_step)(objective, optimizer, backward)
     on_gpu = next(objective.parameters()).device.type == "cuda"
-    return explaining(step, objective, optimizer, backward) if on_gpu else step
+    return explaining(step) if on_gpu else step
 
 
 def _why_not_captured(objective: nn.Module) -> str | None:
