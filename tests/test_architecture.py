@@ -45,12 +45,7 @@ FLOORS = (
     ("experiments/data/reading",),
     ("experiments/data/sources",),
     ("experiments/data/splits", "experiments/data/pixels"),
-    (
-        "experiments/models/noise",
-        "experiments/models/mean_only_batch_norm",
-        "experiments/models/cut",
-        "experiments/models/dense",
-    ),
+    ("experiments/models/noise", "experiments/models/mean_only_batch_norm", "experiments/models/cut"),
     (
         "experiments/models/small_cnn",
         "experiments/models/mnist_cnn",

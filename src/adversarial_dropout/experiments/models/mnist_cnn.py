@@ -4,7 +4,6 @@ from torch import nn
 
 from adversarial_dropout.experiments.config import ModelConfig
 from adversarial_dropout.experiments.models.cut import CutNetwork, he_initialised
-from adversarial_dropout.experiments.models.dense import Dense
 from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 from adversarial_dropout.layers import AdversarialDropout
 
@@ -37,5 +36,5 @@ def mnist_cnn(config: ModelConfig, dropout: AdversarialDropout, shape: tuple[int
         ]
         layers += [Dropout(p)] if p else []
         channels, height, width = out, -(-height // 2), -(-width // 2)
-    head = nn.Sequential(Dense(channels * height * width, _DENSE), nn.ReLU(), nn.Linear(_DENSE, classes))
+    head = nn.Sequential(nn.Linear(channels * height * width, _DENSE), nn.ReLU(), nn.Linear(_DENSE, classes))
     return he_initialised(CutNetwork(nn.Sequential(*layers, nn.Flatten()), dropout, head))
