@@ -24,10 +24,10 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, presets
 from adversarial_dropout.experiments.config import ModelConfig, TermConfig
 from adversarial_dropout.experiments.training import loop
-from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep, CudaGraphs, choose_step
+from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep, CudaGraphs
 from adversarial_dropout.experiments.training.memory import GpuMemoryError
 from adversarial_dropout.experiments.training.objective import Batch, Objective
-from adversarial_dropout.experiments.training.step import eager_step
+from adversarial_dropout.experiments.training.step import choose_step, eager_step
 from adversarial_dropout.regularizers.base import Regularizer
 
 pytestmark = [

@@ -28,10 +28,9 @@ from adversarial_dropout.experiments.config import ExperimentConfig, ModelConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
 from adversarial_dropout.experiments.training import loop, optimizers
-from adversarial_dropout.experiments.training.captured import choose_step
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
 from adversarial_dropout.experiments.training.processes import Ranks, rank
-from adversarial_dropout.experiments.training.step import Step
+from adversarial_dropout.experiments.training.step import Step, choose_step
 
 from .runs import small
 from .test_resume import paper
