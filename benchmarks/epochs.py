@@ -28,7 +28,7 @@ from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.training import checkpoint, loop
-from adversarial_dropout.experiments.training.captured import choose_step
+from adversarial_dropout.experiments.training.step import choose_step
 
 EPOCHS = 4
 RUNS = {

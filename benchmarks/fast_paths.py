@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from measuring import ROUNDS, WARM_UP, interleaved, ratio, seconds
@@ -25,8 +24,6 @@ from torch import nn
 
 from adversarial_dropout import sample_mask
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.models import dense
-from adversarial_dropout.experiments.models.dense import Dense
 from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.noise import Dropout
 from adversarial_dropout.experiments.terms import Term, Vadd, by_kind
@@ -72,24 +69,15 @@ def pooled_last(model: CutNetwork) -> nn.Module:
     return CutNetwork(nn.Sequential(*layers), model.upper[0], model.upper[1])  # type: ignore[arg-type]
 
 
-def with_linear(step: Run) -> Run:
-    def run() -> None:
-        with mock.patch.object(dense, "_onednn_can", return_value=False):
-            step()
-
-    return run
-
-
 def pairs() -> dict[str, tuple[bool, Run, Run]]:
     """Name: whether it is kept, the fast way, the plain one."""
     step = step_of(network())
-    layer, x = Dense(UNITS, 625), torch.randn(2 * EXAMPLES, UNITS)
+    layer, x = nn.Linear(UNITS, 625), torch.randn(2 * EXAMPLES, UNITS)
     halves = x.chunk(2)
     maps = torch.randn(EXAMPLES, 32, 14, 14).to(memory_format=torch.channels_last)
     return {
         "convolutions channels-last": (True, step, step_of(contiguous(network()))),
         "pooling before ReLU": (True, step, step_of(pooled_last(network()))),
-        "dense product by oneDNN": (True, step, with_linear(step)),
         "dropout mask, the same bits as bernoulli_": (
             True,
             lambda: sample_mask((EXAMPLES, UNITS), 0.5),

@@ -79,22 +79,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func._overloadpacket in _FLOP:
-            self.total += _FLOP[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
-
-
-def _product(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
-    return 2 * shape[0] * weight[0] * weight[1]
-
-
-_FLOP: dict[Any, Any] = flop_registry | {
-    torch.ops.aten.mkldnn_linear: lambda x, weight, *_, **__: _product(x.shape, weight.shape),
-    torch.ops.aten.mkldnn_linear_backward: lambda x, grad, weight, wanted, **_: (
-        sum(wanted[:2]) * _product(grad.shape, weight.shape)
-    ),
-}
-"""PyTorch's own counts, and the products of `experiments.models.dense`, which it does not know."""
 
 
 def flop(run: Callable[[], object]) -> int:

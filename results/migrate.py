@@ -2,8 +2,9 @@
 
     python results/migrate.py [FOLDER]
 
-Nothing but the form changes: a config is read as the program reads an earlier one, and written as it writes one now. The
-column "vadd" of an autoencoder's metrics is called "add", as its term is. Records of today's layout stay as they are.
+Nothing but the form changes: a config is read as the program reads an earlier one, and written as it writes one now.
+The column "vadd" of an autoencoder's metrics is called "add", as its term is. Records of today's layout stay as they
+are.
 """
 
 import json

@@ -89,8 +89,9 @@ MUTANTS = (
     Mutant("a replay with the ramp of the step before", "experiments/training/captured.py", "if numbers != self._filled:", "if numbers == self._filled:", "experiments/test_captured.py"),
     Mutant("all layers of a search have one base mask", "experiments/training/mask_streams.py", "manual_seed(seed + index)", "manual_seed(seed)", "experiments/test_captured.py"),
     Mutant("a ramp in a tensor raises the precision of the loss", "experiments/training/objective.py", "weight.to(value.dtype) if", "weight if", "experiments/test_captured.py"),
-    Mutant("a trial for memory moves the buffers", "experiments/training/memory.py", "buffer.copy_(before)", "pass", "experiments/test_memory.py"),
-    Mutant("a trial for memory draws", "experiments/training/memory.py", ", Noise(objective, x).unchanged():", ":", "experiments/test_memory.py"),
+    Mutant("a lack of memory on a GPU is not explained", "experiments/training/step.py", "step = explaining(step)", "pass", "experiments/test_step.py"),
+    Mutant("every error is a lack of memory", "experiments/training/memory.py", "if not _lacks_memory(error):", "if False:", "experiments/test_memory.py"),
+    Mutant("a lack of memory in cuBLAS is not explained", "experiments/training/memory.py", " or any(sign in str(error) for sign in _NOT_COUNTED)", "", "experiments/test_memory.py"),
 )  # fmt: skip
 
 

@@ -36,7 +36,6 @@ FLOORS = (
         "experiments/models/network",
         "experiments/models/noise",
         "experiments/models/mean_only_batch_norm",
-        "experiments/models/dense",
     ),
     (
         "experiments/models/small_cnn",

@@ -25,10 +25,10 @@ from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training import loop
-from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep, CudaGraphs, choose_step
+from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep, CudaGraphs
 from adversarial_dropout.experiments.training.memory import GpuMemoryError
 from adversarial_dropout.experiments.training.objective import Batch, Objective
-from adversarial_dropout.experiments.training.step import eager_step
+from adversarial_dropout.experiments.training.step import choose_step, eager_step
 from adversarial_dropout.regularizers.base import Regularizer
 
 pytestmark = [
@@ -271,7 +271,7 @@ def test_a_mask_is_not_frozen_in_a_graph_of_ones_own() -> None:
         vadd(model, x)
 
 
-def test_out_of_memory_says_which_batch_fits() -> None:
+def test_out_of_memory_says_what_to_lower() -> None:
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
@@ -279,8 +279,9 @@ def test_out_of_memory_says_which_batch_fits() -> None:
         model = ConvLarge(p=0.5, delta=0.05).build((3, 32, 32), 10).cuda()
         step = choose_step(Objective(model, {}), adam(model), capture=True)
         batch = Batch(torch.rand(2048, 3, 32, 32).cuda(), torch.arange(2048).cuda() % 10)
-        with pytest.raises(GpuMemoryError, match=r"What fits is --training\.batch-labelled \d+: another run") as caught:
+        with pytest.raises(GpuMemoryError, match=r"Lower --training\.batch-labelled, for example") as caught:
             step(batch, 1.0)
+        assert "at a step with 2048 images in this process (" in str(caught.value)
         assert "GiB, of which" in str(caught.value)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

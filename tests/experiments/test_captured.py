@@ -2,14 +2,12 @@
 
 import copy
 import dataclasses
-import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout
@@ -20,7 +18,7 @@ from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training import mask_streams
-from adversarial_dropout.experiments.training.captured import WARM_UP, Again, CapturedStep, choose_step
+from adversarial_dropout.experiments.training.captured import WARM_UP, Again, CapturedStep
 from adversarial_dropout.experiments.training.mask_streams import CaptureError, MaskStreams
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
 from adversarial_dropout.experiments.training.step import Step, eager_step
@@ -320,26 +318,6 @@ def test_what_cannot_be_recorded_is_an_error_of_its_own() -> None:
         step(batch, 1.0)
     with pytest.raises(CaptureError, match="could not be recorded as a CUDA graph: operation not permitted"):
         step(made[-1], 1.0)
-
-
-def test_choose_step_on_a_cpu() -> None:
-    model = network()
-    objective, optimizer = Objective(model, {}), torch.optim.Adam(model.parameters())
-    assert not isinstance(choose_step(objective, optimizer), CapturedStep)
-    with pytest.raises(CaptureError, match="expected a CUDA GPU to record a step on, got cpu"):
-        choose_step(objective, optimizer, capture=True)
-
-
-def test_old_pytorch_runs_operation_by_operation(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OnGpu(nn.Module):
-        def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-            return iter([types.SimpleNamespace(device=torch.device("cuda"))])  # type: ignore[list-item]
-
-    monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1"))
-    optimizer = torch.optim.Adam(nn.Linear(2, 2).parameters())
-    with pytest.raises(CaptureError, match=r"expected PyTorch 2\.10 or later to record a step, got 2\.9\.1"):
-        choose_step(OnGpu(), optimizer, capture=True)
-    assert not isinstance(choose_step(OnGpu(), optimizer), CapturedStep)
 
 
 def test_streams_serve_only_while_they_serve() -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from adversarial_dropout.errors import InvalidValueError, check_at_least, check_fraction
-from adversarial_dropout.experiments.models.dense import Dense
 from adversarial_dropout.experiments.models.network import CutNetwork, NoisyNetwork, Shape, he_initialised
 from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 
@@ -53,5 +52,5 @@ class MnistCnn(NoisyNetwork):
             ]
             layers += [Dropout(p)] if p else []
             channels, height, width = out, -(-height // 2), -(-width // 2)
-        head = nn.Sequential(Dense(channels * height * width, _DENSE), nn.ReLU(), nn.Linear(_DENSE, classes))
+        head = nn.Sequential(nn.Linear(channels * height * width, _DENSE), nn.ReLU(), nn.Linear(_DENSE, classes))
         return he_initialised(CutNetwork(nn.Sequential(*layers, nn.Flatten()), self.dropout(), head))

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.training.mask_streams import CaptureError, MaskStreams
-from adversarial_dropout.experiments.training.memory import explaining
 from adversarial_dropout.experiments.training.objective import Batch
-from adversarial_dropout.experiments.training.step import Step, eager_step
+from adversarial_dropout.experiments.training.step import eager_step
 from adversarial_dropout.regularizers.passes import held_generators
 
 WARM_UP = 3
@@ -206,41 +205,24 @@ class CapturedStep:
         return groups, [module.training for module in self._objective.modules()]
 
 
-def choose_step(
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    backward: Callable[[Tensor], None] = Tensor.backward,
-    *,
-    capture: bool = False,
-) -> Step:
-    """The step for the device of the objective; on a GPU, with an error that helps where memory does not suffice.
+def check_capture(objective: nn.Module) -> None:
+    """Whether steps of this objective can be recorded here.
 
     Args:
         objective: From a batch and the factor of the weights that rise to the loss and the values of its terms.
-        optimizer: Adam, of the objective's parameters.
-        backward: Computes the gradients of the loss.
-        capture: Whether to record it as one CUDA graph; otherwise it runs operation by operation.
 
     Raises:
-        CaptureError: it is to be recorded and cannot be.
+        CaptureError: they cannot: there is no GPU, PyTorch is too old, or several processes train the model.
     """
-    why_not = _why_not_captured(objective)
-    if capture and why_not is not None:
-        raise CaptureError(why_not)
-    step: Step = (CapturedStep if capture else eager_step)(objective, optimizer, backward)
-    on_gpu = next(objective.parameters()).device.type == "cuda"
-    return explaining(step, objective, optimizer, backward) if on_gpu else step
-
-
-def _why_not_captured(objective: nn.Module) -> str | None:
     device = next(objective.parameters()).device
     if device.type != "cuda":
-        return f"expected a CUDA GPU to record a step on, got {device}; train without recording"
+        raise CaptureError(f"expected a CUDA GPU to record a step on, got {device}; train without recording")
     if torch.__version__ < _OLDEST:
-        return f"expected PyTorch {_OLDEST} or later to record a step, got {torch.__version__}; train without recording"
+        raise CaptureError(
+            f"expected PyTorch {_OLDEST} or later to record a step, got {torch.__version__}; train without recording"
+        )
     if isinstance(objective, nn.parallel.DistributedDataParallel):
-        return "expected one process to record a step, got a model over several; train without recording"
-    return None
+        raise CaptureError("expected one process to record a step, got a model over several; train without recording")
 
 
 def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

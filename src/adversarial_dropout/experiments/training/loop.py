@@ -22,10 +22,9 @@ from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
 from adversarial_dropout.experiments.training import checkpoint, optimizers, processes
 from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.captured import choose_step
 from adversarial_dropout.experiments.training.objective import Batch, build_objective
 from adversarial_dropout.experiments.training.processes import Ranks
-from adversarial_dropout.experiments.training.step import Step
+from adversarial_dropout.experiments.training.step import Step, choose_step
 
 Progress = Callable[[int, Row], None]
 """Called after each epoch with the number of epochs done and the epoch's metrics."""
