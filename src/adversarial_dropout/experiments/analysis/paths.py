@@ -100,7 +100,7 @@ def fit(method: Method, x: Tensor, y: Tensor, setting: float) -> Tensor:
         w.value[j] = 0
         if problem.objective.value <= enough:
             best = w.value
-    return size * torch.from_numpy(best)
+    return torch.from_numpy(best) * size
 
 
 def coefficient_path(method: Method, x: Tensor, y: Tensor, grid: Sequence[float]) -> Path:
