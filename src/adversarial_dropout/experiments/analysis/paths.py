@@ -80,7 +80,7 @@ def fit(method: Method, x: Tensor, y: Tensor, setting: float) -> Tensor:
     _check_data(x, y)
     x, y = x.detach(), y.detach()
     w = cp.Variable(x.shape[1])
-    size = y.norm()
+    size = float(y.norm())
     r = (y / size).numpy() - x.numpy() @ w
     if method == "adversarial training":
         check_delta(setting)
@@ -100,7 +100,7 @@ def fit(method: Method, x: Tensor, y: Tensor, setting: float) -> Tensor:
         w.value[j] = 0
         if problem.objective.value <= enough:
             best = w.value
-    return torch.from_numpy(best) * size
+    return torch.from_numpy(best * size)
 
 
 def coefficient_path(method: Method, x: Tensor, y: Tensor, grid: Sequence[float]) -> Path:
