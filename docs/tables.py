@@ -199,8 +199,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "theory-penalties": partial(_theory, 2),
     "theory-active": partial(_theory, 3),
     "theory-paths": partial(_theory, 4),
-    "theory-scale": partial(_theory, 5),
-    "theory-distances": partial(_theory, 6),
+    "theory-distances": partial(_theory, 5),
     "search-quality": search_tables.search_quality,
     "search-steps": search_tables.search_steps,
 }

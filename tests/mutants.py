@@ -74,6 +74,8 @@ MUTANTS = (
     Mutant("adversarial training is quadratic in δ alone", "experiments/analysis/theory.py", "quadratic=delta**2 *", "quadratic=delta *", "experiments/test_theory.py"),
     Mutant("the graph edit distance forgets the units above", "experiments/analysis/distances.py", "return (below + above) *", "return below *", "experiments/test_distances.py"),
     Mutant("the Jaccard distance counts what is common", "experiments/analysis/distances.py", "(together - len(kept1 & kept2))", "len(kept1 & kept2)", "experiments/test_distances.py"),
+    Mutant("the worst mask never overshoots", "experiments/analysis/paths.py", "cp.maximum(r + up, down - r, 0)", "cp.maximum(r + up, -r, 0)", "experiments/test_paths.py"),
+    Mutant("coefficients stay near 0 and not at it", "experiments/analysis/paths.py", "w.value[j] = 0", "w.value[j] *= 0.5", "experiments/test_paths.py"),
     Mutant("eq. 14 loses its sign condition", "experiments/analysis/theory.py", "lowest.clamp(max=0)", "lowest", "experiments/test_theory.py"),
     Mutant("eq. 9 is expanded around 0", "experiments/analysis/linearisation.py", "((mask - 1) * self.jacobian)", "(mask * self.jacobian)", "experiments/test_linearisation.py"),
     Mutant("eq. 11 forgets h", "experiments/analysis/linearisation.py", "return left, h.detach() * gradient", "return left, gradient", "experiments/test_linearisation.py"),

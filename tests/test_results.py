@@ -158,11 +158,11 @@ def test_the_equations_hold() -> None:
     assert max(one.ours for one in found.dropped) == 0 < max(one.printed for one in found.dropped)
     assert [one.training for one in found.activities] == pytest.approx([1, 1, 0.4, 1])
     assert max(share for one in found.activities for share in one.dropout) < 0.6
-    scale = {one.method: one.change for one in found.scale}
-    assert scale.pop("adversarial dropout") < 1e-4
-    assert min(scale.values()) > 0.1
-    (ranks,) = (path for path in found.paths if path.method == "adversarial dropout")
-    assert [all(value == 0 for value in w) for w in ranks.coefficients] == [False] * 4 + [True] * 7
+    training, dropout = found.paths
+    assert [sum(value == 0 for value in w) for w in dropout.coefficients] == [0] * 4 + [10] * 7
+    zeros = [sum(value == 0 for value in w) for w in training.coefficients]
+    assert (zeros[0], zeros[-1]) == (0, 10)
+    assert 0 < zeros[10] < 10
 
 
 def test_the_other_search_reaches_more_and_makes_worse_networks() -> None:

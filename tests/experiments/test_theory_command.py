@@ -31,7 +31,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert grids["adversarial dropout"] == [0, 1, 10]
     assert all(one.value < 1e-10 for one in found.deviations if one.holds)
     alts = re.findall(r'<img src="data:image/svg\+xml;base64,[^"]+" alt="([^"]+)">', page)
-    assert len(alts) == 4
+    assert len(alts) == 2
     assert alts[1].startswith("Coefficients of 10 features under adversarial dropout, for k from 0 to 10: the share")
     printed_by("theory", *QUICK, "--out", tmp_path / "second")
     assert (tmp_path / "first" / "theory.svg").read_bytes() == (tmp_path / "second" / "theory.svg").read_bytes()

@@ -1,49 +1,28 @@
-"""Coefficient paths of linear regression: how adversarial training, adversarial dropout, ridge and lasso shrink.
+"""Coefficient paths of linear regression under adversarial training and adversarial dropout, as convex programs.
 
-No intercept: centre x and y first, and standardise x where a method depends on its scale. Source of the objectives:
-eqs. 12 to 16 of Park et al., AAAI 2018, each with its exact worst case, which is convex; the linearised eq. 15 is not
-even continuous where a residual crosses 0, so it need not have a minimum.
+No intercept: centre x and y first. Source of the objectives: eqs. 12 to 16 of Park et al., AAAI 2018, each with its
+exact worst case, which is convex; the linearised eq. 15 is not even continuous where a residual crosses 0, so it need
+not have a minimum. The solver is Clarabel, an interior-point method, through cvxpy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import cvxpy as cp
 import torch
-from sklearn.linear_model import Lasso, Ridge
 from torch import Tensor
 
-from adversarial_dropout.errors import InvalidValueError, check_choice, check_positive
-from adversarial_dropout.experiments.analysis.theory import squared_error, worst_masks, worst_perturbation
+from adversarial_dropout.errors import InvalidValueError, check_choice
+from adversarial_dropout.experiments.analysis.theory import check_delta, check_k, squared_error
 
-Method = Literal["adversarial training", "adversarial dropout", "ridge", "lasso"]
+Method = Literal["adversarial training", "adversarial dropout"]
 METHODS: tuple[Method, ...] = get_args(Method)
-SETTINGS: dict[Method, str] = {
-    "adversarial training": "δ",
-    "adversarial dropout": "k",
-    "ridge": "penalty",
-    "lasso": "penalty",
-}
+SETTINGS: dict[Method, str] = {"adversarial training": "δ", "adversarial dropout": "k"}
 """What the grid of each method is over."""
 
-_TOLERANCE = 1e-10
-_ROUNDING = 1e-15
-_STEPS = 100
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Minimum:
-    """A minimum of a worst-case objective, with a proof of how near it is.
-
-    Attributes:
-        coefficients: w, shape (D,); exactly 0 where 0 is no worse.
-        objective: The objective at w.
-        gap: No w has an objective lower than ``objective`` − ``gap``.
-    """
-
-    coefficients: Tensor
-    objective: float
-    gap: float
+_GAP = 1e-10
+_SLACK = 10 * _GAP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,64 +54,53 @@ def least_delta_of_zero(x: Tensor, y: Tensor) -> float:
     return float((x.T @ y).abs().max() / y.abs().sum())
 
 
-def fit_adversarial_training(x: Tensor, y: Tensor, *, delta: float) -> Minimum:
-    """Minimise Σ_i (abs(y_i − x_i·w) + δ‖w‖₁)² over w: eq. 12 with its worst perturbation.
-
-    Args:
-        x: Features, shape (N, D), float64.
-        y: Targets, shape (N,), float64.
-        delta: Size δ ≥ 0 of the perturbation, in the unit of the features.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: As :func:`fit`.
-    """
-    return _minimise(lambda w: x + worst_perturbation(w, x, y, delta=delta), x, y)
-
-
-def fit_adversarial_dropout(x: Tensor, y: Tensor, *, k: int) -> Minimum:
-    """Minimise Σ_i max over ε_i of (y_i − (ε_i ⊙ x_i)·w)² over w, where ε_i drops at most k features (eqs. 14, 15).
-
-    w and x occur as x_ij w_j alone, so the scale of a feature does not matter: the predictions are the same. At k = D
-    all features can be dropped, which makes w = 0 a minimum.
-
-    Args:
-        x: Features, shape (N, D), float64.
-        y: Targets, shape (N,), float64.
-        k: Largest number of features that the adversary drops of an example, between 0 and D.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: As :func:`fit`.
-    """
-    return _minimise(lambda w: worst_masks(w, x, y, k=k) * x, x, y)
-
-
 def fit(method: Method, x: Tensor, y: Tensor, setting: float) -> Tensor:
-    """Coefficients of one method, shape (D,).
+    """Coefficients w that minimise the sum of the squared worst residuals, shape (D,); r_i = y_i − x_i·w.
+
+    - Adversarial training: abs(r_i) + δ‖w‖₁ (eq. 12 with its worst perturbation).
+    - Adversarial dropout: max over ε_i of abs(y_i − (ε_i ⊙ x_i)·w), where ε_i drops at most k features (eqs. 14, 15).
+      That is max(r_i + Σ top-k of max(a_i, 0), −r_i + Σ top-k of max(−a_i, 0)) with a_ij = x_ij w_j. w and x occur in
+      these products alone, so the scale of a feature does not matter: the predictions are the same.
+
+    The solver stops at a gap of 1e-10 Σ y², near a coefficient of 0 and not at it. So coefficients are set to 0, the
+    smallest first, where the objective stays within 1e-9 Σ y² of the least. Where several w are best, it is one.
 
     Args:
-        method: One of :data:`METHODS`. Ridge and lasso are scikit-learn's, without intercept.
-        x: Features, shape (N, D), float64, with linearly independent columns.
-        y: Targets, shape (N,), float64, not constant.
-        setting: δ, k, or scikit-learn's ``alpha`` > 0.
+        method: One of :data:`METHODS`.
+        x: Features, shape (N, D), float64.
+        y: Targets, shape (N,), float64, not all 0.
+        setting: δ ≥ 0, in the unit of the features, or k, a whole number between 0 and D.
 
     Raises:
-        InvalidTypeError: A dtype other than those above; k is not a whole number.
-        InvalidValueError: An unknown method, shapes that do not fit, NaN, a feature that is always 0, columns that
-            depend on each other, a constant target, or a setting out of its range.
+        InvalidTypeError: A dtype other than those above, or a setting of another type.
+        InvalidValueError: An unknown method, shapes that do not fit, NaN, targets of 0 alone, or a setting out of its
+            range.
     """
     check_choice("method", method, METHODS)
-    if method == "adversarial training":
-        return fit_adversarial_training(x, y, delta=setting).coefficients
-    if method == "adversarial dropout":
-        return fit_adversarial_dropout(x, y, k=setting).coefficients  # type: ignore[arg-type]  # checked there
     _check_data(x, y)
-    check_positive("the penalty", setting)
-    model = (
-        Ridge(setting, fit_intercept=False)
-        if method == "ridge"
-        else Lasso(setting, fit_intercept=False, tol=1e-8, max_iter=100_000)
-    )
-    return torch.from_numpy(model.fit(x.detach().numpy(), y.detach().numpy()).coef_)
+    x, y = x.detach(), y.detach()
+    w = cp.Variable(x.shape[1])
+    size = float(y.norm())
+    r = (y / size).numpy() - x.numpy() @ w
+    if method == "adversarial training":
+        check_delta(setting)
+        if setting >= least_delta_of_zero(x, y):
+            return torch.zeros_like(x[0])
+        worst = cp.abs(r) + setting * cp.norm1(w)
+    else:
+        check_k(setting, x.shape[1])
+        added = x.numpy() @ cp.diag(w)
+        up, down = (cp.sum_largest(cp.pos(side), setting, axis=1) if setting else 0 for side in (added, -added))
+        worst = cp.maximum(r + up, down - r, 0)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(worst)))
+    problem.solve(solver=cp.CLARABEL, tol_gap_abs=_GAP, tol_gap_rel=_GAP, tol_feas=_GAP)
+    best, enough = w.value, problem.value + _SLACK
+    for j in abs(best).argsort():
+        w.value = best.copy()
+        w.value[j] = 0
+        if problem.objective.value <= enough:
+            best = w.value
+    return torch.from_numpy(best * size)
 
 
 def coefficient_path(method: Method, x: Tensor, y: Tensor, grid: Sequence[float]) -> Path:
@@ -149,81 +117,6 @@ def coefficient_path(method: Method, x: Tensor, y: Tensor, grid: Sequence[float]
     )
 
 
-def cut_ellipsoid(centre: Tensor, shape: Tensor, direction: Tensor, *, depth: float) -> tuple[Tensor, Tensor]:
-    """The smallest ellipsoid around a part of one (Bland, Goldfarb, Todd 1981, deep cuts).
-
-    Args:
-        centre: c, shape (D,).
-        shape: B, shape (D, D), of the ellipsoid {c + B u : ‖u‖ ≤ 1}.
-        direction: a, shape (D,), of length 1. The part with a·u ≤ −depth is kept.
-        depth: Where it is cut, from 0 (through the centre) to 1 (where nothing is left).
-
-    Returns:
-        Centre and shape of the new ellipsoid.
-    """
-    d = len(centre)
-    step = shape @ direction
-    along, sideways = d * (1 - depth) / (d + 1), d * ((1 - depth**2) / max(d * d - 1, 1)) ** 0.5
-    return (
-        centre - (1 + d * depth) / (d + 1) * step,
-        sideways * shape + (along - sideways) * torch.outer(step, direction),
-    )
-
-
-def _minimise(perturbed: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Minimum:
-    """Minimise f(w) = l at the worst inputs for w, by the ellipsoid method with deep cuts.
-
-    f is convex with kinks, and −2 x̃ᵀ(y − x̃ w) at its worst inputs x̃ is a subgradient g (Danskin). So what is better
-    than w lies where g·(w' − w) ≤ 0: an ellipsoid {w + B u : ‖u‖ ≤ 1} that holds the minimum is cut, and the smallest
-    one around the rest is taken. No w' in it has f(w') < f(w) − ‖Bᵀg‖, which is the proof of the gap. The first one
-    holds the minimum because f ≥ l.
-    """
-    _check_data(x, y)
-    x, y = x.detach(), y.detach()
-
-    def value_and_slope(w: Tensor) -> tuple[float, Tensor]:
-        worst = perturbed(w)
-        error = y - worst @ w
-        return float(error @ error), -2 * (error @ worst)
-
-    d = x.shape[1]
-    q, r = torch.linalg.qr(x)
-    centre = torch.linalg.solve_triangular(r, (y @ q).unsqueeze(1), upper=True).squeeze(1)
-    zero = torch.zeros_like(centre)
-    best, objective = min(((w, value_and_slope(w)[0]) for w in (centre, zero)), key=lambda pair: pair[1])
-    lower = float(squared_error(centre, x, y))
-    radius = (1 + _TOLERANCE) * max(objective - lower, 0) ** 0.5
-    shape = radius * torch.linalg.solve_triangular(r, torch.eye(d).to(x), upper=True)
-    enough = _ROUNDING * float(y @ y)
-    for _ in range(_STEPS * d * d):
-        value, slope = value_and_slope(centre)
-        if value < objective:
-            best, objective = centre, value
-        across = slope @ shape
-        width = float(across.norm())
-        lower = max(lower, value - width)
-        if objective - lower <= _TOLERANCE * objective + enough:
-            break
-        centre, shape = cut_ellipsoid(centre, shape, across / width, depth=(value - objective) / width)
-    for j in best.abs().argsort().tolist():
-        sparser = best.clone()
-        sparser[j] = 0
-        value, _ = value_and_slope(sparser)
-        if value <= objective:
-            best, objective = sparser, value
-    return Minimum(coefficients=best, objective=objective, gap=max(objective - lower, 0.0))
-
-
 def _check_data(x: Tensor, y: Tensor) -> None:
-    squared_error(torch.zeros(x.shape[-1], dtype=torch.float64), x, y)
-    zero = (x == 0).all(dim=0).nonzero().flatten().tolist()
-    if zero:
-        raise InvalidValueError(f"expected each feature to vary, got 0 alone in columns {zero}; take them out")
-    rank = int(torch.linalg.matrix_rank(x / x.abs().amax(dim=0)))
-    if rank < x.shape[1]:
-        raise InvalidValueError(
-            f"expected linearly independent columns, got x of shape {tuple(x.shape)} and rank "
-            f"{rank}; take out features that follow from others, or add examples"
-        )
-    if (y == y[0]).all():
-        raise InvalidValueError(f"expected targets that vary, got {y[0].item()} alone; there is nothing to explain")
+    if not squared_error(torch.zeros(x.shape[-1], dtype=torch.float64), x, y):
+        raise InvalidValueError("expected targets that vary, got 0 alone; there is nothing to explain")

@@ -78,7 +78,7 @@ def sign_perturbation(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Tenso
     Raises:
         InvalidTypeError, InvalidValueError: As :func:`squared_error`, or δ is not a finite number ≥ 0.
     """
-    _check_delta(delta)
+    check_delta(delta)
     return delta * input_gradients(w.detach(), x, y).sign()
 
 
@@ -90,7 +90,7 @@ def worst_perturbation(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Tens
 
     Args and Raises: as :func:`sign_perturbation`.
     """
-    _check_delta(delta)
+    check_delta(delta)
     r = _residuals(w.detach(), x, y)
     return -delta * torch.outer(torch.where(r >= 0, 1.0, -1.0).to(r), w.detach().sign())
 
@@ -113,7 +113,7 @@ def decompose_training(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Deco
 
     Args and Raises: as :func:`sign_perturbation`.
     """
-    _check_delta(delta)
+    check_delta(delta)
     gradients = input_gradients(w, x, y)
     signs = gradients.detach().sign()
     gamma = signs.T @ signs
@@ -151,7 +151,7 @@ def dropout_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: bool = Fa
         InvalidTypeError, InvalidValueError: As :func:`squared_error`, or k is not a whole number in [0, D].
     """
     jacobian = x * input_gradients(w.detach(), x, y)
-    _check_k(k, x.shape[1])
+    check_k(k, x.shape[1])
     if printed and k:
         lowest = jacobian.kthvalue(k, dim=1, keepdim=True).values
         return (jacobian > lowest.clamp(max=0)).to(x)
@@ -169,7 +169,7 @@ def worst_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int) -> Tensor:
     Args, Returns and Raises: as :func:`dropout_masks`.
     """
     r = _residuals(w.detach(), x, y)
-    _check_k(k, x.shape[1])
+    check_k(k, x.shape[1])
     added = x * w.detach()
     up, down = (side.clamp(min=0).topk(k, dim=1) for side in (added, -added))
     rises = (r + up.values.sum(dim=1) >= -r + down.values.sum(dim=1)).unsqueeze(1)
@@ -237,14 +237,24 @@ def check_tensor(name: str, tensor: Tensor, dimensions: int) -> None:
         raise NonFiniteError(f"expected {name} to be finite, got NaN or infinite entries; take these examples out")
 
 
-def _check_delta(delta: float) -> None:
+def check_delta(delta: float) -> None:
+    """Refuse what is not a finite number ≥ 0.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: As it says.
+    """
     if isinstance(delta, bool) or not isinstance(delta, float | numbers.Real):
         raise InvalidTypeError(f"expected delta to be a number, got {delta!r} ({type(delta).__name__})")
     if not 0 <= delta < math.inf:
         raise InvalidValueError(f"expected delta to be finite and 0 or more, got {delta}")
 
 
-def _check_k(k: int, features: int) -> None:
+def check_k(k: float, features: int) -> None:
+    """Refuse what is not a whole number between 0 and the number of features.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: As it says.
+    """
     if isinstance(k, bool) or not isinstance(k, int | numbers.Integral):
         raise InvalidTypeError(f"expected k, a count of features, to be a whole number, got {k!r}")
     if not 0 <= k <= features:

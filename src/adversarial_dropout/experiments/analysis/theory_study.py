@@ -1,7 +1,7 @@
 """All that the page on the theory shows, computed: equations, penalties, coefficient paths, distances of masks."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,7 @@ from torch import Tensor
 from adversarial_dropout.errors import check_positive
 from adversarial_dropout.experiments.analysis.distances import Proportion, proportions
 from adversarial_dropout.experiments.analysis.equations import Deviation, equations, overshoot, random_problems
-from adversarial_dropout.experiments.analysis.paths import (
-    SETTINGS,
-    Method,
-    Path,
-    coefficient_path,
-    fit,
-    least_delta_of_zero,
-)
+from adversarial_dropout.experiments.analysis.paths import Method, Path, coefficient_path, fit, least_delta_of_zero
 from adversarial_dropout.experiments.analysis.penalties import (
     Activity,
     Dropped,
@@ -38,26 +31,6 @@ _SPARSE = 0.0125
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleChange:
-    """What multiplying one feature by a factor does to a method's predictions.
-
-    Attributes:
-        method: One of :data:`~adversarial_dropout.experiments.analysis.paths.METHODS`.
-        setting: δ, k or the penalty.
-        r_squared: On the training data, before.
-        change: Largest change of a prediction over all examples and all choices of the feature, in standard deviations
-            of the target.
-        feature: The feature with that change.
-    """
-
-    method: Method
-    setting: float
-    r_squared: float
-    change: float
-    feature: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Study:
     """Everything the page shows.
 
@@ -73,7 +46,6 @@ class Study:
         overshoot: Share of the random examples where the linearised mask is not the worst one.
         features: Names of the D features of the diabetes data.
         paths: One per method.
-        scale: One per method.
     """
 
     seed: int
@@ -87,7 +59,6 @@ class Study:
     overshoot: float
     features: tuple[str, ...]
     paths: tuple[Path, ...]
-    scale: tuple[ScaleChange, ...]
 
 
 def study(
@@ -107,7 +78,7 @@ def study(
     Args:
         problems: Number of random problems for the equations, 1 or more.
         seed: Seed of the random problems.
-        levels: Settings of each continuous method, 2 or more; k takes all its values.
+        levels: Number of δ above 0, 2 or more; k takes all its values.
         factor: What a feature is multiplied by, above 0.
         deltas: Settings of adversarial training, δ ≥ 0; none: from 0 to where all coefficients are 0.
         flips: Settings of adversarial dropout, k in [0, 10]; none: all of them.
@@ -119,12 +90,12 @@ def study(
         check_positive(name, value)
     data = load_diabetes()
     x, y = torch.from_numpy(data.data), torch.from_numpy(data.target - data.target.mean())
-    features = tuple(data.feature_names)
-    grids = _grids(x, y, levels)
-    given: dict[Method, Sequence[float]] = {"adversarial training": deltas, "adversarial dropout": flips}
-    paths = tuple(
-        coefficient_path(method, x, y, sorted(set(given.get(method) or grid))) for method, grid in grids.items()
-    )
+    fractions = torch.logspace(-2, 0, levels, dtype=torch.float64)
+    grids: dict[Method, Sequence[float]] = {
+        "adversarial training": deltas or [0.0, *(fractions * least_delta_of_zero(x, y)).tolist()],
+        "adversarial dropout": flips or range(x.shape[1] + 1),
+    }
+    paths = tuple(coefficient_path(method, x, y, sorted(set(grid))) for method, grid in grids.items())
     diabetes = {
         "least squares": fit("adversarial training", x, y, 0.0),
         f"adversarial training, δ = {_SPARSE:g}": fit("adversarial training", x, y, _SPARSE),
@@ -141,9 +112,8 @@ def study(
         dropped=_dropped(diabetes, x, y, problems, seed),
         proportions=proportions(**_LAYER),
         overshoot=overshoot(problems=problems, seed=seed),
-        features=features,
+        features=tuple(data.feature_names),
         paths=paths,
-        scale=tuple(_rescaled(path, x, y, features, factor) for path in _alike(paths)),
     )
 
 
@@ -156,7 +126,6 @@ def from_dict(plain: dict[str, Any]) -> Study:
         "dropped": Dropped,
         "proportions": Proportion,
         "paths": Path,
-        "scale": ScaleChange,
     }
     values = {field.name: plain[field.name] for field in dataclasses.fields(Study)}
     return Study(**values | {name: tuple(kind(**one) for one in plain[name]) for name, kind in kinds.items()})
@@ -189,39 +158,4 @@ def _dropped(diabetes: dict[str, Tensor], x: Tensor, y: Tensor, problems: int, s
             for name, w in diabetes.items()
             for k in (_FEW, _MANY)
         ),
-    )
-
-
-def _grids(x: Tensor, y: Tensor, levels: int) -> dict[Method, list[float]]:
-    """δ and lasso's penalty up to where all coefficients are 0, k from 0 to D, ridge's over five decades."""
-    fractions = torch.logspace(-2, 0, levels, dtype=torch.float64)
-    return {
-        "adversarial training": [0.0, *(fractions * least_delta_of_zero(x, y)).tolist()],
-        "adversarial dropout": list(range(x.shape[1] + 1)),
-        "ridge": torch.logspace(-3, 2, levels, dtype=torch.float64).tolist(),
-        "lasso": (fractions * (x.T @ y).abs().max() / len(y)).tolist(),
-    }
-
-
-def _alike(paths: tuple[Path, ...]) -> Iterator[tuple[Method, float, float]]:
-    """A setting of each method that explains about as much as adversarial dropout does with its second k, mostly 1."""
-    aim = next(path.r_squared[:2][-1] for path in paths if SETTINGS[path.method] == "k")
-    for path in paths:
-        chosen = min(range(len(path.grid)), key=lambda level: abs(path.r_squared[level] - aim))
-        yield path.method, path.grid[chosen], path.r_squared[chosen]
-
-
-def _rescaled(
-    chosen: tuple[Method, float, float], x: Tensor, y: Tensor, features: tuple[str, ...], factor: float
-) -> ScaleChange:
-    method, setting, r_squared = chosen
-    before = x @ fit(method, x, y, setting)
-    changes = []
-    for feature in range(x.shape[1]):
-        scaled = x.clone()
-        scaled[:, feature] *= factor
-        changes.append(float((scaled @ fit(method, scaled, y, setting) - before).abs().max() / y.std()))
-    change = max(changes)
-    return ScaleChange(
-        method=method, setting=setting, r_squared=r_squared, change=change, feature=features[changes.index(change)]
     )

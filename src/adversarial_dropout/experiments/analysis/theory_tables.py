@@ -3,7 +3,7 @@
 from adversarial_dropout.experiments.analysis.equations import Deviation
 from adversarial_dropout.experiments.analysis.paths import SETTINGS, Path
 from adversarial_dropout.experiments.analysis.penalties import TERMS, Activity, Dropped, Rescaling
-from adversarial_dropout.experiments.analysis.theory_study import ScaleChange, Study
+from adversarial_dropout.experiments.analysis.theory_study import Study
 
 Line = tuple[str, ...]
 Titled = tuple[str, Line, list[Line]]
@@ -41,11 +41,6 @@ def tables(found: Study) -> list[Titled]:
             "linear regression on the diabetes data: R² in training, coefficients that are 0, largest coefficient",
             ("method", "setting", "R²", "zeros", "largest"),
             [_path_line(path, level) for path in found.paths for level in _shown(path)],
-        ),
-        (
-            f"largest change of a prediction when one feature is multiplied by {found.factor:g}, in std of y",
-            ("method", "setting", "R²", "change", "feature"),
-            [_scale_line(one) for one in found.scale],
         ),
         (
             "quotients of the distances between two masks of a layer",
@@ -97,13 +92,8 @@ def _activity_line(one: Activity) -> Line:
     return one.data, one.coefficients, *(f"{100 * share:.1f} %" for share in (one.training, *one.dropout))
 
 
-def _scale_line(one: ScaleChange) -> Line:
-    setting = f"{SETTINGS[one.method]} = {one.setting:.3g}"
-    return one.method, setting, f"{one.r_squared:.3f}", f"{one.change:.1e}", one.feature
-
-
 def _shown(path: Path) -> list[int]:
-    """All levels of k, and some of the others."""
+    """All levels of k, and some of δ."""
     last = len(path.grid) - 1
     if SETTINGS[path.method] == "k" or last < _SHOWN_LEVELS:
         return list(range(last + 1))

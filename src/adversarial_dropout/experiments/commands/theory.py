@@ -14,7 +14,7 @@ from adversarial_dropout.experiments.config import check_seed
 @dataclass(frozen=True, kw_only=True)
 class Theory:
     """Check the paper's equations on random problems, count the penalties of its Discussion, and show on diabetes data
-    what adversarial dropout does to a linear regression, beside adversarial training, ridge and lasso.
+    what adversarial dropout does to a linear regression, beside adversarial training.
     """
 
     problems: int = 200

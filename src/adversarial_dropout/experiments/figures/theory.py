@@ -10,9 +10,9 @@ from adversarial_dropout.experiments.figures.canvas import canvas, style
 
 
 def paths(found: Study) -> str:
-    """Draw the paths of all methods."""
-    with canvas(10, 8) as (figure, done):
-        for axes, path in zip(figure.subplots(2, 2).flatten(), found.paths, strict=True):
+    """Draw the paths of both methods."""
+    with canvas(10, 4.2) as (figure, done):
+        for axes, path in zip(figure.subplots(1, 2), found.paths, strict=True):
             _draw(axes, path, found.features)
     return done()
 
@@ -37,12 +37,9 @@ def _draw(axes: Axes, one: Path, features: Sequence[str]) -> None:
             markersize=4,
             linewidth=1.4,
         )
-    if one.method == "ridge":
-        axes.set_xscale("log")
     if ranks:
         axes.set_xticks(one.grid)
-    names = {"δ": "size of the perturbation δ", "k": "features that may be dropped k", "penalty": "penalty"}
-    axes.set_xlabel(names[SETTINGS[one.method]])
+    axes.set_xlabel("features that may be dropped k" if ranks else "size of the perturbation δ")
     axes.set_ylabel("coefficient")
     axes.set_title(one.method, loc="left", fontsize=10)
     axes.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
