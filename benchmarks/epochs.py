@@ -28,6 +28,7 @@ from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.training import checkpoint, loop
+from adversarial_dropout.experiments.training import run as under_way
 from adversarial_dropout.experiments.training.step import choose_step
 
 EPOCHS = 4
@@ -75,9 +76,9 @@ def measure(config: ExperimentConfig, place: sources.Place) -> dict[str, Any]:
 
     with ExitStack() as stack:
         for place_of, name, replacement in (
-            (loop, "choose_step", timed_step),
-            (loop, "_epoch", timed("epoch", loop._epoch)),
-            (loop, "error", timed("evaluation", error)),
+            (under_way, "choose_step", timed_step),
+            (under_way.Run, "_means", timed("epoch", under_way.Run._means)),
+            (under_way, "error", timed("evaluation", error)),
             (checkpoint, "save", timed("records", checkpoint.save)),
             (records, "write_metrics", timed("records", records.write_metrics)),
         ):

@@ -34,6 +34,7 @@ from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training import loop, optimizers
+from adversarial_dropout.experiments.training import run as under_way
 from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
 from adversarial_dropout.experiments.training.processes import Ranks, rank
 from adversarial_dropout.experiments.training.step import Step, choose_step
@@ -232,7 +233,7 @@ def check(folder: Path) -> None:
         config, data = (NOISY, sources.digits()) if preset == NOISY.preset else paper(preset, method)
         steps = Steps()
         with (
-            mock.patch.object(loop, "choose_step", steps.watched),
+            mock.patch.object(under_way, "choose_step", steps.watched),
             mock.patch.object(sources, "load", lambda *_, data=data: data),
         ):
             loop.run(config, folder / preset)
@@ -264,7 +265,7 @@ def fail(how: str, arguments: list[str]) -> None:
 
         return last
 
-    with mock.patch.object(loop, "choose_step", failing):
+    with mock.patch.object(under_way, "choose_step", failing):
         cli.main(arguments)
 
 

@@ -24,6 +24,7 @@ from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.terms import Term
 from adversarial_dropout.experiments.training import checkpoint, loop
+from adversarial_dropout.experiments.training import run as under_way
 from adversarial_dropout.experiments.training.objective import Batch, Objective
 
 from .runs import StoppedError, interrupt, seen, small, trained
@@ -57,7 +58,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
         assert task == "classes"
         return Watched(model, terms)
 
-    monkeypatch.setattr(loop, "build_objective", build)
+    monkeypatch.setattr(under_way, "build_objective", build)
     return watch
 
 
@@ -205,7 +206,7 @@ def test_no_label_is_seen_that_should_not_be(validation: int, tmp_path: Path, mo
     images[split.unlabelled] = data.images[split.unlabelled]
     labels[split.labelled] = data.labels[split.labelled]
     # The rows are the same ones: the split looks at labels, so it is kept.
-    monkeypatch.setattr(loop, "make_split", lambda *arguments: split)
+    monkeypatch.setattr(under_way, "make_split", lambda *arguments: split)
     spoilt = dataclasses.replace(data, images=images, labels=labels)
     monkeypatch.setattr(sources, "load", lambda *arguments: spoilt)
     assert trained(config, tmp_path / "spoilt")[records.WEIGHTS] == expected

@@ -20,6 +20,7 @@ from adversarial_dropout.experiments.config import ExperimentConfig, Precision, 
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.training import checkpoint, devices, grid, loop, processes
+from adversarial_dropout.experiments.training import run as under_way
 from adversarial_dropout.experiments.training.objective import build_objective
 
 from .children import Children, Command, End
@@ -248,7 +249,7 @@ def test_precision_is_that_of_every_pass(method: str, tmp_path: Path, monkeypatc
                 module.register_forward_hook(note)
         return objective
 
-    monkeypatch.setattr(loop, "build_objective", watched)
+    monkeypatch.setattr(under_way, "build_objective", watched)
     before = torch.get_float32_matmul_precision()
     cases: list[tuple[Precision, torch.dtype, str]] = [
         ("float32", torch.float32, before),

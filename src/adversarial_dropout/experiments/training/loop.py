@@ -1,15 +1,13 @@
 """One run, from its config to its record: resumable at every epoch, bit-identical on CPU."""
 
 import contextlib
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import records
@@ -17,14 +15,10 @@ from adversarial_dropout.experiments.config import Device, ExperimentConfig, dif
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
 from adversarial_dropout.experiments.data.sources import ImageData
-from adversarial_dropout.experiments.data.splits import make_split
-from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Record, Row
-from adversarial_dropout.experiments.training import checkpoint, optimizers, processes
-from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.objective import Batch, build_objective
+from adversarial_dropout.experiments.training import checkpoint, processes
 from adversarial_dropout.experiments.training.processes import Ranks
-from adversarial_dropout.experiments.training.step import Step, choose_step
+from adversarial_dropout.experiments.training.run import Run
 
 Progress = Callable[[int, Row], None]
 """Called after each epoch with the number of epochs done and the epoch's metrics."""
@@ -66,15 +60,15 @@ def run(
     """
     with processes.joined(device, config.training.precision, capture=capture) as ranks:
         ranks.check(config)
-        if ranks.from_first(lambda: _finished(config, folder)):
+        if ranks.from_first(_finished, config, folder):
             if place.folder is not None:
-                ranks.from_first(lambda: _check_data(config, folder, place))
+                ranks.from_first(_check_data, config, folder, place)
         else:
             with _alone(folder, ranks), _threads(config.threads), torch.random.fork_rng(_gpus(ranks)):
                 # Another run may have finished it meanwhile.
-                if not ranks.from_first(lambda: _finished(config, folder)):
+                if not ranks.from_first(_finished, config, folder):
                     _train(config, folder, progress, place, ranks, capture=capture)
-        return ranks.from_first(lambda: records.read_record(folder))
+        return ranks.from_first(records.read_record, folder)
 
 
 def _alone(folder: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
@@ -122,104 +116,88 @@ def _train(
     *,
     capture: bool,
 ) -> None:
-    started = time.monotonic()
+    clock = _Clock()
     environment = records.environment() | ranks.environment | ({"captured": True} if capture else {})
-    accelerator = ranks.accelerator
-    torch.manual_seed(config.seed)
-    with accelerator.local_main_process_first():  # It decodes the images and keeps them; the others read them.
+    with ranks.accelerator.local_main_process_first():  # It decodes the images and keeps them; the others read them.
         data = sources.load(config.data, place)
-    split = make_split(data, config.data, config.seed)
-    if config.training.batch_unlabelled and not len(split.unlabelled):
-        raise InvalidValueError(
-            f"expected unlabelled images in {config.data.name}, got labelled ones alone; give "
-            f"--training.batch-unlabelled 0, or --data.overlap, or lower --data.labelled"
-        )
-    digest = data.digest
-    ranks.check_data(digest)
-    data = data.to(accelerator.device)
-    model = ranks.synchronised(config.model.build(data.shape, len(data.classes)))
-    objective: nn.Module = build_objective(model, config.terms, config.model.task)
-    needs_unlabelled = bool(objective.needs_unlabelled)
-    optimizer = optimizers.build(config.training, model.parameters(), capture=capture)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
-    step = choose_step(objective, optimizer, accelerator.backward, capture=capture)
-    order = torch.Generator().manual_seed(config.seed)
-    ranks.seed_noise(config.seed)
+    ranks.check_data(data.digest)
+    under_way = Run(config, data, ranks, capture=capture)
+    pixels = _resume(under_way, data, folder, place, clock, ranks)
+    while len(under_way.rows) < config.training.epochs:
+        row = _epoch(under_way, pixels, folder)
+        state = under_way.state_dict()
+        if ranks.first:
+            checkpoint.save(
+                folder, {"config": config.to_dict(), "data": data.digest, "seconds": clock.seconds, **state}
+            )
+            records.write_metrics(folder, under_way.rows)
+            if progress is not None:
+                progress(len(under_way.rows), row)
+    if ranks.first:
+        _finish(under_way, data, folder, clock, environment)
 
-    def begin() -> tuple[dict[str, Any] | None, Pixels]:
-        state = checkpoint.load(folder)
-        if state is not None:
-            _refuse_another(config, state.get("config", {}), folder)
-            _refuse_other_data(state.get("data"), digest, folder)
-            ranks.check_number(1 + len(state.get("random_of_others", [])), folder)
-        # Only now, so that a config that cannot be built does not occupy the folder.
-        records.remove_leftovers(folder)
-        records.write_json(folder / records.CONFIG, config.to_dict())
-        records.write_json(folder / records.SPLIT, split.to_dict(), indent=None)
-        place.note(folder)
-        return state, _pixels(config, data, folder, begun=state is not None).to(torch.device("cpu"))
 
-    state, pixels = ranks.from_first(begin)
-    pixels = pixels.to(accelerator.device)
-    rows: list[Row] = []
-    seconds_before = 0.0
+class _Clock:
+    """Seconds of a run, over all restarts."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self._started
+
+
+def _resume(under_way: Run, data: ImageData, folder: Path, place: sources.Place, clock: _Clock, ranks: Ranks) -> Pixels:
+    """Go on from the last checkpoint, if there is one; return what makes the network's view of the data."""
+    state, pixels = ranks.from_first(_begin, under_way, data, folder, place, ranks)
     if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        order.set_state(state["order"])
-        _set_random_state([state["random"], *state.get("random_of_others", [])][ranks.index], accelerator.device)
-        rows = state["rows"]
-        seconds_before = state["seconds"]
+        under_way.load_state_dict(state)
+        clock.before = state["seconds"]
+    return pixels.to(ranks.accelerator.device)
 
-    for epoch in range(len(rows), config.training.epochs):
-        rising = optimizers.follow_schedule(config.training, epoch, optimizer)
-        steps = batches(
-            data, pixels, split, config.training, order, needs_unlabelled=needs_unlabelled, share=ranks.share
-        )
-        objective.train()
-        try:
-            means = _epoch(step, steps, rising, ranks)
-        except NonFiniteError as cause:
-            raise DivergedError(
-                f"{cause}. This was in epoch {epoch + 1} of {folder}; lower --training.learning-rate or the weight of "
-                f"a term, with another --out"
-            ) from cause
-        wrong = error(model, pixels, data, split.evaluation, config.model.task) if ranks.first else math.nan
-        own, *others = ranks.gathered(_random_state(accelerator.device))
-        rows.append({"epoch": float(epoch + 1), **means, "error": wrong})
-        if not ranks.first:
-            continue
-        checkpoint.save(
-            folder,
-            {
-                "epoch": epoch + 1,
-                "config": config.to_dict(),
-                "data": digest,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "order": order.get_state(),
-                "random": own,
-                "random_of_others": others,
-                "rows": rows,
-                "seconds": seconds_before + time.monotonic() - started,
-            },
-        )
-        records.write_metrics(folder, rows)
-        if progress is not None:
-            progress(epoch + 1, rows[-1])
 
-    if not ranks.first:
-        return
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+def _begin(
+    under_way: Run, data: ImageData, folder: Path, place: sources.Place, ranks: Ranks
+) -> tuple[dict[str, Any] | None, Pixels]:
+    """On rank 0: read the checkpoint, and write what stands before the first epoch."""
+    config = under_way.config
+    state = checkpoint.load(folder)
+    if state is not None:
+        _refuse_another(config, state.get("config", {}), folder)
+        _refuse_other_data(state.get("data"), data.digest, folder)
+        ranks.check_number(1 + len(state.get("random_of_others", [])), folder)
+    # Only now, so that a config that cannot be built does not occupy the folder.
+    records.remove_leftovers(folder)
+    records.write_json(folder / records.CONFIG, config.to_dict())
+    records.write_json(folder / records.SPLIT, under_way.split.to_dict(), indent=None)
+    place.note(folder)
+    return state, _pixels(config, data, folder, begun=state is not None).to(torch.device("cpu"))
+
+
+def _epoch(under_way: Run, pixels: Pixels, folder: Path) -> Row:
+    try:
+        return under_way.epoch(pixels)
+    except NonFiniteError as cause:
+        raise DivergedError(
+            f"{cause}. This was in epoch {len(under_way.rows) + 1} of {folder}; lower --training.learning-rate or the "
+            f"weight of a term, with another --out"
+        ) from cause
+
+
+def _finish(under_way: Run, data: ImageData, folder: Path, clock: _Clock, environment: dict[str, Any]) -> None:
+    """On rank 0: write the weights and the record."""
+    weights = {name: tensor.contiguous() for name, tensor in under_way.model.state_dict().items()}
     records.write_bytes(folder / records.WEIGHTS, safetensors.torch.save(weights))
-    records.write_metrics(folder, rows)
+    records.write_metrics(folder, under_way.rows)
     final = {
-        "metrics": rows[-1],
-        "evaluated_on": "validation" if config.data.validation else "test",
-        "examples": len(split.evaluation),
-        "seconds": seconds_before + time.monotonic() - started,
+        "metrics": under_way.rows[-1],
+        "evaluated_on": "validation" if under_way.config.data.validation else "test",
+        "examples": len(under_way.split.evaluation),
+        "seconds": clock.seconds,
         "data": {
-            "sha256": digest,
+            "sha256": data.digest,
             "shape": data.shape,
             "brightest": data.brightest,
             "classes": data.classes,
@@ -242,20 +220,6 @@ def _pixels(config: ExperimentConfig, data: ImageData, folder: Path, *, begun: b
     return Pixels(config.data, data.brightest, whitening)
 
 
-def _epoch(step: Step, batches: Iterable[Batch], weight: float, ranks: Ranks) -> dict[str, float]:
-    """Train one epoch; return the mean over its steps and the ranks of the loss and of each term before weighting."""
-    totals: dict[str, Tensor] = {}
-    steps = 0
-    for batch in batches:
-        steps += 1
-        for name, value in step(batch, weight).items():
-            totals[name] = totals.get(name, torch.zeros_like(value)) + value
-    means = {name: float(total) / steps for name, total in ranks.mean(totals).items()}
-    if not all(math.isfinite(value) for value in means.values()):
-        raise NonFiniteError(f"expected a finite loss, got {means}")
-    return means
-
-
 @contextlib.contextmanager
 def _threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -268,16 +232,3 @@ def _threads(number: int) -> Iterator[None]:
 
 def _gpus(ranks: Ranks) -> list[torch.device]:
     return [ranks.device] if ranks.device.type == "cuda" else []
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
-    }
-
-
-def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and state["cuda"]:
-        torch.cuda.set_rng_state(state["cuda"][0], device)

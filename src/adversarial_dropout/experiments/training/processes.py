@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 # For the slowest thing that the others wait for: rank 0 decodes the images, or waits for another run on its folder.
 _PATIENCE = timedelta(minutes=30)
@@ -110,16 +111,16 @@ class Ranks:
         found: list[T] = gather_object([value])
         return found
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives on rank 0, where alone it runs; its error there ends the others too."""
+    def from_first(self, make: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """What ``make(*arguments)`` gives on rank 0, where alone it runs; its error there ends the others too."""
         if self.number == 1:
-            return make()
+            return make(*arguments, **options)
         from accelerate.utils import broadcast_object_list
 
         made: list[Any] = [None, None]
         if self.first:
             try:
-                made = [make(), None]
+                made = [make(*arguments, **options), None]
             except Exception as error:
                 broadcast_object_list([None, str(error)])
                 raise
