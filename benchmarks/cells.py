@@ -22,8 +22,7 @@ from adversarial_dropout.experiments.data.sources import ImageData, Place
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.training.captured import CapturedStep
 from adversarial_dropout.experiments.training.devices import set_products
-from adversarial_dropout.experiments.training.objective import Batch, Objective
-from adversarial_dropout.experiments.training.step import eager_step
+from adversarial_dropout.experiments.training.step import Batch, Objective, eager_step
 
 SMALL_BATCH, SMALL_WIDTH = 4, 8
 SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "cifar10": (3, 32, 32)}

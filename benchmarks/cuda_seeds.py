@@ -39,7 +39,7 @@ from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep
-from adversarial_dropout.experiments.training.objective import Batch
+from adversarial_dropout.experiments.training.step import Batch
 
 PRESET = "paper/mnist-all"
 METHODS = ("plain", "vadd-kl")

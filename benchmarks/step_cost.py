@@ -29,8 +29,7 @@ from adversarial_dropout import (
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
-from adversarial_dropout.experiments.training.objective import Batch, Objective
-from adversarial_dropout.experiments.training.step import eager_step
+from adversarial_dropout.experiments.training.step import Batch, Objective, eager_step
 
 CPU = torch.device("cpu")
 NETWORKS = {
@@ -39,7 +38,7 @@ NETWORKS = {
     "small-cnn": (presets.get("digits-100", "vadd-kl").model, (1, 8, 8), 128),
 }
 """Settings with the budget of a search, shape of an image, images in a batch."""
-UNITS = {"mnist-cnn": 2048, "conv-large": 128, "small-cnn": 128}
+UNITS = {"mnist-cnn": 2048, "conv-large": 128, "small-cnn": 256}
 
 
 class Whole(nn.Module):

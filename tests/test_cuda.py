@@ -27,8 +27,7 @@ from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat,
 from adversarial_dropout.experiments.training import loop
 from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep, CudaGraphs
 from adversarial_dropout.experiments.training.memory import GpuMemoryError
-from adversarial_dropout.experiments.training.objective import Batch, Objective
-from adversarial_dropout.experiments.training.step import choose_step, eager_step
+from adversarial_dropout.experiments.training.step import Batch, Objective, choose_step, eager_step
 from adversarial_dropout.regularizers.base import Regularizer
 
 pytestmark = [

@@ -35,9 +35,8 @@ from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training import loop, optimizers
 from adversarial_dropout.experiments.training import run as under_way
-from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
 from adversarial_dropout.experiments.training.processes import Ranks, rank
-from adversarial_dropout.experiments.training.step import Step, choose_step
+from adversarial_dropout.experiments.training.step import Batch, Objective, Step, build_objective, choose_step
 
 from .runs import small
 from .test_resume import paper

@@ -23,7 +23,7 @@ from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import Add, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.trained import Trained
-from adversarial_dropout.experiments.training.objective import Batch, build_objective
+from adversarial_dropout.experiments.training.step import Batch, build_objective
 
 from . import small_data
 from .commands import fails, printed_by

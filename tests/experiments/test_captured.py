@@ -20,8 +20,7 @@ from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Va
 from adversarial_dropout.experiments.training import mask_streams
 from adversarial_dropout.experiments.training.captured import WARM_UP, Again, CapturedStep
 from adversarial_dropout.experiments.training.mask_streams import CaptureError, MaskStreams
-from adversarial_dropout.experiments.training.objective import Batch, Objective, build_objective
-from adversarial_dropout.experiments.training.step import Step, eager_step
+from adversarial_dropout.experiments.training.step import Batch, Objective, Step, build_objective, eager_step
 from adversarial_dropout.layers import Rescale
 from adversarial_dropout.regularizers.search import Search
 

@@ -418,7 +418,7 @@ def quiet(**changes: Any) -> TrainingConfig:
 def test_a_setting_that_the_run_would_not_use_is_refused_or_dropped(
     surplus: dict[str, Any], without: dict[str, Any], name: str, why: str
 ) -> None:
-    with pytest.raises(InvalidValueError, match=f"expected {name} to be .*, because {why}, got"):
+    with pytest.raises(InvalidValueError, match=f"expected {name}=.*, because {why}, got"):
         config(**surplus)
     expected = config(**without)
     assert config().changed(**surplus) == expected

@@ -12,7 +12,7 @@ from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.objective import Objective
+from adversarial_dropout.experiments.training.step import Objective
 
 from .small_data import SHAPES
 

@@ -18,8 +18,7 @@ import torch
 
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.training.captured import CapturedStep
-from adversarial_dropout.experiments.training.objective import Objective
-from adversarial_dropout.experiments.training.step import eager_step
+from adversarial_dropout.experiments.training.step import Objective, eager_step
 
 CPU = torch.device("cpu")
 CHECKS = dict(gpu_checks.checks(CPU))

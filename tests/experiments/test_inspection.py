@@ -168,8 +168,10 @@ RUNS = {
 def test_any_run_of_the_digits(name: str, tmp_path: Path) -> None:
     config: ExperimentConfig = RUNS[name]
     loop.run(config, tmp_path)
-    printed_by("inspect", tmp_path, "--images", 30)
-    found = inspect(Trained.of(tmp_path), images=30)
+    flips = 6 if config.model.delta is None else None
+    printed_by("inspect", tmp_path, "--images", 30, *(() if flips is None else ("--flips", flips)))
+    found = inspect(Trained.of(tmp_path), images=30, flips=flips)
+    assert found.budget == 6
     assert found.flipped.any()
     assert found.after.mean() < found.before.mean()
     if name == "no base mask":
@@ -222,15 +224,15 @@ def test_an_autoencoder(tmp_path: Path) -> None:
             *("train", "paper/autoencoder", method, "--scale", "tiny", "--data", data, "--out", tmp_path / "runs")
         )
         run = tmp_path / "runs" / "paper" / "autoencoder" / "tiny" / method / "seed-0"
-        found = inspect(Trained.of(run))
-        # floor(0.3 · 256), and of a run that has not searched floor(0.05 · 256), the layer's usual budget.
-        assert found.budget == (76 if method == "dropout+add" else 12)
+        flips = None if method == "dropout+add" else 76
+        found = inspect(Trained.of(run), flips=flips)
+        assert found.budget == 76
         x = found.stored.flatten(1).double() / 255
         error = (found.work.after.double() - x).square().mean(dim=1)
         torch.testing.assert_close(found.after.double(), error, rtol=1e-4, atol=1e-7)
         assert torch.equal(found.damage, found.after - found.before)
         assert found.damage.mean() > 0
-        printed_by("inspect", run)
+        printed_by("inspect", run, *(() if flips is None else ("--flips", flips)))
         page = (run / "inspection.html").read_text()
         assert len(Page(page).images) == 3 + 3 * 12
         assert "reconstruction error" in page
@@ -251,7 +253,7 @@ def test_images_in_colour_under_their_names(tmp_path: Path) -> None:
     folder = small_data.image_folder(tmp_path / "photos", each=10, shape=(3, 32, 32))
     printed_by("train", "images", "plain", "--scale", "tiny", "--data", folder, "--out", tmp_path / "runs")
     run = tmp_path / "runs" / "images" / "tiny" / "plain" / "seed-0"
-    printed_by("inspect", run)
+    printed_by("inspect", run, "--flips", 3)
     page = (run / "inspection.html").read_text()
     assert all(f'<th scope="row">{name}</th>' in page for name in small_data.FRUIT)
 
@@ -279,6 +281,15 @@ def test_a_budget_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert code == 2
     assert "error: expected a run whose search may flip a unit, got delta=0.0 of 256 units; give --flips" in said
     printed_by("inspect", tmp_path, "--flips", "2")
+
+
+def test_a_run_that_has_not_searched_has_no_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop.run(small("pi", epochs=1, steps=1), tmp_path)
+    code, said = fails(capsys, "inspect", tmp_path)
+    assert code == 2
+    assert f"expected flips with {tmp_path}, whose terms do not search" in said
+    assert not (tmp_path / "inspection.html").exists()
+    assert inspect(Trained.of(tmp_path), images=20, flips=3).budget == 3
 
 
 @pytest.mark.parametrize("layers", [[], [AdversarialDropout(), AdversarialDropout()]])
@@ -317,7 +328,7 @@ def test_a_network_that_is_very_sure(run: Path) -> None:
 def test_noise_in_evaluation_is_the_same_each_time(tmp_path: Path) -> None:
     config = small("plain", epochs=1, steps=2)
     loop.run(dataclasses.replace(config, model=SmallCnn(noise_in_evaluation=True)), tmp_path)
-    first, second = (inspect(Trained.of(tmp_path), images=20) for _ in range(2))
+    first, second = (inspect(Trained.of(tmp_path), images=20, flips=6) for _ in range(2))
     assert torch.equal(first.importance, second.importance)
     assert torch.equal(first.work.found, second.work.found)
 

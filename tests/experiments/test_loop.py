@@ -25,7 +25,7 @@ from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.terms import Term
 from adversarial_dropout.experiments.training import checkpoint, loop
 from adversarial_dropout.experiments.training import run as under_way
-from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.step import Batch, Objective
 
 from .runs import StoppedError, interrupt, seen, small, trained
 

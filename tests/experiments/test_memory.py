@@ -7,8 +7,7 @@ from torch import Tensor
 from adversarial_dropout import AdversarialDropoutError
 from adversarial_dropout.experiments.training import memory
 from adversarial_dropout.experiments.training.memory import GpuMemoryError, explaining
-from adversarial_dropout.experiments.training.objective import Batch
-from adversarial_dropout.experiments.training.step import Step
+from adversarial_dropout.experiments.training.step import Batch, Step
 
 LACK = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB")
 

@@ -20,7 +20,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
-from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.step import Batch, Objective
 from adversarial_dropout.regularizers.base import Regularizer
 
 

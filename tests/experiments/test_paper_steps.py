@@ -17,7 +17,7 @@ from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.presets import paper
 from adversarial_dropout.experiments.training import loop
 from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.objective import Objective
+from adversarial_dropout.experiments.training.step import Objective
 
 from . import small_data
 

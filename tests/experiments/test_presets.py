@@ -15,7 +15,7 @@ from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.terms import Vadd
 from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.step import Batch, Objective
 
 EVERY = [
     (preset.name, method, scale)

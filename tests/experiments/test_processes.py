@@ -21,7 +21,7 @@ from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.training import checkpoint, devices, grid, loop, processes
 from adversarial_dropout.experiments.training import run as under_way
-from adversarial_dropout.experiments.training.objective import build_objective
+from adversarial_dropout.experiments.training.step import build_objective
 
 from .children import Children, Command, End
 from .runs import StoppedError, arguments, result, small, trained

@@ -13,8 +13,7 @@ from torch.torch_version import TorchVersion
 from adversarial_dropout.experiments.training.captured import CapturedStep
 from adversarial_dropout.experiments.training.mask_streams import CaptureError
 from adversarial_dropout.experiments.training.memory import GpuMemoryError
-from adversarial_dropout.experiments.training.objective import Batch, Objective
-from adversarial_dropout.experiments.training.step import choose_step
+from adversarial_dropout.experiments.training.step import Batch, Objective, choose_step
 
 
 class OnGpu(nn.Module):

@@ -18,7 +18,7 @@ from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.training.batches import batches, steps_of_an_epoch
-from adversarial_dropout.experiments.training.objective import Batch, Objective
+from adversarial_dropout.experiments.training.step import Batch, Objective
 from adversarial_dropout.regularizers.passes import cut
 
 UNITS, FLIPS = 12, 3

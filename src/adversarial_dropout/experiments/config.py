@@ -157,7 +157,7 @@ class ExperimentConfig:
             raise InvalidValueError(f"expected model.delta, the budget of the search of {searching[0]}, got none")
         for name, value, default, why in _unused(data, self.model, training, self.terms):
             if value != default:
-                raise InvalidValueError(f"expected {name} to be left out, because {why}, got {value!r}")
+                raise InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}")
 
     @classmethod
     def of(cls, **settings: Any) -> "ExperimentConfig":

@@ -152,7 +152,8 @@ def inspect(
     Args:
         trained: The network.
         images: How many, evenly spaced; ``None``: 1,000, or all if there are fewer.
-        flips: Budget of the search per image, k ≥ 1; ``None``: that of the run.
+        flips: Budget of the search per image, k ≥ 1; ``None``: that of the run, or, where no term
+            searched, a share of 0.05, the usual one of the layer.
         place: Where the run's data lie, if not where they lay.
         seed: Of base masks and random flips.
 

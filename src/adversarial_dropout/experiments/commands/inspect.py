@@ -24,7 +24,7 @@ class Inspect:
     images: int | None = None
     """Images of its evaluation part to look at, evenly spaced; 1,000, or all there are, if not given."""
     flips: int | None = None
-    """Units that the search may flip per image; as many as in training if not given."""
+    """Units that the search may flip per image; if not given, as many as in training, or 5 % where none was flipped."""
     seed: int = 0
     """Seed of base masks and random flips."""
     folder: DataFolder = None

@@ -9,7 +9,7 @@ from adversarial_dropout.experiments.config import TrainingConfig
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import Split
-from adversarial_dropout.experiments.training.objective import Batch
+from adversarial_dropout.experiments.training.step import Batch
 
 
 def steps_of_an_epoch(config: TrainingConfig, split: Split) -> int:

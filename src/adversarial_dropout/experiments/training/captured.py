@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.training.mask_streams import CaptureError, MaskStreams
-from adversarial_dropout.experiments.training.objective import Batch
-from adversarial_dropout.experiments.training.step import eager_step
+from adversarial_dropout.experiments.training.step import Batch, eager_step
 from adversarial_dropout.regularizers.passes import held_generators
 
 WARM_UP = 3

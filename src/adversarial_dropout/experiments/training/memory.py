@@ -5,8 +5,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from adversarial_dropout.errors import AdversarialDropoutError
-from adversarial_dropout.experiments.training.objective import Batch
-from adversarial_dropout.experiments.training.step import Step
+from adversarial_dropout.experiments.training.step import Batch, Step
 
 _GIB = 2**30
 _NOT_COUNTED = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

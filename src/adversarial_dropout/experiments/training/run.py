@@ -15,9 +15,8 @@ from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.training import optimizers
 from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.objective import build_objective
 from adversarial_dropout.experiments.training.processes import Ranks
-from adversarial_dropout.experiments.training.step import choose_step
+from adversarial_dropout.experiments.training.step import build_objective, choose_step
 
 
 class Run:
