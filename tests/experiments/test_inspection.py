@@ -283,12 +283,9 @@ def test_a_budget_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     printed_by("inspect", tmp_path, "--flips", "2")
 
 
-def test_a_run_that_has_not_searched_has_no_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_has_not_searched_has_the_usual_budget(tmp_path: Path) -> None:
     loop.run(small("pi", epochs=1, steps=1), tmp_path)
-    code, said = fails(capsys, "inspect", tmp_path)
-    assert code == 2
-    assert f"expected flips with {tmp_path}, whose terms do not search" in said
-    assert not (tmp_path / "inspection.html").exists()
+    assert inspect(Trained.of(tmp_path), images=20).budget == int(0.05 * 256)
     assert inspect(Trained.of(tmp_path), images=20, flips=3).budget == 3
 
 

@@ -162,8 +162,8 @@ class ExperimentConfig:
     @classmethod
     def of(cls, **settings: Any) -> "ExperimentConfig":
         """The config of ``settings`` as the constructor takes them, without those that the run would not use."""
-        names = ("data", "model", "training", "terms")
-        parts = {name: settings[name] for name in names}
+        usual: dict[str, Any] = {"data": DataConfig(), "model": SmallCnn(), "training": TrainingConfig(), "terms": {}}
+        parts = {name: settings.get(name, value) for name, value in usual.items()}
         parts["terms"] = dict(parts["terms"])
         while surplus := [(name, default) for name, value, default, _ in _unused(**parts) if value != default]:
             for name, default in surplus:
@@ -193,7 +193,7 @@ class ExperimentConfig:
         try:
             earlier = isinstance(plain["terms"], list)
             plain = upgraded(plain) if earlier else plain
-            model = dict(plain["model"])
+            model = {**plain["model"]}
             return (cls.of if earlier else cls)(
                 **{
                     **plain,
@@ -236,6 +236,8 @@ def _unused(
         yield "training.beta1_end", training.beta1_end, None, "gradient descent has no β₁"
     elif training.ramp_down == 0:
         yield "training.beta1_end", training.beta1_end, None, "training.ramp_down is 0"
+    elif training.beta1_end == training.beta1:
+        yield "training.beta1_end", training.beta1_end, None, "β₁ stays"
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -45,11 +45,8 @@ def upgraded(plain: dict[str, Any]) -> dict[str, Any]:
     for term in plain["terms"]:
         kind, settings = _kind(term)
         terms[kind] = _own(settings, TERMS[kind], _TERM, f"terms.{kind}")
-    training = dict(plain["training"])
-    if training.get("beta1_end") == training.get("beta1"):
-        training["beta1_end"] = None
     model = {"name": name, **_own(model, find_network(name), _NETWORK, name)}
-    return {**plain, "model": model, "training": training, "terms": terms}
+    return {**plain, "model": model, "terms": terms}
 
 
 def _kind(term: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.network import Task
 from adversarial_dropout.regularizers.adversarial_training import AdversarialTraining
@@ -154,6 +154,10 @@ class Sadd(Term):
 
     divergence: Literal["ce", "qe"] = "ce"
     """Its divergence D to the labels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("terms.sadd.divergence", self.divergence, ("ce", "qe"))  # To labels, "kl" is "ce".
 
     def build(self) -> Regularizer:
         return SupervisedAdversarialDropout(divergence=self.divergence)
