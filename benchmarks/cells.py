@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -216,11 +215,6 @@ def rate(precision: str, device: torch.device) -> float:
 def flop(preset: str, method: str, device: torch.device) -> int:
     """Of one step, counted in its products and convolutions."""
     return measuring.flop(Runner(config_of(preset, method, device), Variant(captured=False), device))
-
-
-def quartiles(values: list[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
 def columns_and_methods(table: str = "table1") -> Iterator[tuple[str, str]]:

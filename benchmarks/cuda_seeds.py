@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import Runner, Variant, config_of, device_of, made_batch, quartiles, seconds_a_step, synchronize
+from cells import Runner, Variant, config_of, device_of, made_batch, seconds_a_step, synchronize
+from measuring import quartiles
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F

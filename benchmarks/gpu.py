@@ -44,12 +44,12 @@ from cells import (
     device_of,
     flop,
     most_memory,
-    quartiles,
     rate,
     seconds_a_step,
     synchronize,
 )
 from gpu_checks import checks
+from measuring import quartiles
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.data.pixels import Pixels

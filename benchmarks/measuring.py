@@ -41,7 +41,12 @@ def interleaved(
 def ratio(above: list[float], below: list[float]) -> list[float]:
     """Lower quartile, median and upper quartile of the ratio within a round."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
-    return statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return quartiles(ratios)
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """Lower quartile, median, upper quartile."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

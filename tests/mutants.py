@@ -1,6 +1,6 @@
 """Break the core in one line at a time and see that the tests notice: ``python tests/mutants.py [--jobs N] [NUMBER …]``.
 
-Each mutant is a copy of the package and of benchmarks/ with one piece of one line replaced. It is killed if the tests
+Each mutant is a copy of the package and of studies/ with one piece of one line replaced. It is killed if the tests
 named beside it fail.
 The exit status is 1 if one survives.
 """
@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant("eq. 11 forgets h", "experiments/analysis/linearisation.py", "return left, h.detach() * gradient", "return left, gradient", "experiments/test_linearisation.py"),
     Mutant("the third term of eq. 16 is not squared", "experiments/analysis/penalties.py", "(dropped @ w).square()", "(dropped @ w).abs()", "experiments/test_penalties.py"),
     Mutant("a kept feature counts as penalised", "experiments/analysis/penalties.py", "(1 - dropout_masks(w, x, y, k=k)) * x * gradients != 0", "dropout_masks(w, x, y, k=k) * x * gradients != 0", "experiments/test_penalties.py"),
-    Mutant("not every mask is tried", "benchmarks/mask_problems.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_mask_problems.py"),
+    Mutant("not every mask is tried", "studies/mask_problems.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_mask_problems.py"),
     Mutant("the inspected search does not oppose the own class", "experiments/analysis/inspection.py", 'against="class"', 'against="prediction"', "experiments/test_inspection.py"),
     Mutant("the adversarial pass sees the first view", "experiments/terms.py", "regularizer(passes.model, passes.second, target", "regularizer(passes.model, passes.first, target", "experiments/test_views.py"),
     Mutant("a replay searches from the masks of the one before", "experiments/training/captured.py", "self._streams.reseed()", "pass", "experiments/test_captured.py"),
@@ -100,7 +100,7 @@ MUTANTS = (
 def survives(mutant: Mutant) -> bool:
     """Whether the tests of ``mutant`` pass in spite of it."""
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("src", "benchmarks"):
+        for part in ("src", "studies"):
             shutil.copytree(ROOT / part, Path(folder) / part)
         path = place(mutant.file, Path(folder))
         path.write_text(path.read_text().replace(mutant.old, mutant.new))
@@ -108,13 +108,13 @@ def survives(mutant: Mutant) -> bool:
 
 
 def place(file: str, root: Path) -> Path:
-    """Where ``file`` lies below ``root``: a benchmark, or else a module of the package."""
-    return root / file if file.startswith("benchmarks/") else root / "src" / "adversarial_dropout" / file
+    """Where ``file`` lies below ``root``: a study, or else a module of the package."""
+    return root / file if file.startswith("studies/") else root / "src" / "adversarial_dropout" / file
 
 
 def passes(tests: str, root: Path) -> bool:
-    """Whether ``tests`` pass on the package and the benchmarks below ``root``."""
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={root / 'benchmarks'}"]
+    """Whether ``tests`` pass on the package and the studies below ``root``."""
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={ROOT / 'benchmarks'} {root / 'studies'}"]
     command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / tests)]
     environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

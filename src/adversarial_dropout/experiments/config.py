@@ -128,7 +128,7 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: Network = field(default_factory=SmallCnn)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    terms: dict[str, Term] = field(default_factory=dict)
+    terms: dict[str, Term] = field(default_factory=dict, hash=False)
     """The regularisation terms by their kinds, in the order of their sum."""
 
     def __post_init__(self) -> None:

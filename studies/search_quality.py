@@ -1,6 +1,6 @@
 """Measure how much of the true maximum the search for the worst mask reaches, and what other searches would reach.
 
-    python benchmarks/search_quality.py [--record results/search-quality.json]
+    python studies/search_quality.py [--record results/search-quality.json]
 
 The networks are trained here: digits-100's small-cnn, whose upper part is one linear layer, and narrow perceptrons with
 a hidden layer above the masks, by ordinary dropout and with virtual adversarial dropout. For few flips all masks are

@@ -1,6 +1,6 @@
 """Choose on MNIST what the paper leaves open, on 5,000 held-out training images: ε of AT and VAT, the noise of VAdD.
 
-    python benchmarks/tune_mnist.py --data FOLDER
+    python studies/tune_mnist.py --data FOLDER
 
 Every candidate trains for 1,500 steps on 1,000 labels (scale quick), with seeds that no reported run uses. The test
 images are not looked at. Writes results/mnist-tuning.json.

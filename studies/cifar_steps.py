@@ -2,7 +2,7 @@
 
     adversarial-dropout reproduce table2 --presets paper/cifar10-4000 paper/cifar10-all --seeds 1 --data FOLDER \\
         --methods plain at vat pi sadd vadd-kl vadd-qe vadd-kl+vat vadd-qe+vat
-    python benchmarks/cifar_steps.py --runs runs
+    python studies/cifar_steps.py --runs runs
 
 A step has 4 or 12 labelled images, so its own loss scatters. This is the cross-entropy over all labelled images that
 the run has seen, without noise and with the statistics of their batch, under the first and under the last weights.

@@ -1,6 +1,6 @@
 """Measure how far the search moves trained models, against random flips of the same size.
 
-    python benchmarks/search_strength.py [FOLDER] [--record results/digits-100-search.json]
+    python studies/search_strength.py [FOLDER] [--record results/digits-100-search.json]
 
 FOLDER holds finished runs with their weights, as `adversarial-dropout demo` leaves them. Every run with virtual
 adversarial dropout is looked at, on all images of its evaluation part.

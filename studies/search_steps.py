@@ -1,6 +1,6 @@
 """Measure whether a search that reaches more makes better networks: validation error on digits-100.
 
-    python benchmarks/search_steps.py [--out runs/search-steps] [--record results/search-steps.json]
+    python studies/search_steps.py [--out runs/search-steps] [--record results/search-steps.json]
 
 As in tuning, 300 examples of the training part are held out, and the test part is not looked at. The seeds are others,
 because the tuning has chosen what does best with Algorithm 1. The search that linearises at εˢ (see search_quality.py)
@@ -10,16 +10,17 @@ makes a stronger term, so it is tried with a third of the weight and with half o
 import argparse
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.terms import by_kind
+from adversarial_dropout.experiments.terms import TERMS, Vadd, by_kind
 from adversarial_dropout.experiments.training.grid import run_grid
+from adversarial_dropout.regularizers.base import Regularizer
 from adversarial_dropout.regularizers.search import Search
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import VirtualAdversarialDropout
 
@@ -36,25 +37,39 @@ class AtBase(Search):
         return base.to(dtype)
 
 
-SEARCHES: dict[str, tuple[type[Search], float]] = {
-    "Algorithm 1": (Search, 1.0),
-    "at εˢ": (AtBase, 1.0),
-    "at εˢ, a third of the weight": (AtBase, 1 / 3),
+@dataclass(frozen=True, kw_only=True)
+class VaddAtBase(Vadd):
+    """Virtual adversarial dropout with that search."""
+
+    kind = "vadd-at-base"
+
+    def build(self) -> Regularizer:
+        regularizer = VirtualAdversarialDropout(divergence=self.divergence, noise=self.noise)
+        regularizer.search = AtBase
+        return regularizer
+
+
+TERMS[VaddAtBase.kind] = VaddAtBase  # So that its records can be read.
+
+SEARCHES: dict[str, tuple[type[Vadd], float]] = {
+    "Algorithm 1": (Vadd, 1.0),
+    "at εˢ": (VaddAtBase, 1.0),
+    "at εˢ, a third of the weight": (VaddAtBase, 1 / 3),
 }
-"""Search of the worst mask, and the share of the usual weight."""
+"""Term with the search, and the share of the usual weight."""
 
 
 def configs(search: str, flips: int) -> Iterator[ExperimentConfig]:
-    share = SEARCHES[search][1]
+    kind, share = SEARCHES[search]
     for method in METHODS:
         for seed in SEEDS:
             usual = presets.get("digits-100", method, "quick", seed)
-            (term,) = usual.terms.values()
-            yield dataclasses.replace(
-                usual,
+            term = usual.terms["vadd"]
+            assert isinstance(term, Vadd)
+            yield usual.changed(
                 data=dataclasses.replace(usual.data, validation=300),
                 model=dataclasses.replace(usual.model, delta=flips / UNITS),
-                terms=by_kind(dataclasses.replace(term, weight=share * term.weight)),
+                terms=by_kind(kind(weight=share * term.weight, divergence=term.divergence, noise=term.noise)),
             )
 
 
@@ -65,9 +80,8 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = []
     for flips in FLIPS:
-        for search, (kind, _) in SEARCHES.items():
-            with mock.patch.object(VirtualAdversarialDropout, "search", kind):
-                found = run_grid(list(configs(search, flips)), arguments.out / f"{search}-{flips}", jobs=1)
+        for search in SEARCHES:
+            found = run_grid(list(configs(search, flips)), arguments.out / f"{search}-{flips}", jobs=1)
             for method in METHODS:
                 errors = [record.error for record in found if record.config.method == method]
                 runs.append({"method": method, "search": search, "flips": flips, "errors": errors})

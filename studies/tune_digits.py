@@ -1,6 +1,6 @@
 """Choose the hyper-parameters of digits-100 on a validation split, and record every candidate that was tried.
 
-    python benchmarks/tune_digits.py [--out runs/tuning] [--record results/digits-100-tuning.json]
+    python studies/tune_digits.py [--out runs/tuning] [--record results/digits-100-tuning.json]
 
 300 examples of the training part are held out; the test part is not looked at. The seeds (100 to 104) are not those of
 the reported runs (0 to 4). Each candidate is one method with other values; the errors of all seeds are recorded.

@@ -1,6 +1,6 @@
 """Measure how Figures 2 and 3 depend on what the paper leaves open: optimiser, learning rate, initialisation.
 
-    python benchmarks/autoencoder_grid.py --data FOLDER
+    python studies/autoencoder_grid.py --data FOLDER
 
 Trains the autoencoders of Figures 2 and 3 with dropout and with adversarial dropout besides, in every setting, for 5
 epochs (the preset has 20), and measures them as `reproduce figure3` does. Adam has its usual learning rate and ten
