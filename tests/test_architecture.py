@@ -22,15 +22,8 @@ FLOORS = (
     ("regularizers/passes",),
     ("regularizers/base",),
     ("regularizers/search",),
-    (
-        "regularizers/adversarial_training",
-        "regularizers/entropy_minimization",
-        "regularizers/pi_model",
-        "regularizers/supervised_adversarial_dropout",
-        "regularizers/virtual_adversarial_dropout",
-        "regularizers/virtual_adversarial_training",
-    ),
-    ("__init__", "regularizers/__init__"),
+    ("regularizers/",),
+    ("__init__",),
     ("experiments/__init__",),
     (
         "experiments/models/network",

@@ -111,7 +111,8 @@ def test_terms_are_what_the_name_says(name: str, method: str, scale: Scale) -> N
 
 def test_the_methods_of_digits() -> None:
     preset = presets.find("digits-100")
-    assert preset.methods == ("plain", "pi", "vat", "sadd", "vadd-kl", "vadd-qe", "vadd-qe+vat")
+    assert set(preset.methods) >= {"plain", "pi", "vat", "sadd", "vadd-kl", "vadd-qe", "vadd-qe+vat"}
+    assert preset.methods[0] == "plain"
     config = presets.get("digits-100", "plain")
     assert config.data.name == "digits"
     assert config.data.labelled == 100
