@@ -120,21 +120,20 @@ def _train(
     environment = records.environment() | ranks.environment | ({"captured": True} if capture else {})
     with ranks.accelerator.local_main_process_first():  # It decodes the images and keeps them; the others read them.
         data = sources.load(config.data, place)
-    ranks.check_data(data.digest)
-    under_way = Run(config, data, ranks, capture=capture)
-    pixels = _resume(under_way, data, folder, place, clock, ranks)
+    digest = data.digest
+    ranks.check_data(digest)
+    under_way = Run(config, data, digest, ranks, capture=capture)
+    pixels = _resume(under_way, folder, place, clock, ranks)
     while len(under_way.rows) < config.training.epochs:
         row = _epoch(under_way, pixels, folder)
         state = under_way.state_dict()
         if ranks.first:
-            checkpoint.save(
-                folder, {"config": config.to_dict(), "data": data.digest, "seconds": clock.seconds, **state}
-            )
+            checkpoint.save(folder, {"config": config.to_dict(), "data": digest, "seconds": clock.seconds, **state})
             records.write_metrics(folder, under_way.rows)
             if progress is not None:
                 progress(len(under_way.rows), row)
     if ranks.first:
-        _finish(under_way, data, folder, clock, environment)
+        _finish(under_way, folder, clock, environment)
 
 
 class _Clock:
@@ -149,31 +148,29 @@ class _Clock:
         return self.before + time.monotonic() - self._started
 
 
-def _resume(under_way: Run, data: ImageData, folder: Path, place: sources.Place, clock: _Clock, ranks: Ranks) -> Pixels:
+def _resume(under_way: Run, folder: Path, place: sources.Place, clock: _Clock, ranks: Ranks) -> Pixels:
     """Go on from the last checkpoint, if there is one; return what makes the network's view of the data."""
-    state, pixels = ranks.from_first(_begin, under_way, data, folder, place, ranks)
+    state, pixels = ranks.from_first(_begin, under_way, folder, place, ranks)
     if state is not None:
         under_way.load_state_dict(state)
         clock.before = state["seconds"]
     return pixels.to(ranks.accelerator.device)
 
 
-def _begin(
-    under_way: Run, data: ImageData, folder: Path, place: sources.Place, ranks: Ranks
-) -> tuple[dict[str, Any] | None, Pixels]:
+def _begin(under_way: Run, folder: Path, place: sources.Place, ranks: Ranks) -> tuple[dict[str, Any] | None, Pixels]:
     """On rank 0: read the checkpoint, and write what stands before the first epoch."""
     config = under_way.config
     state = checkpoint.load(folder)
     if state is not None:
         _refuse_another(config, state.get("config", {}), folder)
-        _refuse_other_data(state.get("data"), data.digest, folder)
+        _refuse_other_data(state.get("data"), under_way.digest, folder)
         ranks.check_number(1 + len(state.get("random_of_others", [])), folder)
     # Only now, so that a config that cannot be built does not occupy the folder.
     records.remove_leftovers(folder)
     records.write_json(folder / records.CONFIG, config.to_dict())
     records.write_json(folder / records.SPLIT, under_way.split.to_dict(), indent=None)
     place.note(folder)
-    return state, _pixels(config, data, folder, begun=state is not None).to(torch.device("cpu"))
+    return state, _pixels(config, under_way.data, folder, begun=state is not None).to(torch.device("cpu"))
 
 
 def _epoch(under_way: Run, pixels: Pixels, folder: Path) -> Row:
@@ -186,8 +183,9 @@ def _epoch(under_way: Run, pixels: Pixels, folder: Path) -> Row:
         ) from cause
 
 
-def _finish(under_way: Run, data: ImageData, folder: Path, clock: _Clock, environment: dict[str, Any]) -> None:
+def _finish(under_way: Run, folder: Path, clock: _Clock, environment: dict[str, Any]) -> None:
     """On rank 0: write the weights and the record."""
+    data = under_way.data
     weights = {name: tensor.contiguous() for name, tensor in under_way.model.state_dict().items()}
     records.write_bytes(folder / records.WEIGHTS, safetensors.torch.save(weights))
     records.write_metrics(folder, under_way.rows)
@@ -197,7 +195,7 @@ def _finish(under_way: Run, data: ImageData, folder: Path, clock: _Clock, enviro
         "examples": len(under_way.split.evaluation),
         "seconds": clock.seconds,
         "data": {
-            "sha256": data.digest,
+            "sha256": under_way.digest,
             "shape": data.shape,
             "brightest": data.brightest,
             "classes": data.classes,

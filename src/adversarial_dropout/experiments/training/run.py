@@ -25,6 +25,7 @@ class Run:
     Args:
         config: What to run.
         data: Its data, on the CPU.
+        digest: Theirs.
         ranks: The processes that train it.
         capture: Whether a step is recorded as one CUDA graph.
 
@@ -32,13 +33,16 @@ class Run:
         InvalidValueError: the data have nothing to train on, or the config cannot be built.
 
     Attributes:
+        data: On the device.
+        digest: SHA-256 of the data.
         split: Which rows of the data are used for what.
         model: The network.
         rows: Metrics of each epoch so far.
     """
 
-    def __init__(self, config: ExperimentConfig, data: ImageData, ranks: Ranks, *, capture: bool) -> None:
+    def __init__(self, config: ExperimentConfig, data: ImageData, digest: str, ranks: Ranks, *, capture: bool) -> None:
         self.config = config
+        self.digest = digest
         self.split = make_split(data, config.data, config.seed)
         if config.training.batch_unlabelled and not len(self.split.unlabelled):
             raise InvalidValueError(
@@ -48,7 +52,7 @@ class Run:
         self.rows: list[Row] = []
         self._ranks = ranks
         self._device = ranks.accelerator.device
-        self._data = data.to(self._device)
+        self.data = data.to(self._device)
         torch.manual_seed(config.seed)
         self.model = ranks.synchronised(config.model.build(data.shape, len(data.classes)))
         objective: nn.Module = build_objective(self.model, config.terms, config.model.task)
@@ -74,7 +78,7 @@ class Run:
         means = self._means(pixels, rising)
         task = self.config.model.task
         first = self._ranks.first
-        wrong = error(self.model, pixels, self._data, self.split.evaluation, task) if first else math.nan
+        wrong = error(self.model, pixels, self.data, self.split.evaluation, task) if first else math.nan
         self.rows.append({"epoch": float(len(self.rows) + 1), **means, "error": wrong})
         return self.rows[-1]
 
@@ -104,7 +108,7 @@ class Run:
         totals: dict[str, Tensor] = {}
         steps = 0
         for batch in batches(
-            self._data,
+            self.data,
             pixels,
             self.split,
             self.config.training,
