@@ -19,7 +19,7 @@ from adversarial_dropout.regularizers.virtual_adversarial_training import Virtua
 
 
 @dataclass(eq=False)
-class Passes:
+class StepInputs:
     """What the terms of one step can look at.
 
     Attributes:
@@ -82,13 +82,13 @@ class Term(ABC):
     def build(self) -> Regularizer:
         """The regulariser that this describes."""
 
-    def value(self, regularizer: Regularizer, passes: Passes) -> Tensor:
+    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
         """R of one step, a scalar."""
         value: Tensor
         if self.supervised:
-            value = regularizer(passes.model, passes.images, passes.labels, target=passes.goal)
+            value = regularizer(given.model, given.images, given.labels, target=given.goal)
         else:
-            value = regularizer(passes.model, passes.second, target=passes.target_of_views())
+            value = regularizer(given.model, given.second, target=given.target_of_views())
         return value
 
 
@@ -124,8 +124,8 @@ class Vat(Term):
     def build(self) -> Regularizer:
         return VirtualAdversarialTraining(eps=self.eps, xi=self.xi, divergence=self.divergence)
 
-    def value(self, regularizer: Regularizer, passes: Passes) -> Tensor:
-        value: Tensor = regularizer(passes.model, passes.first)
+    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
+        value: Tensor = regularizer(given.model, given.first)
         return value
 
 
@@ -179,11 +179,11 @@ class Vadd(Term):
     def build(self) -> Regularizer:
         return VirtualAdversarialDropout(divergence=self.divergence, noise=self.noise)
 
-    def value(self, regularizer: Regularizer, passes: Passes) -> Tensor:
-        if self.noise == "shared" and passes.labelled_alone:
-            value: Tensor = regularizer(passes.upper, passes.hidden, target=passes.target)
+    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
+        if self.noise == "shared" and given.labelled_alone:
+            value: Tensor = regularizer(given.upper, given.hidden, target=given.target)
             return value
-        return super().value(regularizer, passes)
+        return super().value(regularizer, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +198,8 @@ class Add(Term):
     def build(self) -> Regularizer:
         return VirtualAdversarialDropout(divergence=reconstruction_error, noise="shared")
 
-    def value(self, regularizer: Regularizer, passes: Passes) -> Tensor:
-        value: Tensor = regularizer(passes.upper, passes.hidden, target=passes.goal)
+    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
+        value: Tensor = regularizer(given.upper, given.hidden, target=given.goal)
         return value
 
 

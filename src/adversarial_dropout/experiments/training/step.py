@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.network import Task
-from adversarial_dropout.experiments.terms import Passes, Term
+from adversarial_dropout.experiments.terms import StepInputs, Term
 from adversarial_dropout.regularizers.base import Regularizer
 from adversarial_dropout.regularizers.passes import cut
 
@@ -68,7 +68,7 @@ class Objective(nn.Module):
         values = {learned: loss.detach()}
         labelled_alone = batch.unlabelled is None
         first = batch.images if batch.unlabelled is None else batch.unlabelled
-        passes = Passes(
+        given = StepInputs(
             model=self.model,
             upper=upper,
             hidden=h,
@@ -83,7 +83,7 @@ class Objective(nn.Module):
         # Supervised ones first: they start from the masks of the labelled pass, which a target made later replaces.
         pairs = sorted(zip(self.terms, self._regularizers(), strict=True), key=lambda pair: not pair[0].supervised)
         for term, regularizer in pairs:
-            value = term.value(regularizer, passes)
+            value = term.value(regularizer, given)
             values[term.kind] = value.detach()
             weight = term.weight * (ramp if term.ramp else 1.0)
             # A scalar does not raise the precision of what it multiplies; a tensor would.
