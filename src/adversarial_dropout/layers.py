@@ -22,8 +22,8 @@ from adversarial_dropout.masks import sample_mask
 Granularity = Literal["element", "channel", "feature"]
 Rescale = Literal["inverted", "sum", "none"]
 MaskOfPass = Callable[[Tensor], Tensor | None]
-"""From what enters a layer to the mask of the pass under way: bool, to be applied as in training; floating, a point to
-differentiate by, multiplied without rescaling; or ``None``, the identity.
+"""From what enters a layer to the mask of the pass under way: bool, to be applied as the layer's mode says; floating, a
+point to differentiate by, multiplied without rescaling; or ``None``, the identity.
 """
 
 

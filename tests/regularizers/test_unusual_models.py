@@ -223,3 +223,16 @@ def test_the_default_device_does_not_matter_to_the_seed() -> None:
     x = batch()[0]
     with torch.device("meta"):
         assert VirtualAdversarialDropout()(model, x) > 0
+
+
+def test_global_hooks_of_modules_see_tensors() -> None:
+    model = nn.Sequential(nn.Linear(4, 20), AdversarialDropout(0.5, 0.2), nn.Linear(20, 3))
+    seen: list[object] = []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        VirtualAdversarialDropout()(model, torch.randn(6, 4))
+    finally:
+        hook.remove()
+    assert len(seen) > 3
+    outputs = [output for output in seen if not isinstance(output, Tensor)]
+    assert not outputs

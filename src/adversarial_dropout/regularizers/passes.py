@@ -127,15 +127,18 @@ class _Then(nn.Module):
         self.model = model
         self.then = then
 
-    def forward(self, x: Tensor) -> object:
-        return self.then(run_model(self.model, x))
+    def forward(self, x: Tensor) -> Tensor:
+        prediction = run_model(self.model, x)
+        self.then(prediction)
+        return prediction  # A tensor, because global hooks of modules see it.
 
 
 def _run_with(state: dict[str, Tensor], model: nn.Module, x: Tensor, then: Callable[[Tensor], Result]) -> Result:
     inner = {f"model.{name}": tensor for name, tensor in state.items()}
+    made: list[Result] = []
     with _no_weight_cached():
-        result: Result = functional_call(_Then(model, then), inner, (x,))
-    return result
+        functional_call(_Then(model, lambda prediction: made.append(then(prediction))), inner, (x,))
+    return made[0]
 
 
 def _as_it_is(prediction: Tensor) -> Tensor:

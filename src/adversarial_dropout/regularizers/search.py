@@ -51,7 +51,7 @@ class LayerMasks:
         point: ε⁰, floating, a leaf to differentiate by; ``None`` until the search has reached the layer.
         entered: What entered the layer in the search.
         found: The worst mask found, bool; ``None`` until the search has reached the layer.
-        applied: The mask of the adversarial pass under way.
+        applied: The mask of the last adversarial pass; ``None``: the base mask.
     """
 
     layer: AdversarialDropout
@@ -76,8 +76,8 @@ class Search:
     """One step's masks and the passes under them, through a model cut in front of its first AdversarialDropout layer.
 
     In the order of a step: ``h = under_pass(x)``; ``base_pass(h)`` under the base masks εˢ, all ones in evaluation;
-    ``find``, one gradient at ε⁰ and one ranking per layer; ``adversarial_pass(h)`` under the masks found. Base masks
-    come from one seed, a draw from the default CPU generator, so that the default streams hold *other* noise alone.
+    ``find``, one gradient at ε⁰ and one ranking per layer; ``adversarial_pass(h)`` under the masks found. New base
+    masks come from one seed, a draw from the default CPU generator: the default streams hold *other* noise alone.
 
     Args:
         model: Model with at least one AdversarialDropout layer.
@@ -215,8 +215,8 @@ class Search:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise InvalidValueError(
                 "expected base masks from generators that outlive the step while a CUDA graph is captured, got none, "
-                "so that this one mask would be repeated for ever; set search.generators_of_a_search, as "
-                "experiments.training.captured does, or give target=model(x)"
+                "so that this one mask would be repeated for ever; run the step under "
+                "experiments.training.mask_streams.MaskStreams.serving(), or give target=model(x)"
             )
         return torch.Generator(device).manual_seed(self._seed + layer)
 

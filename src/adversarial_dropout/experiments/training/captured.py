@@ -205,7 +205,7 @@ class CapturedStep:
 
 
 def check_capture(objective: nn.Module) -> None:
-    """Whether steps of this objective can be recorded here.
+    """Raise unless steps of this objective can be recorded here.
 
     Args:
         objective: From a batch and the factor of the weights that rise to the loss and the values of its terms.
