@@ -64,7 +64,7 @@ def candidates() -> dict[str, Candidate]:
 
 
 def config(name: str, candidate: Candidate, seed: int) -> ExperimentConfig:
-    base = digits_100("vadd-qe", "quick", seed)  # It has the settings that only some candidates use.
+    base = digits_100("vadd-qe", "quick", seed).used()  # It has the settings that only some candidates use.
     return base.changed(
         preset="digits-100-tuning",
         method=name.replace(" ", "_"),

@@ -83,7 +83,7 @@ MUTANTS = (
     Mutant("a kept feature counts as penalised", "experiments/analysis/penalties.py", "(1 - dropout_masks(w, x, y, k=k)) * x * gradients != 0", "dropout_masks(w, x, y, k=k) * x * gradients != 0", "experiments/test_penalties.py"),
     Mutant("not every mask is tried", "studies/mask_problems.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_mask_problems.py"),
     Mutant("the inspected search does not oppose the own class", "experiments/analysis/inspection.py", 'against="class"', 'against="prediction"', "experiments/test_inspection.py"),
-    Mutant("the adversarial pass sees the first view", "experiments/terms.py", "regularizer(passes.model, passes.second, target", "regularizer(passes.model, passes.first, target", "experiments/test_views.py"),
+    Mutant("the adversarial pass sees the first view", "experiments/terms.py", "regularizer(given.model, given.second, target", "regularizer(given.model, given.first, target", "experiments/test_views.py"),
     Mutant("a replay searches from the masks of the one before", "experiments/training/captured.py", "self._streams.reseed()", "pass", "experiments/test_captured.py"),
     Mutant("a recording goes on with the old β₁", "experiments/training/captured.py", " or self._frozen() != self._settings", "", "experiments/test_captured.py"),
     Mutant("a replay sees the batch of the recording", "experiments/training/captured.py", "static.copy_(tensor)", "pass", "experiments/test_captured.py"),

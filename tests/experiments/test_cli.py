@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from adversarial_dropout.experiments import cli, presets, records
+from adversarial_dropout.experiments.commands.train import Train
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.terms import Vadd
@@ -171,7 +172,6 @@ MISTAKES = {
     "train --scale tiny --model.delta None": "expected model.delta, the budget of the search of vadd, got none",
     "train digits-100 vat --scale tiny --model.delta 0.1": "model.delta=None, because no term .* searches",
     "train digits-100 plain --scale tiny --training.ramp-up 3": "training.ramp_up=0, because nothing",
-    "train --scale tiny --training.ramp-up 0 --terms.vadd.no-ramp": "terms.vadd.ramp=True",
     "train --scale tiny --model.name autoencoder": "images, as autoencoder does, got vadd, which is for classes",
     "train --scale tiny --terms.vadd.weight -1": "weight of vadd, 0 or more, got -1",
     "train --scale tiny --seed -1": "seed to be a whole number, 0 or more, got -1",
@@ -285,3 +285,23 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "tyro", None)
     with pytest.raises(SystemExit, match=r"the command needs tyro; pip install 'adversarial-dropout\[experiments\]'"):
         __main__.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ("digits-100 sadd --training.steps-per-epoch 20", {"batch_unlabelled": 0, "steps_per_epoch": 20}),
+        ("images plain --data pictures/ --training.steps-per-epoch None", {"batch_unlabelled": 48}),
+        ("paper/svhn-1000 vadd-kl --scale paper --training.ramp-down 0", {"beta1_end": None}),
+        ("paper/svhn-1000 vadd-kl --scale paper --training.optimizer sgd", {"beta1_end": None, "beta1": 0.9}),
+        ("--terms.vadd.no-ramp", {"ramp_up": 0}),
+        ("digits-100 plain --model.name autoencoder --training.batch-unlabelled 0", {"batch_unlabelled": 0}),
+        ("--seed=3 digits-100 --scale=tiny vadd-qe --training.learning_rate=0.5", {"learning_rate": 0.5}),
+    ],
+)
+def test_what_the_preset_had_and_the_run_does_not_use_is_left_out(arguments: str, found: dict[str, object]) -> None:
+    command = cli.parse(["train", *arguments.split()])
+    assert isinstance(command, Train)
+    config = command.config.used(command.given)
+    assert {name: getattr(config.training, name) for name in found} == found
+    assert config.data.name in ("digits", "svhn", "pictures")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from adversarial_dropout.errors import AdversarialDropoutError, InvalidTypeError, InvalidValueError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig, differences
+from adversarial_dropout.experiments.earlier_config import upgraded_rows
 from adversarial_dropout.experiments.models import NETWORKS
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
@@ -809,11 +810,10 @@ def test_the_settings_of_an_earlier_record_are_those_of_its_network_and_terms() 
     [
         ({"terms": ({"kind": "at", "divergence": "qe"},)}, "got divergence='qe' of terms.at"),
         ({"terms": ({"kind": "at", "linearize_at": "base"},)}, "got linearize_at='base' of terms.at"),
-        ({"terms": ({"kind": "vadd", "linearize_at": "base"},)}, "got linearize_at='base' of terms.vadd"),
         ({"terms": ({"kind": "pi", "noise": "shared"},)}, "got noise='shared' of terms.pi"),
         ({"terms": ({"kind": "sadd", "divergence": "ce", "eps": 0.5},)}, "got eps=0.5 of terms.sadd"),
         ({"terms": ({"kind": "entmin", "xi": 1e-6},)}, "got xi=1e-06 of terms.entmin"),
-        ({"model": {"name": "mnist-cnn", "norm": "mean-only"}}, "got norm='mean-only' of mnist-cnn"),
+        ({"model": {"name": "mnist-cnn", "norm_momentum": 0.5}}, "got norm_momentum=0.5 of mnist-cnn"),
         ({"model": {"name": "mnist-cnn", "width": 7}}, "got width=7 of mnist-cnn"),
         ({"model": {"name": "conv-large", "kernel_size": 5}}, "got kernel_size=5 of conv-large"),
         ({"model": {"dropout1": 0.25}}, "got dropout1=0.25 of small-cnn"),
@@ -913,3 +913,19 @@ def test_a_momentum_of_one_is_refused(name: str) -> None:
 def test_even_kernels_are_refused() -> None:
     with pytest.raises(InvalidValueError, match="kernel_size to be odd, got 2"):
         MnistCnn(kernel_size=2)
+
+
+def test_rows_of_an_earlier_version_have_the_names_of_today() -> None:
+    rows = [{"epoch": 1.0, "se": 0.5, "vadd": 0.25}]
+    assert upgraded_rows(rows, {"add": Add()}) == [{"epoch": 1.0, "se": 0.5, "add": 0.25}]
+    assert upgraded_rows(rows, {"vadd": Vadd()}) == rows
+
+
+def test_an_earlier_run_with_the_search_that_is_gone() -> None:
+    with pytest.raises(InvalidValueError, match="terms.vadd to be trained with the search of today, got linearize_at"):
+        ExperimentConfig.from_dict(earlier(terms=({"kind": "vadd", "linearize_at": "base"},)))
+
+
+def test_what_a_preset_gave_to_a_network_without_it_had_no_effect() -> None:
+    model = {"name": "small-cnn", "width": 32, "norm": "mean-only", "norm_momentum": 0.001, "norm_logits": True}
+    assert isinstance(ExperimentConfig.from_dict(earlier(model=model)).model, SmallCnn)

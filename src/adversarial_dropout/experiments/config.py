@@ -1,7 +1,7 @@
 """What one run is: a complete, frozen description, from which the run can be repeated."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -112,8 +112,8 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-    """One run. A setting that the run would not use cannot be given: it keeps its default, or the config is refused."""
+class Settings:
+    """What one run can be given; not all of it need be of use to it."""
 
     preset: tyro.conf.Positional[str]
     """Experiment; `adversarial-dropout presets` lists them."""
@@ -134,6 +134,35 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_at_least("threads", self.threads, 1)
+
+    def used(self, given: Collection[str] = ()) -> "ExperimentConfig":
+        """The config of the run, in which the settings that it would not use have their defaults.
+
+        Args:
+            given: Names of settings, such as "training.ramp_up", that must be of use.
+
+        Raises:
+            InvalidValueError: one of these is not, or there is no such run.
+        """
+        parts: dict[str, Any] = {name: getattr(self, name) for name in ("data", "model", "training")}
+        parts["terms"] = dict(self.terms)
+        while surplus := [one for one in _unused(**parts) if one[1] != one[2]]:
+            for name, value, default, why in surplus:
+                part, *kind, setting = name.split(".")
+                if name in given and setting != "ramp":  # Where nothing rises, not to rise is what a term does.
+                    raise InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}")
+                holder = parts["terms"] if kind else parts
+                key = kind[0] if kind else part
+                holder[key] = dataclasses.replace(holder[key], **{setting: default})
+        return ExperimentConfig(**{own.name: getattr(self, own.name) for own in dataclasses.fields(self)} | parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(Settings):
+    """One run. A setting that the run would not use cannot be given: it keeps its default, or the config is refused."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for kind, term in self.terms.items():
             if kind != term.kind:
                 raise InvalidValueError(f"expected terms by their kinds, got {term.kind} as {kind!r}")
@@ -162,16 +191,7 @@ class ExperimentConfig:
     @classmethod
     def of(cls, **settings: Any) -> "ExperimentConfig":
         """The config of ``settings`` as the constructor takes them, without those that the run would not use."""
-        usual: dict[str, Any] = {"data": DataConfig(), "model": SmallCnn(), "training": TrainingConfig(), "terms": {}}
-        parts = {name: settings.get(name, value) for name, value in usual.items()}
-        parts["terms"] = dict(parts["terms"])
-        while surplus := [(name, default) for name, value, default, _ in _unused(**parts) if value != default]:
-            for name, default in surplus:
-                part, *kind, setting = name.split(".")
-                holder = parts["terms"] if kind else parts
-                key = kind[0] if kind else part
-                holder[key] = dataclasses.replace(holder[key], **{setting: default})
-        return cls(**{**settings, **parts})
+        return Settings(**settings).used()
 
     def changed(self, **changes: Any) -> "ExperimentConfig":
         """This config with other parts, without the settings that the run would then not use."""

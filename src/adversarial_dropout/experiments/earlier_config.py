@@ -1,19 +1,20 @@
 """Configs of earlier versions, which gave every network and every term the same settings, used or not."""
 
 import dataclasses
+from collections.abc import Container
 from typing import Any
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.models import find_network
 from adversarial_dropout.experiments.terms import TERMS
 
-# What a setting said that a network or a term did not have: its default, or that there is none of it.
+# What a setting said that a network or a term did not have: a value that presets gave it, or that there is none of it.
 _NETWORK: dict[str, tuple[object, ...]] = {
     "kernel_size": (3,),
-    "width": (128,),
-    "norm": ("batch",),
-    "norm_momentum": (0.1,),
-    "norm_logits": (False,),
+    "width": (128, 32, 256),
+    "norm": ("batch", "mean-only"),
+    "norm_momentum": (0.1, 0.001, 0.01),
+    "norm_logits": (False, True),
     "input_noise": (0.15, 0.0),
     "noise_in_evaluation": (False,),
     "dropout1": (0.5, 0.0),
@@ -64,9 +65,21 @@ def _kind(term: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return kind, settings
 
 
+def upgraded_rows(rows: list[dict[str, float]], terms: Container[str]) -> list[dict[str, float]]:
+    """Metrics of epochs under the names of today: the term of an autoencoder was called "vadd"."""
+    return [
+        {"add" if name == "vadd" and "add" in terms else name: value for name, value in row.items()} for row in rows
+    ]
+
+
 def _own(settings: dict[str, Any], kind: type, absent: dict[str, tuple[object, ...]], name: str) -> dict[str, Any]:
     """The settings that ``kind`` has."""
     own = {field.name for field in dataclasses.fields(kind)}
+    if settings.get("linearize_at") == "base" and name in ("terms.sadd", "terms.vadd"):
+        raise InvalidValueError(
+            f"expected {name} to be trained with the search of today, got linearize_at='base', which is gone; read "
+            f"this run with the version that wrote it"
+        )
     for setting, value in settings.items():
         if setting not in own and value not in absent.get(setting, ()):
             raise InvalidValueError(

@@ -13,7 +13,7 @@ from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.commands.options import DataFolder, Training
 from adversarial_dropout.experiments.commands.terminal import progress_bar
-from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.models import NETWORKS, find_network
 from adversarial_dropout.experiments.models.network import Network
@@ -22,8 +22,8 @@ from adversarial_dropout.experiments.terms import TERMS
 _USUAL = ("digits-100", "vadd-qe")
 
 
-def _usual() -> ExperimentConfig:
-    return presets.get(*_USUAL)
+def _usual() -> Settings:
+    return presets.settings(*_USUAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,9 @@ class Train(Training):
     """Leave out images that cannot be read, instead of stopping."""
     network: Annotated[str | None, tyro.conf.arg(name="model.name")] = None
     """Another network than the preset's: small-cnn, mnist-cnn (Table 3), conv-large (Table 4), autoencoder."""
-    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=_usual)
+    config: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=_usual)
+    given: tyro.conf.Suppress[frozenset[str]] = frozenset()
+    """Names of the settings that the command line gives."""
 
     @classmethod
     def asked_for(cls, arguments: Sequence[str]) -> "Train":
@@ -47,18 +49,18 @@ class Train(Training):
         preset, method = (*positionals, *_USUAL[len(positionals) :])[:2]
         scale = options.get("scale", "quick")
         check_choice("scale", scale, get_args(Scale))
-        config = presets.get(preset, method, scale)  # type: ignore[arg-type]
+        config = presets.settings(preset, method, scale)  # type: ignore[arg-type]
         if preset == presets.OWN_IMAGES and "data" in options:
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=options["data"]))
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=str(Path(options["data"]))))
         if options.get("model.name", config.model.name) != config.model.name:
-            config = config.changed(model=_another_network(options["model.name"], config.model))
-        return cls(config=config)
+            config = dataclasses.replace(config, model=_another_network(options["model.name"], config.model))
+        return cls(config=config, given=frozenset(name.replace("-", "_") for name in options))
 
     def run(self, console: Console) -> None:
         """Train one network."""
         from adversarial_dropout.experiments.training import loop
 
-        config = self.config
+        config = self.config.used(self.given)
         if config.data.name == presets.OWN_IMAGES:
             raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
         folder = records.run_folder(self.out, config)
@@ -85,21 +87,23 @@ class Train(Training):
 
 
 def _scan(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The positional arguments of ``train``, and the value of each option, by its name."""
-    flags = {"help"}
+    """The positional arguments of ``train``, and the value of each option by its name, "" of a flag."""
+    flags = {"help": "help"}
     parts: list[tuple[str, type]] = [("", Train), ("data.", DataConfig), ("training.", TrainingConfig)]
     parts += [("model.", network) for network in NETWORKS.values()]
     parts += [(f"terms.{kind}.", term) for kind, term in TERMS.items()]
     for prefix, part in parts:
         for name in (own.name.replace("_", "-") for own in dataclasses.fields(part) if own.type is bool):
-            flags |= {f"{prefix}{name}", f"{prefix}no-{name}"}
+            flags |= {f"{prefix}{name}": f"{prefix}{name}", f"{prefix}no-{name}": f"{prefix}{name}"}
     positionals, options = [], {}
     rest = iter(arguments)
     for argument in rest:
         if argument.startswith("--"):
             name, given, value = argument[2:].partition("=")
             name = name.replace("_", "-")
-            if name not in flags:
+            if name in flags:
+                options[flags[name]] = ""
+            else:
                 options[name] = value if given else next(rest, "")
         elif not argument.startswith("-"):
             positionals.append(argument)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from adversarial_dropout.errors import InvalidValueError, did_you_mean
-from adversarial_dropout.experiments.config import ExperimentConfig, Scale
+from adversarial_dropout.experiments.config import ExperimentConfig, Scale, Settings
 from adversarial_dropout.experiments.presets import autoencoder, digits, images, paper
 
 
@@ -18,14 +18,14 @@ class Preset:
         summary: What it is, in a line.
         methods: Names of its methods, plain training first.
         scales: Scales that it has.
-        make: From method, scale and seed to the config.
+        make: From method, scale and seed to the settings.
     """
 
     name: str
     summary: str
     methods: tuple[str, ...]
     scales: tuple[Scale, ...]
-    make: Callable[[str, Scale, int], ExperimentConfig]
+    make: Callable[[str, Scale, int], Settings]
 
 
 METHODS = {
@@ -49,6 +49,11 @@ def get(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> Experi
     Raises:
         InvalidValueError: preset, method or scale do not exist; the nearest name is offered.
     """
+    return settings(name, method, scale, seed).used()
+
+
+def settings(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> Settings:
+    """The settings of a preset, which are the same for its methods where they can be; see :func:`get`."""
     preset = find(name)
     if method not in preset.methods:
         raise InvalidValueError(

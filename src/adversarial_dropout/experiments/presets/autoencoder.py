@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.terms import Add, Term, by_kind
 
@@ -27,7 +27,7 @@ METHODS: dict[str, tuple[float, tuple[Term, ...]]] = {
 """Probability of dropping a unit, and the terms besides the reconstruction error."""
 
 
-def autoencoder(method: str, scale: Scale, seed: int) -> ExperimentConfig:
+def autoencoder(method: str, scale: Scale, seed: int) -> Settings:
     """All training images of MNIST; labels are not used."""
     p, terms = METHODS[method]
     training = TrainingConfig(
@@ -40,7 +40,7 @@ def autoencoder(method: str, scale: Scale, seed: int) -> ExperimentConfig:
     )
     if scale == "tiny":
         training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, batch_labelled=8)
-    return ExperimentConfig.of(
+    return Settings(
         preset=NAME,
         method=method,
         scale=scale,

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import Pi, Sadd, Term, Vadd, Vat, by_kind
 
@@ -35,13 +35,13 @@ METHODS = {
 }
 
 
-def digits_100(method: str, scale: Scale, seed: int) -> ExperimentConfig:
+def digits_100(method: str, scale: Scale, seed: int) -> Settings:
     """100 labelled ones among 1,297 handwritten digits of 8 × 8 pixels; 500 others are for test."""
     chosen = METHODS[method]
     training = TrainingConfig(learning_rate=6e-3)
     if scale == "tiny":
         training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, ramp_up=1, ramp_down=1)
-    return ExperimentConfig.of(
+    return Settings(
         preset="digits-100",
         method=method,
         scale=scale,

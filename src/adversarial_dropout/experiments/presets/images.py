@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
 
@@ -20,14 +20,14 @@ _TERMS: dict[str, Term] = {
 }
 
 
-def images(method: str, scale: Scale, seed: int) -> ExperimentConfig:
+def images(method: str, scale: Scale, seed: int) -> Settings:
     """All labelled images of a folder with their label, all images without."""
     training = TrainingConfig(
         epochs=25, steps_per_epoch=20, batch_labelled=16, batch_unlabelled=48, ramp_up=8, ramp_down=8
     )
     if scale == "tiny":
         training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, ramp_up=1, ramp_down=1)
-    return ExperimentConfig.of(
+    return Settings(
         preset="images",
         method=method,
         scale=scale,

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Scale, TrainingConfig
+from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network
@@ -65,15 +65,15 @@ CELLS = tuple(
 )
 
 
-def make(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig:
-    """The config of one method in one column."""
+def make(cell: Cell, method: str, scale: Scale, seed: int) -> Settings:
+    """The settings of one method in one column."""
     config = _paper(cell, method, scale, seed)
     if cell.family == "authors":
         config = _authors(config, cell, method)
     return config if scale == "paper" else _shrunk(config, cell, scale)
 
 
-def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig:
+def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> Settings:
     stated = STATED[cell.source]
     natural = cell.source != "mnist"
     steps = None
@@ -85,7 +85,7 @@ def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> ExperimentConfig
         labelled = int(LEFT_OPEN["MNIST: labelled images among the 128 of a step, 1,000 labels"].value)
         unlabelled = stated.batch - labelled
         steps = int(LEFT_OPEN["MNIST: steps of an epoch, 1,000 labels"].value)
-    return ExperimentConfig.of(
+    return Settings(
         preset=cell.preset,
         method=method,
         scale=scale,
@@ -146,7 +146,7 @@ _AUTHORS_STEPS = 400
 _AUTHORS_WEIGHT_QE_SVHN_ALL = 10.0
 
 
-def _authors(config: ExperimentConfig, cell: Cell, method: str) -> ExperimentConfig:
+def _authors(config: Settings, cell: Cell, method: str) -> Settings:
     """What the released code does otherwise; docs/experiments.md says where it does so."""
     cifar = cell.source == "cifar10"
     both = "vadd" in method and "vat" in method
@@ -159,7 +159,8 @@ def _authors(config: ExperimentConfig, cell: Cell, method: str) -> ExperimentCon
     if not cell.all_labels and not terms.keys().isdisjoint(("pi", "vat", "vadd")):
         terms["entmin"] = Entmin(weight=1.0, ramp=False)
     assert isinstance(config.model, ConvLarge)
-    return config.changed(
+    return dataclasses.replace(
+        config,
         data=dataclasses.replace(config.data, overlap=True, whiten=cifar),
         model=dataclasses.replace(
             config.model,
@@ -175,7 +176,7 @@ def _authors(config: ExperimentConfig, cell: Cell, method: str) -> ExperimentCon
     )
 
 
-def _shrunk(config: ExperimentConfig, cell: Cell, scale: Scale) -> ExperimentConfig:
+def _shrunk(config: Settings, cell: Cell, scale: Scale) -> Settings:
     """The same with a fixed number of steps; the ramps take the same share of the epochs."""
     training, data = config.training, config.data
     if scale == "tiny":
@@ -189,7 +190,8 @@ def _shrunk(config: ExperimentConfig, cell: Cell, scale: Scale) -> ExperimentCon
         labelled, unlabelled = training.batch_labelled // 8, training.batch_unlabelled // 8
         training = dataclasses.replace(training, learning_rate=training.learning_rate / 10)  # There is no time to rise.
         data = dataclasses.replace(data, evaluated=200)
-    return config.changed(
+    return dataclasses.replace(
+        config,
         data=data,
         training=dataclasses.replace(
             training,

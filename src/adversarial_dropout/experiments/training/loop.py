@@ -94,6 +94,16 @@ def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: 
         )
 
 
+def _refuse_another_order(config: ExperimentConfig, begun: dict[str, Any], folder: Path) -> None:
+    before = begun.get("training", {}).get("batch_unlabelled", config.training.batch_unlabelled)
+    if before != config.training.batch_unlabelled:
+        raise InvalidValueError(
+            f"{folder} was begun by an earlier version, which shuffled {before} unlabelled examples a step that the "
+            f"run never saw, so that it would go on in another order; choose another folder with --out, or delete this "
+            f"one"
+        )
+
+
 def _check_data(config: ExperimentConfig, folder: Path, place: sources.Place) -> None:
     recorded = records.read_record(folder).final.get("data", {})
     _refuse_other_data(recorded.get("sha256"), sources.load(config.data, place).digest, folder)
@@ -163,6 +173,7 @@ def _begin(under_way: Run, folder: Path, place: sources.Place, ranks: Ranks) -> 
     state = checkpoint.load(folder)
     if state is not None:
         _refuse_another(config, state.get("config", {}), folder)
+        _refuse_another_order(config, state.get("config", {}), folder)
         _refuse_other_data(state.get("data"), under_way.digest, folder)
         ranks.check_number(1 + len(state.get("random_of_others", [])), folder)
     # Only now, so that a config that cannot be built does not occupy the folder.

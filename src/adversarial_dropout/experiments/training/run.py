@@ -11,6 +11,7 @@ from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
+from adversarial_dropout.experiments.earlier_config import upgraded_rows
 from adversarial_dropout.experiments.models.prediction import error
 from adversarial_dropout.experiments.records import Row
 from adversarial_dropout.experiments.training import optimizers
@@ -101,7 +102,7 @@ class Run:
         self._optimizer.load_state_dict(state["optimizer"])
         self._order.set_state(state["order"])
         _set_random_state([state["random"], *state.get("random_of_others", [])][self._ranks.index], self._device)
-        self.rows = state["rows"]
+        self.rows = upgraded_rows(state["rows"], self.config.terms)
 
     def _means(self, pixels: Pixels, rising: float) -> dict[str, float]:
         """Train the steps of an epoch with this factor of the weights that rise."""
