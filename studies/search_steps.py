@@ -49,8 +49,6 @@ class VaddAtBase(Vadd):
         return regularizer
 
 
-TERMS[VaddAtBase.kind] = VaddAtBase  # So that its records can be read.
-
 SEARCHES: dict[str, tuple[type[Vadd], float]] = {
     "Algorithm 1": (Vadd, 1.0),
     "at εˢ": (VaddAtBase, 1.0),
@@ -78,6 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/search-steps"))
     parser.add_argument("--record", type=Path, default=Path("results/search-steps.json"))
     arguments = parser.parse_args()
+    TERMS[VaddAtBase.kind] = VaddAtBase  # So that its records can be read.
     runs = []
     for flips in FLIPS:
         for search in SEARCHES:
