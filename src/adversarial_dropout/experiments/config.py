@@ -1,5 +1,6 @@
 """What one run is: a complete, frozen description, from which the run can be repeated."""
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -144,17 +145,17 @@ class Settings:
         Raises:
             InvalidValueError: one of these is not, or there is no such run.
         """
-        parts: dict[str, Any] = {name: getattr(self, name) for name in ("data", "model", "training")}
-        parts["terms"] = dict(self.terms)
-        while surplus := [one for one in _unused(**parts) if one[1] != one[2]]:
-            for name, value, default, why in surplus:
+        settings = self
+        while surplus := _surplus(settings):
+            for name, default, refusal in surplus:
                 part, *kind, setting = name.split(".")
                 if name in given and setting != "ramp":  # Where nothing rises, not to rise is what a term does.
-                    raise InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}")
-                holder = parts["terms"] if kind else parts
-                key = kind[0] if kind else part
-                holder[key] = dataclasses.replace(holder[key], **{setting: default})
-        return ExperimentConfig(**{own.name: getattr(self, own.name) for own in dataclasses.fields(self)} | parts)
+                    raise refusal
+                holder = settings.terms[kind[0]] if kind else getattr(settings, part)
+                new = dataclasses.replace(holder, **{setting: default})
+                changes: dict[str, Any] = {part: {**settings.terms, kind[0]: new} if kind else new}
+                settings = dataclasses.replace(settings, **changes)
+        return ExperimentConfig(**vars(settings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +185,8 @@ class ExperimentConfig(Settings):
         searching = [kind for kind, term in self.terms.items() if term.searches]
         if searching and self.model.delta is None:
             raise InvalidValueError(f"expected model.delta, the budget of the search of {searching[0]}, got none")
-        for name, value, default, why in _unused(data, self.model, training, self.terms):
-            if value != default:
-                raise InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}")
+        for _, _, refusal in _surplus(self):
+            raise refusal
 
     @classmethod
     def of(cls, **settings: Any) -> "ExperimentConfig":
@@ -195,13 +195,12 @@ class ExperimentConfig(Settings):
 
     def changed(self, **changes: Any) -> "ExperimentConfig":
         """This config with other parts, without the settings that the run would then not use."""
-        return self.of(**{own.name: getattr(self, own.name) for own in dataclasses.fields(self)} | changes)
+        return self.of(**vars(self) | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain containers, as JSON keeps it."""
         plain = dataclasses.asdict(self)
-        plain["model"] = {"name": self.model.name, **plain["model"]}
-        return plain
+        return {**plain, "model": {"name": self.model.name, **plain["model"]}}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "ExperimentConfig":
@@ -214,25 +213,31 @@ class ExperimentConfig(Settings):
             earlier = isinstance(plain["terms"], list)
             plain = upgraded(plain) if earlier else plain
             model = {**plain["model"]}
-            return (cls.of if earlier else cls)(
-                **{
-                    **plain,
-                    "data": DataConfig(**plain["data"]),
-                    "model": find_network(model.pop("name"))(**model),
-                    "training": TrainingConfig(**plain["training"]),
-                    "terms": {kind: TERMS[kind](**term) for kind, term in plain["terms"].items()},
-                }
-            )
+            parts = {
+                "data": DataConfig(**plain["data"]),
+                "model": find_network(model.pop("name"))(**model),
+                "training": TrainingConfig(**plain["training"]),
+                "terms": {kind: TERMS[kind](**term) for kind, term in plain["terms"].items()},
+            }
+            return (cls.of if earlier else cls)(**{**plain, **parts})
         except (TypeError, KeyError, AttributeError) as error:
             raise InvalidValueError(
                 f"expected a config of this version of the program, got one with other fields ({error}); repeat the run"
             ) from error
 
 
-def _unused(
-    data: DataConfig, model: Network, training: TrainingConfig, terms: dict[str, Term]
-) -> Iterator[tuple[str, object, object, str]]:
+def _surplus(settings: Settings) -> list[tuple[str, object, InvalidValueError]]:
+    """Settings that a run of these would not use and that are not their defaults: name, default, and the refusal."""
+    return [
+        (name, default, InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}"))
+        for name, value, default, why in _unused(settings)
+        if value != default
+    ]
+
+
+def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
     """Settings that a run of these would not use: name, value, default, and why."""
+    data, model, training, terms = settings.data, settings.model, settings.training, settings.terms
     if training.steps_per_epoch is not None and all(term.supervised for term in terms.values()):
         yield "training.batch_unlabelled", training.batch_unlabelled, 0, "no term sees unlabelled examples"
     if training.ramp_down == 1:
@@ -260,6 +265,13 @@ def _unused(
         yield "training.beta1_end", training.beta1_end, None, "β₁ stays"
 
 
+def of_today(plain: dict[str, Any]) -> dict[str, Any]:
+    """A plain config as :meth:`ExperimentConfig.to_dict` writes it; as it is, where it belongs to another version."""
+    with contextlib.suppress(InvalidValueError):
+        return ExperimentConfig.from_dict(plain).to_dict()
+    return plain
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Where two plain configs differ, one line ``name: old → new`` each; the fields of a term go by its kind."""
     before, after = _flat(old), _flat(new)
@@ -273,10 +285,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in plain.items():
-        inner = value
+        # A list is that of an earlier version that could not be read.
+        inner = {term.get("kind"): term for term in value} if name == "terms" and isinstance(value, list) else value
         if name == "terms":
-            if isinstance(value, list):  # Of an earlier version that could not be read.
-                inner = {term.get("kind"): term for term in value}
             flat["terms"] = "+".join(map(str, inner)) or "none"
         flat |= _flat(inner, f"{prefix}{name}.") if isinstance(inner, dict) else {f"{prefix}{name}": inner}
     return flat

@@ -1,13 +1,12 @@
 """Which runs have the settings that their presets have now: those of older presets never reach a table."""
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.config import ExperimentConfig, differences
+from adversarial_dropout.experiments.config import ExperimentConfig, differences, of_today
 
 _NONE: Mapping[Path, ExperimentConfig] = {}
 
@@ -48,8 +47,7 @@ def check_settings(runs: Iterable[tuple[Path, dict[str, Any]]], asked: Mapping[P
 
 
 def _changed(recorded: dict[str, Any], expected: ExperimentConfig | None) -> tuple[str, ...]:
-    with contextlib.suppress(InvalidValueError):  # Of another version: what differs is shown all the same.
-        recorded = ExperimentConfig.from_dict(recorded).to_dict()
+    recorded = of_today(recorded)
     if expected is None:
         name, method, scale, seed = (recorded.get(field) for field in ("preset", "method", "scale", "seed"))
         try:

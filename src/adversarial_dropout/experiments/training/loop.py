@@ -11,7 +11,7 @@ import torch
 
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.config import Device, ExperimentConfig, differences
+from adversarial_dropout.experiments.config import Device, ExperimentConfig, differences, of_today
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
 from adversarial_dropout.experiments.data.sources import ImageData
@@ -84,9 +84,7 @@ def _finished(config: ExperimentConfig, folder: Path) -> bool:
 
 
 def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: Path) -> None:
-    with contextlib.suppress(InvalidValueError):  # Of another version: what differs is shown all the same.
-        recorded = ExperimentConfig.from_dict(recorded).to_dict()
-    changed = differences(recorded, config.to_dict())
+    changed = differences(of_today(recorded), config.to_dict())
     if changed:
         raise InvalidValueError(
             f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
@@ -164,7 +162,7 @@ def _resume(under_way: Run, folder: Path, place: sources.Place, clock: _Clock, r
     if state is not None:
         under_way.load_state_dict(state)
         clock.before = state["seconds"]
-    return pixels.to(ranks.accelerator.device)
+    return pixels.to(ranks.device)
 
 
 def _begin(under_way: Run, folder: Path, place: sources.Place, ranks: Ranks) -> tuple[dict[str, Any] | None, Pixels]:
