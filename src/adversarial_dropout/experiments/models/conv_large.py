@@ -7,7 +7,7 @@ from torch import nn
 
 from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice, check_fraction
 from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnlyBatchNorm
-from adversarial_dropout.experiments.models.network import CutNetwork, NoisyNetwork, Shape, he_initialised
+from adversarial_dropout.experiments.models.network import CutNetwork, PoolingNetwork, Shape, he_initialised
 from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 
 _LEAK = 0.1
@@ -19,7 +19,7 @@ Norm = Literal["batch", "mean-only"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvLarge(NoisyNetwork):
+class ConvLarge(PoolingNetwork):
     """The SVHN and CIFAR-10 network (Table 4 of Park et al., AAAI 2018; Laine & Aila, ICLR 2017): Gaussian noise; 3 ×
     conv 3×3, 128; pooling, dropout; 3 × conv 3×3, 256; pooling (in the family ``authors/``, dropout); conv 3×3, 512 (no
     padding); conv 1×1, 256; conv 1×1, 128; global average pooling; adversarial dropout on 128 units; the output. Every
@@ -40,16 +40,11 @@ class ConvLarge(NoisyNetwork):
     """Share of the newest batch in the running statistics."""
     norm_logits: bool = False
     """Whether the logits are normalised too."""
-    dropout1: float = 0.5
-    """Probability of dropping an activation after the first pooling (drop1)."""
-    dropout2: float = 0.5
-    """Probability of dropping an activation after the second pooling (drop2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("model.norm", self.norm, get_args(Norm))
-        for name in ("dropout1", "dropout2", "norm_momentum"):
-            check_fraction(f"model.{name}", getattr(self, name))
+        check_fraction("model.norm_momentum", self.norm_momentum)
         check_at_least("model.width", self.width, 1)
 
     def build(self, shape: Shape, classes: int) -> CutNetwork:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from adversarial_dropout.errors import InvalidValueError, check_at_least, check_fraction
-from adversarial_dropout.experiments.models.network import CutNetwork, NoisyNetwork, Shape, he_initialised
+from adversarial_dropout.errors import InvalidValueError, check_at_least
+from adversarial_dropout.experiments.models.network import CutNetwork, PoolingNetwork, Shape, he_initialised
 from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 
 _CHANNELS = (32, 64, 128)
@@ -13,7 +13,7 @@ _DENSE = 625
 
 
 @dataclass(frozen=True, kw_only=True)
-class MnistCnn(NoisyNetwork):
+class MnistCnn(PoolingNetwork):
     """The MNIST network (Table 3 of Park et al., AAAI 2018): three convolutions of 32, 64, 128 channels, each followed
     by ReLU and 2 × 2 pooling (28 → 14 → 7 → 4 pixels), dropout after the first two poolings, adversarial dropout on
     4·4·128 = 2,048 units, 625 units with ReLU, the output. 1,379,557 parameters with 3 × 3 kernels, 10 classes and grey
@@ -28,15 +28,9 @@ class MnistCnn(NoisyNetwork):
 
     kernel_size: int = 3
     """Width of its kernels in pixels, odd; the paper prints 1."""
-    dropout1: float = 0.5
-    """Probability of dropping an activation after the first pooling (drop1)."""
-    dropout2: float = 0.5
-    """Probability of dropping an activation after the second pooling (drop2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fraction("model.dropout1", self.dropout1)
-        check_fraction("model.dropout2", self.dropout2)
         check_at_least("model.kernel_size", self.kernel_size, 1)
         if self.kernel_size % 2 == 0:
             raise InvalidValueError(f"expected model.kernel_size to be odd, got {self.kernel_size}")

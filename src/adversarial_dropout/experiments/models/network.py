@@ -66,6 +66,21 @@ class NoisyNetwork(Network):
     """Whether that noise is there in evaluation too."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolingNetwork(NoisyNetwork):
+    """Settings of a network of Table 3 or 4, with ordinary dropout after its poolings."""
+
+    dropout1: float = 0.5
+    """Probability of dropping an activation after the first pooling (drop1)."""
+    dropout2: float = 0.5
+    """Probability of dropping an activation after the second pooling (drop2)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fraction("model.dropout1", self.dropout1)
+        check_fraction("model.dropout2", self.dropout2)
+
+
 class CutNetwork(nn.Module):
     """A network in two parts, ``forward(x) = upper(under(x))``, cut in front of its adversarial dropout layer.
 
