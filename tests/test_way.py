@@ -23,6 +23,15 @@ def place(frame: FrameType) -> str | None:
     return path.relative_to(SOURCE).with_suffix("").as_posix() if path.is_relative_to(SOURCE) else None
 
 
+def traced(call: Callable[[], object], look: Callable[[FrameType, str, Any], None]) -> None:
+    """Make ``call`` while ``look`` sees each frame that is entered or left."""
+    sys.setprofile(look)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+
+
 def way_down(call: Callable[[], object], to: str) -> list[str]:
     """The frames of the package from ``call`` down to its first call of the function ``to``, as ``module:function``."""
     found: list[str] = []
@@ -35,11 +44,7 @@ def way_down(call: Callable[[], object], to: str) -> list[str]:
                 found.append(f"{module}:{frame.f_code.co_name}")
             frame = frame.f_back
 
-    sys.setprofile(look)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
+    traced(call, look)
     return found[::-1]
 
 
@@ -51,11 +56,7 @@ def modules_entered(call: Callable[[], object]) -> list[str]:
         if event == "call" and (module := place(frame)) is not None:
             entered.setdefault(module)
 
-    sys.setprofile(look)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
+    traced(call, look)
     return list(entered)
 
 

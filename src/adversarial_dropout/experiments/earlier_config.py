@@ -50,12 +50,24 @@ def upgraded(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "model": model, "terms": terms}
 
 
+def upgraded_rows(rows: list[dict[str, float]], terms: Container[str]) -> list[dict[str, float]]:
+    """Metrics of epochs under the names of today: the term of an autoencoder was called "vadd"."""
+    return [
+        {"add" if name == "vadd" and "add" in terms else name: value for name, value in row.items()} for row in rows
+    ]
+
+
 def _kind(term: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The kind of a term today and its settings. AT and SAdD compared with labels by the cross-entropy, also as "kl";
     VAdD by squared error ("se", shared) was that of an autoencoder.
     """
     settings = dict(term)
     kind = settings.pop("kind")
+    if kind in ("sadd", "vadd") and settings.get("linearize_at") == "base":
+        raise InvalidValueError(
+            f"expected terms.{kind} to be trained with the search of today, got linearize_at='base', which is gone; "
+            f"read this run with the version that wrote it"
+        )
     if kind == "at" and settings.get("divergence") == "ce":
         settings["divergence"] = "kl"
     if kind == "sadd" and settings.get("divergence") == "kl":
@@ -65,21 +77,9 @@ def _kind(term: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return kind, settings
 
 
-def upgraded_rows(rows: list[dict[str, float]], terms: Container[str]) -> list[dict[str, float]]:
-    """Metrics of epochs under the names of today: the term of an autoencoder was called "vadd"."""
-    return [
-        {"add" if name == "vadd" and "add" in terms else name: value for name, value in row.items()} for row in rows
-    ]
-
-
 def _own(settings: dict[str, Any], kind: type, absent: dict[str, tuple[object, ...]], name: str) -> dict[str, Any]:
     """The settings that ``kind`` has."""
     own = {field.name for field in dataclasses.fields(kind)}
-    if settings.get("linearize_at") == "base" and name in ("terms.sadd", "terms.vadd"):
-        raise InvalidValueError(
-            f"expected {name} to be trained with the search of today, got linearize_at='base', which is gone; read "
-            f"this run with the version that wrote it"
-        )
     for setting, value in settings.items():
         if setting not in own and value not in absent.get(setting, ()):
             raise InvalidValueError(

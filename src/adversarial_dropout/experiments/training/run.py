@@ -52,8 +52,7 @@ class Run:
             )
         self.rows: list[Row] = []
         self._ranks = ranks
-        self._device = ranks.accelerator.device
-        self.data = data.to(self._device)
+        self.data = data.to(ranks.device)
         torch.manual_seed(config.seed)
         self.model = ranks.synchronised(config.model.build(data.shape, len(data.classes)))
         objective: nn.Module = build_objective(self.model, config.terms, config.model.task)
@@ -85,7 +84,7 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the run needs to go on, as tensors and plain containers; all processes call it together."""
-        own, *others = self._ranks.gathered(_random_state(self._device))
+        own, *others = self._ranks.gathered(_random_state(self._ranks.device))
         return {
             "epoch": len(self.rows),
             "model": self.model.state_dict(),
@@ -101,7 +100,7 @@ class Run:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._order.set_state(state["order"])
-        _set_random_state([state["random"], *state.get("random_of_others", [])][self._ranks.index], self._device)
+        _set_random_state([state["random"], *state.get("random_of_others", [])][self._ranks.index], self._ranks.device)
         self.rows = upgraded_rows(state["rows"], self.config.terms)
 
     def _means(self, pixels: Pixels, rising: float) -> dict[str, float]:
