@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from adversarial_dropout.experiments.analysis import autoencoders, tables
+from adversarial_dropout.experiments.analysis import autoencoders
 from adversarial_dropout.experiments.analysis.autoencoders import ADVERSARIAL, CLAIMS, DROPOUT, Comparison
 from adversarial_dropout.experiments.records import read_json
+from adversarial_dropout.experiments.show.table import Table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SETTING = "optimiser, learning rate, weights"
@@ -37,7 +38,7 @@ SHORT = (
 
 def claims() -> str:
     """The paper's claims on Figures 2 and 3, seen or not."""
-    return tables.markdown(autoencoders.VERDICT_HEADER, main_setting().verdicts)
+    return main_setting().claims.markdown()
 
 
 def main_setting() -> Comparison:
@@ -51,7 +52,7 @@ def grid() -> str:
     lines = [(name, *(_change(compared, measure) for measure in SHOWN)) for name, compared in in_settings().items()]
     where = found["environment"]
     return (
-        f"{tables.markdown((SETTING, *SHOWN.values()), lines)}\n\nMeans, dropout → with "
+        f"{Table((SETTING, *SHOWN.values()), lines).markdown()}\n\nMeans, dropout → with "
         f"adversarial dropout, n = {len(found['seeds'])}; {found['epochs']} epochs; {found['images']:,} test images. "
         f"Seeds {found['seeds'][0]} to {found['seeds'][-1]}; {where['processor']}, {where['cores']} cores, "
         f"{where['gpu'] or 'no GPU'}; PyTorch {where['packages']['torch']}; commit {where['commit'][:7]}."
@@ -71,7 +72,7 @@ def grid_claims() -> str:
             cells.append(f"{sum(judged)} of {len(judged)}" if judged else "–")
         lines.append((name, *cells))
     lines.append(("seen (in every seed)", *(f"{seen} of {judged} settings" for seen, judged in totals)))
-    return tables.markdown((SETTING, *SHORT), lines)
+    return Table((SETTING, *SHORT), lines).markdown()
 
 
 def in_settings() -> dict[str, Comparison]:

@@ -4,9 +4,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from adversarial_dropout.experiments.analysis import tables
 from adversarial_dropout.experiments.analysis.published import Published
 from adversarial_dropout.experiments.records import read_json
+from adversarial_dropout.experiments.show.table import Table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -73,7 +73,7 @@ def _shares(found: dict[str, Any], network: str, flips: int, p: float) -> str:
     head = ("search", "passes", "time", *objectives)
     n = sum(group["n"] for group in groups) // len(objectives)
     budget = f"{flips} {'flip' if flips == 1 else 'flips'}"
-    return f"**{name}, p = {p}, {budget}**; share {of_what}, n = {n}:\n\n{tables.markdown(head, lines)}"
+    return f"**{name}, p = {p}, {budget}**; share {of_what}, n = {n}:\n\n{Table(head, lines).markdown()}"
 
 
 def search_steps() -> str:
@@ -85,18 +85,18 @@ def search_steps() -> str:
 
     def cell(method: str, flips: int, name: str) -> str:
         own, other = errors[method, flips, name], errors[method, flips, reference]
-        spread = str(Published.of(own))
+        spread = Published.of(own)
         if name == reference:
-            return spread
+            return str(spread)
         more = [a - b for a, b in zip(own, other, strict=True)]
         return f"{spread} ({statistics.fmean(more):+.2f} ± {statistics.stdev(more) / len(more) ** 0.5:.2f})"
 
     lines = [
-        (method, str(flips), *(cell(method, flips, name) for name in names))
+        (method, flips, *(cell(method, flips, name) for name in names))
         for method, flips in dict.fromkeys((method, flips) for method, flips, _ in errors)
     ]
     note = (
         f"Validation error in %, mean ± standard deviation, n = {len(found['seeds'])}; in brackets the mean difference "
         f"from {reference} with the same seed ± its standard error."
     )
-    return f"{tables.markdown(('method', 'flips', *names), lines)}\n\n{note}"
+    return f"{Table(('method', 'flips', *names), lines).markdown()}\n\n{note}"

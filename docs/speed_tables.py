@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis import paper_tables, tables
+from adversarial_dropout.experiments.analysis import paper_tables
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.presets.paper import Cell
 from adversarial_dropout.experiments.presets.stated import STATED
 from adversarial_dropout.experiments.records import read_json
+from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.training.batches import steps_of_an_epoch
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -58,10 +59,10 @@ def step_cost(network: str) -> str:
     ]
     plain = measured["plain"]
     return (
-        tables.markdown(
+        Table(
             ("step with", "time over plain", "FLOP over plain", "passes over plain", "memory", "of the matrix rate"),
             lines,
-        )
+        ).markdown()
         + f"\n\n{found['rounds']} rounds, {measured['images']} images, one thread. A plain step: "
         f"{1000 * plain['seconds']:.1f} ms, {plain['flop'] / 1e9:.2f} GFLOP, {plain['bytes'] / 2**20:.0f} MiB at its "
         f"peak; the machine's matrix rate: {measured['matrix_flop_per_second'] / 1e9:.0f} GFLOP/s. {_where(found)}"
@@ -81,7 +82,7 @@ def mask_search() -> str:
     lines = [
         (
             f"{size['examples']} × {size['units']:,}",
-            f"{size['k']:,}",
+            size["k"],
             f"{size['topk_milliseconds']:.2f}",
             over(size, "adversarial_mask"),
             over(size, "full sort"),
@@ -104,7 +105,7 @@ def mask_search() -> str:
         "full sort's",
     )
     return (
-        tables.markdown(header, lines)
+        Table(header, lines).markdown()
         + f"\n\nMedian of {found['rounds']} rounds, on {found['device']}, one thread. {_where(found)}"
     )
 
@@ -136,7 +137,7 @@ def epochs() -> str:
         "outside steps in %, evaluation apart",
         "peak memory in GiB",
     )
-    return tables.markdown(header, lines) + f"\n\nMedian of {found['epochs']} epochs, one thread. {_where(found)}"
+    return Table(header, lines).markdown() + f"\n\nMedian of {found['epochs']} epochs, one thread. {_where(found)}"
 
 
 def fast_paths(kept: bool) -> str:
@@ -148,7 +149,7 @@ def fast_paths(kept: bool) -> str:
         if (path["kept"] and name not in GIVEN_UP) == kept
     ]
     return (
-        tables.markdown(("", "time over that of the plain way"), lines)
+        Table(("", "time over that of the plain way"), lines).markdown()
         + f"\n\n{found['rounds']} rounds. {_where(found)}"
     )
 
@@ -162,7 +163,7 @@ def processes() -> str:
     ]
     fixed = {name: 1000 * seconds for name, seconds in found["seconds_of_fixed_parts"].items()}
     return (
-        tables.markdown(("step of", "one process, ms", "two, ms", "throughput of two over one"), lines)
+        Table(("step of", "one process, ms", "two, ms", "throughput of two over one"), lines).markdown()
         + f"\n\n{found['rounds']} rounds; batches of the presets, one thread a process, gloo. In a step of two, Adam's "
         f"update (mnist-cnn: {fixed['update']:.1f} ms) is made by both, and the exchange of the gradients takes "
         f"{fixed['exchange']:.1f} ms. {_where(found)}"
@@ -176,8 +177,8 @@ def true_batch() -> str:
         (
             preset,
             method,
-            str(step["labelled"]),
-            str(step["unlabelled"]),
+            step["labelled"],
+            step["unlabelled"],
             f"{step['seconds']:.2f}",
             f"{step['peak_gib']:.1f}",
         )
@@ -186,7 +187,7 @@ def true_batch() -> str:
         if method in ("plain", "vadd-kl", "vadd-qe+vat")
     ]
     header = ("preset", "method", "labelled", "unlabelled", "seconds", "peak memory in GiB")
-    return tables.markdown(header, lines) + f"\n\nOne thread. {_where(found)}"
+    return Table(header, lines).markdown() + f"\n\nOne thread. {_where(found)}"
 
 
 def table_cost() -> str:
@@ -224,7 +225,7 @@ def table_cost() -> str:
         "1 GPU",
         "8 GPUs",
     )
-    return tables.markdown(header, lines) + f"\n\n{_where(found)}"
+    return Table(header, lines).markdown() + f"\n\n{_where(found)}"
 
 
 def _steps(cell: Cell, method: str) -> int:
@@ -271,7 +272,7 @@ def goals() -> str:
         ("Table 1 on one GPU", "≤ 45 minutes", "not measured", ""),
         ("conv-large VAdD step ÷ the GPU's bf16 matrix rate", "≥ 0.40", "not measured", ""),
     ]
-    return tables.markdown(("", "goal", "measured", "met"), lines)
+    return Table(("", "goal", "measured", "met"), lines).markdown()
 
 
 def _at_most(what: str, goal: float, seen: float) -> tuple[str, ...]:

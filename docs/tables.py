@@ -24,6 +24,7 @@ from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.presets import paper, stated
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
+from adversarial_dropout.experiments.show.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -43,7 +44,7 @@ def digits() -> str:
     """Test errors of digits-100."""
     found = find_records(RESULTS / "digits-100")
     (group,) = tables.summarise(found, presets.find("digits-100").methods)
-    return f"{tables.as_markdown(group)}\n\n{_provenance(found)}"
+    return f"{group.table.markdown()}\n\n{_provenance(found)}"
 
 
 def digits_search() -> str:
@@ -51,12 +52,12 @@ def digits_search() -> str:
     found = read_json(RESULTS / "digits-100-search.json")
     names = ("mean", "mean_of_largest", "mean_random")
     lines = [
-        [run, str(found["n"][run]), f"{work['flips']:.1f}", *(f"{work[name]:.4f}" for name in names)]
+        [run, found["n"][run], f"{work['flips']:.1f}", *(f"{work[name]:.4f}" for name in names)]
         for run, work in found["runs"].items()
     ]
-    return tables.markdown(
+    return Table(
         ("trained by", "n", "flips", "search", f"largest of {found['random_masks']} random", "mean of random"), lines
-    )
+    ).markdown()
 
 
 def digits_tuning() -> str:
@@ -68,8 +69,8 @@ def digits_tuning() -> str:
         return " ".join(word for word in name.split() if "=" not in word)
 
     ordered = sorted(errors, key=lambda name: (method(name), statistics.fmean(errors[name])))
-    lines = [(name, str(Published.of(errors[name]))) for name in ordered]
-    return tables.markdown(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines)
+    lines = [(name, Published.of(errors[name])) for name in ordered]
+    return Table(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines).markdown()
 
 
 def paper_table(name: str, scale: Scale) -> str:
@@ -78,7 +79,7 @@ def paper_table(name: str, scale: Scale) -> str:
     table = paper_tables.paper_table(name, found, scale)
     presets_shown = {cell.preset for cell in table.columns}
     own = [run for run in found if run.config.preset in presets_shown and run.config.scale == scale]
-    return f"{paper_tables.as_markdown(table)}\n\n{_provenance(own) if own else 'Nothing has been run yet.'}"
+    return f"{table.table.markdown()}\n\n{_provenance(own) if own else 'Nothing has been run yet.'}"
 
 
 def cifar10_quick() -> str:
@@ -95,7 +96,7 @@ def cifar10_quick() -> str:
     ]
     where = found["environment"]
     return (
-        tables.markdown(("preset", "method", "before", "after 20 steps"), lines)
+        Table(("preset", "method", "before", "after 20 steps"), lines).markdown()
         + f"\n\n{where['processor']}, PyTorch {where['packages']['torch']}, one seed."
     )
 
@@ -110,14 +111,14 @@ def kernel_size() -> str:
         assert isinstance(config.model, MnistCnn)
         size = config.model.kernel_size
         steps.add(config.training.epochs * (config.training.steps_per_epoch or 0))
-        lines.append((f"{size} × {size}", str(Published.of(errors)), str(len(errors))))
+        lines.append((f"{size} × {size}", Published.of(errors), len(errors)))
     (number,) = steps
-    return tables.markdown(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines)
+    return Table(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines).markdown()
 
 
 def _choices(choices: dict[str, stated.Choice], header: tuple[str, str, str]) -> str:
-    lines = [(what, f"{choice.value:.4g}", choice.reason) for what, choice in choices.items()]
-    return tables.markdown(header, lines)
+    lines = [(what, choice.value, choice.reason) for what, choice in choices.items()]
+    return Table(header, lines).markdown()
 
 
 def deviations() -> str:
@@ -142,14 +143,14 @@ def authors() -> str:
             changed = [line for line in differences(other, own) if not line.startswith("preset")]
             changed += [f"terms.{kind}: none → weight 1" for kind in added]
             lines.append((cell.preset, "; ".join(changed)))
-    return tables.markdown(("preset", "paper → authors"), lines)
+    return Table(("preset", "paper → authors"), lines).markdown()
 
 
 def mnist_tuning() -> str:
     """Validation errors of the candidates for ε."""
     found = read_json(RESULTS / "mnist-tuning.json")
-    lines = [(name, str(Published.of(values))) for name, values in found["errors"].items()]
-    return tables.markdown(("candidate", f"validation error in %, n = {len(found['seeds'])}"), lines)
+    lines = [(name, Published.of(values)) for name, values in found["errors"].items()]
+    return Table(("candidate", f"validation error in %, n = {len(found['seeds'])}"), lines).markdown()
 
 
 def autoencoders_measured() -> str:
@@ -157,14 +158,13 @@ def autoencoders_measured() -> str:
     compared = figure_tables.main_setting()
     seeds = f"Mean ± standard deviation, n = {len(compared.seeds)}; {compared.images:,} test images."
     found = find_records(RESULTS / "paper" / "autoencoder")
-    return f"{tables.markdown(compared.header, compared.lines)}\n\n{seeds} {_provenance(found)}"
+    return f"{compared.numbers.markdown()}\n\n{seeds} {_provenance(found)}"
 
 
 def _theory(place: int) -> str:
     found = theory_study.from_dict(read_json(RESULTS / "theory" / "theory.json"))
-    _, header, lines = theory_tables.tables(found)[place]
     said = "" if place else f"\n\n{found.problems:,} random problems."
-    return tables.markdown(header, lines) + said
+    return theory_tables.tables(found)[place].markdown() + said
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -82,6 +82,8 @@ MUTANTS = (
     Mutant("the third term of eq. 16 is not squared", "experiments/analysis/penalties.py", "(dropped @ w).square()", "(dropped @ w).abs()", "experiments/test_penalties.py"),
     Mutant("a kept feature counts as penalised", "experiments/analysis/penalties.py", "(1 - dropout_masks(w, x, y, k=k)) * x * gradients != 0", "dropout_masks(w, x, y, k=k) * x * gradients != 0", "experiments/test_penalties.py"),
     Mutant("not every mask is tried", "studies/mask_problems.py", "for size in range(1, most + 1)", "for size in range(1, most)", "experiments/test_mask_problems.py"),
+    Mutant("a bar in a cell begins another", "experiments/show/table.py", r'text.replace("|", r"\|")', "text", "experiments/test_table.py"),
+    Mutant("the terminal reads markup in a cell", "experiments/show/table.py", "add_row(*map(Text, row))", "add_row(*row)", "experiments/test_table.py"),
     Mutant("the inspected search does not oppose the own class", "experiments/analysis/inspection.py", 'against="class"', 'against="prediction"', "experiments/test_inspection.py"),
     Mutant("the adversarial pass sees the first view", "experiments/terms.py", "regularizer(given.model, given.second, target", "regularizer(given.model, given.first, target", "experiments/test_views.py"),
     Mutant("a replay searches from the masks of the one before", "experiments/training/captured.py", "self._streams.reseed()", "pass", "experiments/test_captured.py"),

@@ -54,6 +54,7 @@ FLOORS = (
     ("experiments/data/splits", "experiments/data/pixels"),
     ("experiments/models/prediction",),
     ("experiments/trained",),
+    ("experiments/show/",),
     ("experiments/training/", "experiments/analysis/", "experiments/export"),
     ("experiments/figures/",),
     ("experiments/report/",),
@@ -121,6 +122,9 @@ def test_wings_do_not_mix(module: str) -> None:
         assert not any(target.startswith("experiments/") for target in targets)
     if module.startswith(("experiments/analysis/", "experiments/figures/", "experiments/report/")):
         assert not any(target.startswith("experiments/training/") for target in targets), "analysis never trains"
+    if module.startswith("experiments/analysis/"):
+        source = (SOURCE / f"{module}.py").read_text()
+        assert not re.search(r"^\s*(import|from) (rich|matplotlib|jinja2)", source, re.MULTILINE), "nor shows anything"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -166,10 +166,10 @@ def test_where_there_is_nothing_to_judge() -> None:
     nothing = comparison(dict.fromkeys(METHODS, plain))
     assert [seen for _, seen, _ in nothing.verdicts[:4]] == ["nothing to judge"] * 2 + ["not seen", "nothing to judge"]
     assert nothing.verdicts[0][2].endswith("; in 0 of 1 seeds, 1 with nothing to judge")
-    assert {line[0]: line[1] for line in nothing.lines}["neighbourhood of spots"] == "–"
+    assert {line[0]: line[1] for line in nothing.numbers.texts}["neighbourhood of spots"] == "–"
     both = comparison(made_up(), dict.fromkeys(METHODS, plain)).verdicts
     assert both[0][1:] == ("seen", "dead filters 0 · 0.5 · 0; in 1 of 2 seeds, 1 with nothing to judge")
-    assert autoencoders.from_csv(autoencoders.as_csv(nothing)).verdicts == nothing.verdicts
+    assert autoencoders.from_csv(nothing.by_seed.csv()).verdicts == nothing.verdicts
     killed = features("dropout+add", made_up()["dropout"].activations, plain.filters)
     worse = comparison({"none": plain, "dropout": plain, "dropout+add": killed}).verdicts
     assert worse[0][1] == "not seen"
@@ -179,7 +179,7 @@ def test_without_the_network_without_dropout() -> None:
     own = made_up()
     two = {method: [own[method]] for method in METHODS if method != "none"}
     compared = autoencoders.measured(two, (0,), 50)
-    assert compared.header == ("measure", "dropout", "dropout+add", "how it is measured")
+    assert compared.numbers.header == ("measure", "dropout", "dropout+add", "how it is measured")
     assert [seen for _, seen, _ in compared.verdicts] == ["seen"] * len(CLAIMS)
 
 
@@ -223,16 +223,16 @@ def test_measures_of_filters_are_of_living_ones() -> None:
 
 def test_the_table_and_its_csv() -> None:
     compared = comparison(made_up(0), made_up(1))
-    lines = {line[0]: line[1:] for line in compared.lines}
+    lines = {line[0]: line[1:] for line in compared.numbers.texts}
     assert lines["dead filters"][:3] == ("0 ± 0", "1 ± 0", "0 ± 0")
     assert lines["reconstruction error in %"][:3] == ("5 ± 0", "5 ± 0", "5.2 ± 0")
-    rows = list(csv.DictReader(io.StringIO(autoencoders.as_csv(compared))))
+    rows = list(csv.DictReader(io.StringIO(compared.by_seed.csv())))
     assert [(row["method"], row["seed"]) for row in rows] == [(method, seed) for method in METHODS for seed in "01"]
     exact = compared.values["dropout+add"][1]
     assert {name: float(rows[-1][name]) for name in MEASURES} == exact
-    again = autoencoders.from_csv(autoencoders.as_csv(compared))
+    again = autoencoders.from_csv(compared.by_seed.csv())
     assert str(again) == str(compared), "as text, because NaN is not equal to itself"
-    assert comparison(made_up()).lines[1][1] == "0", "one seed has no spread"
+    assert comparison(made_up()).numbers.texts[1][1] == "0", "one seed has no spread"
 
 
 def test_runs_that_cannot_be_compared() -> None:
@@ -273,10 +273,10 @@ def test_what_reproduce_prints_and_writes(made: tuple[Path, Path, str]) -> None:
     runs = records.find_records(out)
     assert len(runs) == 6
     compared, _ = autoencoders.compare(runs, 20)
-    for line in compared.lines:
+    for line in compared.numbers.texts:
         assert all(text in printed for text in line[:-1])
     text = (out / "figure2-tiny.md").read_text()
-    for line in (*compared.lines, *compared.verdicts):
+    for line in (*compared.numbers.texts, *compared.verdicts):
         assert f"| {' | '.join(line)} |" in text
     page = html.unescape((out / "figure2-tiny.html").read_text())
     assert all(text in page for verdict in compared.verdicts for text in verdict)

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.analysis import inspection
 from adversarial_dropout.experiments.analysis.inspection import Inspection, inspect
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.figures.inspection import units_by_class
@@ -118,14 +117,14 @@ def test_how_often_units_are_flipped(found: Inspection) -> None:
         own = [row for row, other in zip(flipped, found.labels.tolist(), strict=True) if other == label]
         share = [sum(row[unit] for row in own) / len(own) for unit in range(256)]
         assert found.flipped_by_class[label].tolist() == pytest.approx(share)
-    rows = list(csv.DictReader(io.StringIO(inspection.as_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(found.by_unit.csv())))
     assert [float(row["flipped"]) for row in rows] == pytest.approx(often)
     for row in rows:
         assert float(row["dropped"]) + float(row["revived"]) == pytest.approx(float(row["flipped"]))
 
 
 def test_lines_by_class(found: Inspection) -> None:
-    lines = {line[0]: line for line in found.lines}
+    lines = {line[0]: line for line in found.by_class.texts}
     assert list(lines) == ["all", *"0123456789"]
     assert lines["all"][1] == "120"
     assert sum(int(line[1]) for name, line in lines.items() if name != "all") == 120
@@ -197,7 +196,7 @@ def test_the_page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     printed = printed_by("inspect", run, "--images", "120", "--out", tmp_path / "page.html")
     found = inspect(Trained.of(run), images=120)
     text = (tmp_path / "page.html").read_text()
-    for line in found.lines:
+    for line in found.by_class.texts:
         assert all(cell in printed for cell in line[:-1])
         assert all(f"<td>{html.escape(cell)}</td>" in text for cell in line[1:])
     images = Page(text).images
@@ -211,7 +210,7 @@ def test_the_page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert int(became or was) == found.work.after[image].argmax()
         assert (before, after) == (f"{found.before[image]:.2f}", f"{found.after[image]:.2f}")
     assert not re.search(r'(href|src)="http', text)
-    assert (tmp_path / "page-units.csv").read_text() == inspection.as_csv(found)
+    assert (tmp_path / "page-units.csv").read_text() == found.by_unit.csv()
     first = (tmp_path / "page.html").read_bytes()
     printed_by("inspect", run, "--images", "120", "--out", tmp_path / "page.html")
     assert (tmp_path / "page.html").read_bytes() == first

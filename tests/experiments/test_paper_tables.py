@@ -47,17 +47,17 @@ FOUND = [
 
 
 def texts(table: PaperTable, method: str) -> tuple[str, ...]:
-    (line,) = [line for line in table.lines if line[1] == method]
+    (line,) = [line for line in table.table.texts if line[1] == method]
     return line[2:]
 
 
 def as_dicts(table: PaperTable) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(paper_tables.as_csv(table))))
+    return list(csv.DictReader(io.StringIO(table.figures.csv())))
 
 
 def test_mean_deviation_number_and_difference() -> None:
     table = paper_table("table1", FOUND, "paper")
-    assert [line[1] for line in table.lines] == list(METHODS[:7]), "the paper's rows"
+    assert [line[1] for line in table.table.texts] == list(METHODS[:7]), "the paper's rows"
     # Sample deviations (n - 1): √(0.875 / 2) = 0.661; 0.0141; 0; 0.05.
     assert texts(table, "plain") == ("3.25 ± 0.66", "3", "2.99 ± 0.23", "+0.26", "0.53", "1", "0.53 ± 0.03", "+0.00")
     assert texts(table, "vadd-kl") == ("0.96 ± 0.01", "2", "0.99 ± 0.07", "-0.03", "", "", "0.47 ± 0.01", "")
@@ -70,15 +70,17 @@ def test_rows_that_the_paper_does_not_have() -> None:
     """They follow its own where they were run or asked for, with nothing in the paper's columns."""
     found = [*FOUND, *ran("paper/mnist-all", "vadd-qe+vat", 0.4, 0.6)]
     table = paper_table("table1", found, "paper", methods=["vadd-kl+vat", "plain"])
-    assert table.lines[:7] == paper_table("table1", FOUND, "paper").lines
-    assert table.lines[7:] == [
+    assert table.table.texts[:7] == paper_table("table1", FOUND, "paper").table.texts
+    assert table.table.texts[7:] == [
         ("VAdD (KL) + VAT, not in Table 1", "vadd-kl+vat", *("",) * 8),
         ("VAdD (QE) + VAT, not in Table 1", "vadd-qe+vat", *("",) * 4, "0.50 ± 0.14", "2", "", ""),
     ]
     assert set(table.rows) == set(METHODS)
     (line,) = [line for line in as_dicts(table) if line["method"] == "vadd-qe+vat" and line["labels"] == "60000"]
     assert (line["printed"], line["paper_mean"], line["paper_std"], line["n"]) == ("", "", "", "2")
-    (plain,) = [line for line in paper_table("table7", [], "paper", methods=["plain"]).lines if line[1] == "plain"]
+    (plain,) = [
+        line for line in paper_table("table7", [], "paper", methods=["plain"]).table.texts if line[1] == "plain"
+    ]
     assert plain == ("Plain (only dropout), not in Table 7", "plain", "", "", "", "")
 
 
@@ -120,8 +122,8 @@ def test_families_are_never_mixed() -> None:
     ours, theirs = (paper_table("table2", found, "paper", family=family) for family in ("paper", "authors"))
     assert texts(ours, "pi")[4:6] == ("5.00", "1")
     assert texts(theirs, "pi")[4:6] == ("3.50 ± 0.50", "3")
-    assert all("authors' code" in name for name in theirs.header if "ours" in name)
-    assert not any("authors' code" in name for name in ours.header)
+    assert all("authors' code" in name for name in theirs.table.header if "ours" in name)
+    assert not any("authors' code" in name for name in ours.table.header)
 
 
 def test_columns_of_each_table() -> None:
@@ -276,38 +278,38 @@ def test_more_labels_give_lower_errors_in_all_that_is_printed() -> None:
 
 
 def test_the_scale_is_said() -> None:
-    assert paper_table("table1", [], "paper").title.startswith("Table 1, the full schedule: test error in %")
-    assert paper_table("table1", [], "paper").header[2] == "MNIST, 1,000 labels: ours"
+    assert paper_table("table1", [], "paper").table.title.startswith("Table 1, the full schedule: test error in %")
+    assert paper_table("table1", [], "paper").table.header[2] == "MNIST, 1,000 labels: ours"
     quick = paper_table("table1", [], "quick")
-    assert "scale quick, NOT the paper's schedule" in quick.title
-    assert quick.header[2::4] == (
+    assert "scale quick, NOT the paper's schedule" in quick.table.title
+    assert quick.table.header[2::4] == (
         "MNIST, 1,000 labels: ours after 1,500 steps",
         "MNIST, 60,000 labels: ours after 2,400 steps",
     )
-    assert all("after 20 steps" in name for name in paper_table("table2", [], "quick").header[2::4])
+    assert all("after 20 steps" in name for name in paper_table("table2", [], "quick").table.header[2::4])
 
 
 def shown_in(table: PaperTable, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", str(width))
     console = Console()
     with console.capture() as capture:
-        for part in paper_tables.as_terminal(table):
-            console.print(part)
+        for column in table.by_column:
+            console.print(column)
     return capture.get()
 
 
 def test_markdown_and_terminal_show_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     table = paper_table("table1", FOUND, "paper")
-    ours, notes = paper_tables.as_markdown(table).split("\n\n")
+    ours, notes = table.table.markdown().split("\n\n")
     lines = [tuple(cell.strip() for cell in line[1:-1].split("|")) for line in ours.splitlines()]
-    assert lines[0] == table.header
+    assert lines[0] == table.table.header
     assert set(lines[1]) == {"---"}
-    assert lines[2:] == table.lines
-    assert notes == "\n".join(f"- {note}" for note in table.notes)
+    assert lines[2:] == table.table.texts
+    assert notes == "\n".join(f"- {note}" for note in table.table.notes)
     printed = shown_in(table, 300, monkeypatch)
-    by_column = [[*line[:2], *line[first : first + 4]] for first in (2, 6) for line in table.lines]
+    by_column = [[*line[:2], *line[first : first + 4]] for first in (2, 6) for line in table.table.texts]
     assert rows(printed) == by_column
-    assert all(note in printed.splitlines() for note in table.notes)
+    assert all(note in printed.splitlines() for note in table.table.notes)
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -319,13 +321,13 @@ def test_the_terminal_is_not_too_narrow(name: str, width: int, monkeypatch: pyte
     printed = shown_in(table, width, monkeypatch)
     assert max(map(len, printed.splitlines())) <= width
     numbers = [row[1:] for row in rows(printed) if any(row[1:])]  # Other lines go on with a long name.
-    firsts = range(2, len(table.header), 4)
-    every = [[line[1], *line[first : first + 4]] for first in firsts for line in table.lines]
+    firsts = range(2, len(table.table.header), 4)
+    every = [[line[1], *line[first : first + 4]] for first in firsts for line in table.table.texts]
     assert numbers == [row for row in every if any(row)]
 
 
 def test_what_must_be_known_stands_beside() -> None:
-    notes = {name: " ".join(paper_table(name, [], "paper").notes) for name in PRINTED}
+    notes = {name: " ".join(paper_table(name, [], "paper").table.notes) for name in PRINTED}
     assert "over 8 runs" in notes["table1"]
     assert all("over 5 runs" in notes[name] for name in ("table2", "table6", "table7"))
     for name, said in {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
+from adversarial_dropout.experiments.analysis.tables import Group, summarise
 from adversarial_dropout.experiments.figures import runs as figures
 from adversarial_dropout.experiments.records import Record, RecordError
 from adversarial_dropout.experiments.report.runs import write_report
@@ -112,7 +112,7 @@ def test_every_picture_says_what_it_shows(trained: list[Record], tmp_path: Path)
 def test_the_table_is_that_of_the_records(tmp_path: Path) -> None:
     seen = page(FOUND, tmp_path)
     (group,) = summarise(FOUND, METHODS)
-    assert seen.cells == [*HEADER, *(cell for row in group.rows for cell in row.cells)]
+    assert seen.cells == [*group.table.header, *(cell for row in group.table.texts for cell in row)]
     assert group.title in seen.text
     bold = [place for place, (tag, attributes) in enumerate(seen.tags) if attributes.get("class") == "best"]
     rows = [place for place, (tag, _) in enumerate(seen.tags) if tag == "tr"]

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from adversarial_dropout.errors import AdversarialDropoutError
-from adversarial_dropout.experiments.analysis import tables
 from adversarial_dropout.experiments.analysis.tables import Group, summarise
 from adversarial_dropout.experiments.records import Record
 
@@ -26,7 +25,7 @@ def only(groups: list[Group]) -> Group:
 
 
 def cells(group: Group) -> dict[str, tuple[str, ...]]:
-    return {row.method: row.cells for row in group.rows}
+    return {row[0]: row for row in group.table.texts}
 
 
 def test_mean_deviation_number_change_seconds_and_remark() -> None:
@@ -39,8 +38,7 @@ def test_mean_deviation_number_change_seconds_and_remark() -> None:
         "pi": ("pi", "5.20 ± 0.00", "2", "-35 %", "20.0", ""),
     }
     row = {row.method: row for row in group.rows}["vadd-qe"]
-    assert row.mean == pytest.approx(5.5)
-    assert row.std == pytest.approx(math.sqrt(3.25))
+    assert row.error == pytest.approx((5.5, math.sqrt(3.25)))
     assert row.errors == (4.0, 5.0, 7.5)
 
 
@@ -68,7 +66,7 @@ def test_a_single_seed_has_no_spread() -> None:
     group = only(summarise([record("plain", 8.0), record("vadd-qe", 8.6)]))
     assert cells(group)["plain"][1:3] == ("8.00", "1")
     assert cells(group)["vadd-qe"][1:4] == ("8.60", "1", "+7 %")
-    assert math.isnan(group.rows[0].std)
+    assert group.rows[0].error.std is None
 
 
 @pytest.mark.parametrize("others", [[], [record("plain", 0.0)]])
@@ -134,7 +132,7 @@ def test_nothing_at_all() -> None:
 
 def test_markdown() -> None:
     group = only(summarise([*PLAIN, *VADD, *PI], ["plain", "pi", "vadd-qe"]))
-    assert tables.as_markdown(group) == (
+    assert group.table.markdown() == (
         "| method | error in % | n | against plain | seconds per run | remark |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
         "| plain | 8.00 ± 1.00 | 3 |  | 11.0 |  |\n"
@@ -148,8 +146,8 @@ def test_terminal(width: int) -> None:
     group = only(summarise([*PLAIN, *VADD, *PI]))
     console = Console(width=width)
     with console.capture() as capture:
-        console.print(tables.as_terminal(group))
+        console.print(group.table)
     printed = capture.get()
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
-    assert lines == [list(row.cells) for row in group.rows]
+    assert lines == [list(row) for row in group.table.texts]
     assert group.title in " ".join(printed.split())

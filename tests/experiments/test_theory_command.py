@@ -22,9 +22,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain["environment"]["packages"]["torch"]
     found = theory_study.from_dict(plain)
     assert json.loads(json.dumps(dataclasses.asdict(found))) == {k: v for k, v in plain.items() if k != "environment"}
-    for _, header, lines in theory_tables.tables(found):
-        assert all(name in page for name in header)
-        for line in lines:
+    for table in theory_tables.tables(found):
+        assert all(name in page for name in table.header)
+        for line in table.texts:
             assert all(cell in printed for cell in line)
     grids = {path.method: list(path.grid) for path in found.paths}
     assert grids["adversarial training"] == [0.0, 0.01]

@@ -7,13 +7,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.analysis.features import MEASURES, Features, high_level, look, measure
-from adversarial_dropout.experiments.analysis.tables import markdown
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.show.table import Table
 
 NONE, DROPOUT, ADVERSARIAL = METHODS = ("none", "dropout", "dropout+add")
 """The three autoencoders that are compared."""
@@ -97,17 +95,31 @@ class Comparison:
     images: int
 
     @property
-    def header(self) -> tuple[str, ...]:
-        """Names of the columns of :attr:`lines`."""
-        return ("measure", *self.values, "how it is measured")
-
-    @property
-    def lines(self) -> list[tuple[str, ...]]:
-        """The table as text: a line per measure, mean ± standard deviation (n - 1) over seeds."""
-        return [
+    def numbers(self) -> Table:
+        """A row per measure, mean ± standard deviation (n - 1) over seeds."""
+        rows = [
             (name, *(_spread([run[name] for run in runs]) for runs in self.values.values()), how)
             for name, how in MEASURES.items()
         ]
+        seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
+        title = f"Mean ± standard deviation over {seeds}, {self.images} test images"
+        return Table(("measure", *self.values, "how it is measured"), rows, title)
+
+    @property
+    def claims(self) -> Table:
+        """The verdicts on the paper's claims."""
+        header = ("claim", "here", f"figures ({' · '.join(METHODS)})")
+        return Table(header, self.verdicts, 'In our words; "seen" if it holds in each seed that has something to judge')
+
+    @property
+    def by_seed(self) -> Table:
+        """A row per method and seed, numbers in full precision; :func:`from_csv` reads it."""
+        rows = [
+            (method, seed, self.images, *values.values())
+            for method in METHODS
+            for seed, values in zip(self.seeds, self.values[method], strict=True)
+        ]
+        return Table(("method", "seed", "images", *MEASURES), rows)
 
     def outcomes(self, claim: Claim) -> list[bool | None]:
         """Whether ``claim`` holds, one per seed; ``None``: there is nothing to judge."""
@@ -131,9 +143,6 @@ class Comparison:
             figures = f"{claim.measure} {means}; in {sum(judged)} of {len(outcomes)} seeds{left}"
             verdicts.append((claim.text, seen, figures))
         return verdicts
-
-
-VERDICT_HEADER = ("claim", "here", f"figures ({' · '.join(METHODS)})")
 
 
 def mean(values: Sequence[float], digits: int = 4) -> str:
@@ -188,34 +197,8 @@ def measured(features: Mapping[str, Sequence[Features]], seeds: tuple[int, ...],
     return Comparison(values, seeds, images)
 
 
-def as_terminal(comparison: Comparison) -> list[Table]:
-    """Numbers and verdicts for the terminal."""
-    numbers, claims = Table(*comparison.header[:-1]), Table(*VERDICT_HEADER)
-    for line in comparison.lines:
-        numbers.add_row(*line[:-1])
-    for verdict in comparison.verdicts:
-        claims.add_row(*verdict)
-    return [numbers, claims]
-
-
-def as_markdown(comparison: Comparison) -> str:
-    """Numbers and verdicts as Markdown."""
-    return f"{markdown(comparison.header, comparison.lines)}\n\n{markdown(VERDICT_HEADER, comparison.verdicts)}"
-
-
-def as_csv(comparison: Comparison) -> str:
-    """One line per method and seed, numbers in full precision; :func:`from_csv` reads them."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("method", "seed", "images", *MEASURES))
-    for method in METHODS:
-        for seed, values in zip(comparison.seeds, comparison.values[method], strict=True):
-            writer.writerow((method, seed, comparison.images, *values.values()))
-    return text.getvalue()
-
-
 def from_csv(text: str) -> Comparison:
-    """The comparison that :func:`as_csv` has written."""
+    """The comparison whose :attr:`~Comparison.by_seed` this is, as CSV."""
     rows = list(csv.DictReader(io.StringIO(text)))
     own = {method: [row for row in rows if row["method"] == method] for method in METHODS}
     values = {method: tuple({name: float(row[name]) for name in MEASURES} for row in own[method]) for method in METHODS}

@@ -1,9 +1,7 @@
 """What a trained network says: of labelled images, as errors; of any images, as classes and probabilities."""
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.reading import Form
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.models.prediction import errors, outputs
+from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.regularizers.base import UNLABELLED
 
@@ -37,6 +36,12 @@ class Evaluation:
     error: float
     examples: int
     classes: dict[str, tuple[float, int]]
+
+    @property
+    def by_class(self) -> Table:
+        """The errors by class."""
+        rows = [(name, f"{error:.2f}", examples) for name, (error, examples) in self.classes.items()]
+        return Table(("class", "error in %", "n"), rows)
 
 
 def evaluate(trained: Trained, place: Place | None = None) -> Evaluation:
@@ -149,15 +154,10 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
     return found, bad
 
 
-def as_csv(found: Sequence[Prediction]) -> str:
-    """Image, class and probability, a line each."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "class", "probability"))
-    for prediction in found:
-        name, probability = prediction.best
-        writer.writerow((prediction.image, name, f"{probability:.6f}"))
-    return text.getvalue()
+def table(found: Sequence[Prediction]) -> Table:
+    """Image, class and probability, a row each."""
+    rows = [(one.image, name, f"{probability:.6f}") for one in found for name, probability in [one.best]]
+    return Table(("image", "class", "probability"), rows)
 
 
 def as_json(found: Sequence[Prediction]) -> str:

@@ -1,8 +1,6 @@
 """What the search finds in one trained network: which units, for which classes, and what that does to predictions."""
 
 import copy
-import csv
-import io
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +18,7 @@ from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.prediction import outputs
+from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.trained import Trained
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 from adversarial_dropout.masks import flip_budget
@@ -116,29 +115,42 @@ class Inspection:
         return float(found.double().mean()), float(random.double().mean())
 
     @property
-    def header(self) -> tuple[str, ...]:
-        """Names of the columns of :attr:`lines`."""
-        return ("class", "n", "flips", "before", "after random flips", "after the search", "units flipped most often")
-
-    @property
-    def lines(self) -> list[tuple[str, ...]]:
-        """What happens to each class as text, and to all."""
-        every = torch.ones(len(self.labels), dtype=torch.bool)
-        lines = [self._line("all", every)]
+    def by_class(self) -> Table:
+        """What happens to all images, and to those of each class."""
+        rows = [self._row("all", torch.ones(len(self.labels), dtype=torch.bool))]
         for label, name in enumerate(self.trained.classes):
             own = self.labels == label
             if own.any():
-                lines.append(self._line(name, own))
-        return lines
+                rows.append(self._row(name, own))
+        return Table(
+            ("class", "n", "flips", "before", "after random flips", "after the search", "units flipped most often"),
+            rows,
+            f"Means over the images of each class: flips per image, and the {self.scored}",
+        )
 
-    def _line(self, name: str, own: Tensor) -> tuple[str, ...]:
+    def _row(self, name: str, own: Tensor) -> tuple[object, ...]:
         often = self.flipped[own].double().mean(dim=0)
         most = [
             f"{unit} ({100 * often[unit]:.0f} %)" for unit in often.argsort(descending=True, stable=True)[:3].tolist()
         ]
         means = (self.before[own], self.after_random[:, own], self.after[own])
         flips = self.flipped[own].sum(dim=1).double().mean()
-        return (name, str(int(own.sum())), f"{flips:.1f}", *(f"{float(m.mean()):.4f}" for m in means), ", ".join(most))
+        return (name, int(own.sum()), f"{flips:.1f}", *(f"{float(m.mean()):.4f}" for m in means), ", ".join(most))
+
+    @property
+    def by_unit(self) -> Table:
+        """Of each unit: importance, how often it is flipped, dropped where kept, revived where dropped, by class."""
+        columns = (
+            self.importance,
+            self.often,
+            self.dropped.double().mean(dim=0),
+            (self.flipped & ~self.dropped).double().mean(dim=0),
+            *self.flipped_by_class,
+        )
+        return Table(
+            ("unit", "importance", "flipped", "dropped", "revived", *self.trained.classes),
+            list(zip(range(len(self.importance)), *(column.tolist() for column in columns), strict=True)),
+        )
 
 
 def inspect(
@@ -234,20 +246,3 @@ def _importance(upper: nn.Module, h: Tensor, target: Tensor | None) -> Tensor:
             target = upper(h).argmax(dim=1)
     jacobian = jacobian_at(torch.ones_like(h), h, upper=upper, target=target, divergence=divergence)
     return jacobian.abs().mean(dim=0)
-
-
-def as_csv(found: Inspection) -> str:
-    """One line per unit: importance, how often it is flipped, dropped where kept, revived where dropped, by class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("unit", "importance", "flipped", "dropped", "revived", *found.trained.classes))
-    columns = (
-        found.importance,
-        found.often,
-        found.dropped.double().mean(dim=0),
-        (found.flipped & ~found.dropped).double().mean(dim=0),
-        *found.flipped_by_class,
-    )
-    for unit, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        writer.writerow((unit, *values))
-    return text.getvalue()

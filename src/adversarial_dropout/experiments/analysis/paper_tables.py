@@ -1,21 +1,18 @@
 """The paper's tables as it prints them, with our errors beside its own, from records only."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from rich.table import Table
 
 from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis.published import NAMES, PRINTED, PrintedRow, Published
 from adversarial_dropout.experiments.analysis.settings import check_settings
-from adversarial_dropout.experiments.analysis.tables import distinct, markdown
+from adversarial_dropout.experiments.analysis.tables import distinct
 from adversarial_dropout.experiments.config import Scale
 from adversarial_dropout.experiments.presets.paper import CELLS, METHODS, Cell
 from adversarial_dropout.experiments.presets.stated import STATED, TITLES
 from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.show.table import Table
 
 DASH = "-"
 
@@ -71,13 +68,11 @@ class Entry:
         return Published.of(self.errors) if self.errors else None
 
     @property
-    def texts(self) -> tuple[str, str, str, str]:
+    def cells(self) -> tuple[object, ...]:
         """Ours, n, the paper's, the difference of the means."""
         ours, paper = self.ours, self.paper
-        if ours is None:
-            return ("", "", self.printed, "")
-        apart = "" if paper is None else f"{ours.mean - paper.mean:+.2f}"
-        return (str(ours), str(len(self.errors)), self.printed, apart)
+        apart = None if ours is None or paper is None else f"{ours.mean - paper.mean:+.2f}"
+        return ours, len(self.errors) or None, self.printed, apart
 
 
 @dataclass(frozen=True)
@@ -119,42 +114,70 @@ class PaperTable:
         return {row.method: row.entries for row in self.body if row.method is not None}
 
     @property
-    def title(self) -> str:
-        """What it shows, in a line."""
+    def table(self) -> Table:
+        """As the paper has it: its columns side by side."""
         full = "the full schedule" if self.scale == "paper" else f"scale {self.scale}, NOT the paper's schedule"
-        return f"Table {self.name[5:]}, {full}: test error in %, mean ± std over n seeds, last epoch"
+        repeats = STATED[self.columns[0].source].repeats
+        return Table(
+            (*_WHICH, *(text for name in self._names for text in (name, *_BESIDE))),
+            [(row.name, row.method, *(cell for entry in row.entries for cell in entry.cells)) for row in self.body],
+            f"Table {self.name[5:]}, {full}: test error in %, mean ± std over n seeds, last epoch",
+            (
+                f"Paper: Park, Park, Shin, Moon, AAAI 2018; its own figures are over {repeats} runs, those without ± "
+                f'are quoted there from others, and "{DASH}" is a dash there. Difference: ours minus the paper\'s, in '
+                f"percentage points.",
+                *PRINTED[self.name].notes,
+            ),
+        )
 
     @property
-    def header(self) -> tuple[str, ...]:
-        """Names of the columns of text."""
-        names = ["row", "method"]
-        for cell, steps in zip(self.columns, self.steps, strict=True):
-            what = f"{TITLES[cell.source]}, {cell.labels:,} labels"
-            if cell.family == "authors":
-                what += ", authors' code"
-            names += [f"{what}: ours{steps}", "n", "paper", "difference"]
-        return tuple(names)
-
-    @property
-    def lines(self) -> list[tuple[str, ...]]:
-        """The rows as text."""
+    def by_column(self) -> list[Table]:
+        """The same for the terminal: a table for each of its columns, with all rows."""
         return [
-            (row.name, row.method or "", *(text for entry in row.entries for text in entry.texts)) for row in self.body
+            Table(
+                (*_WHICH, "ours", *_BESIDE),
+                [(row.name, row.method, *row.entries[place].cells) for row in self.body],
+                name,
+                self.table.notes if place == len(self.columns) - 1 else (),
+            )
+            for place, name in enumerate(self._names)
         ]
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What must be known beside it."""
-        repeats = STATED[self.columns[0].source].repeats
-        return (
-            f"Paper: Park, Park, Shin, Moon, AAAI 2018; its own figures are over {repeats} runs, those without ± are "
-            f'quoted there from others, and "{DASH}" is a dash there. Difference: ours minus the paper\'s, in '
-            f"percentage points.",
-            *PRINTED[self.name].notes,
+    def figures(self) -> Table:
+        """The same for a program: a row for each row and column, numbers in full precision.
+
+        ``printed`` is the paper's cell as text, ``n`` is empty where nothing is trained.
+        """
+        return Table(
+            (
+                *("table", "scale", "family", "data", "labels", "row", "method"),
+                *("mean", "std", "n", "printed", "paper_mean", "paper_std"),
+            ),
+            [
+                (
+                    *(self.name, self.scale, cell.family, cell.source, cell.labels, row.name, row.method),
+                    *(entry.ours or _NOTHING),
+                    *(len(entry.errors) if row.method else None, entry.printed),
+                    *(entry.paper or _NOTHING),
+                )
+                for row in self.body
+                for cell, entry in zip(self.columns, row.entries, strict=True)
+            ],
         )
 
+    @property
+    def _names(self) -> list[str]:
+        """Names of the columns of our errors, one for each of its columns."""
+        return [
+            f"{TITLES[cell.source]}, {cell.labels:,} labels{_WHOSE[cell.family]}: ours{steps}"
+            for cell, steps in zip(self.columns, self.steps, strict=True)
+        ]
 
-_FIRST, _PER_COLUMN = 2, 4  # Row and method; then for each column ours, n, the paper's, the difference.
+
+_WHICH, _BESIDE = ("row", "method"), ("n", "paper", "difference")
+_WHOSE = {"paper": "", "authors": ", authors' code"}
+_NOTHING = (None, None)
 
 
 def paper_table(
@@ -233,45 +256,3 @@ def _steps(cell: Cell, scale: Scale) -> str:
     if scale == "paper" or training.steps_per_epoch is None:
         return ""
     return f" after {training.epochs * training.steps_per_epoch:,} steps"
-
-
-def as_terminal(table: PaperTable) -> list[str | Table]:
-    """The table for the terminal: its columns one below the other, each with all rows, then the notes."""
-    parts: list[str | Table] = [table.title]
-    for place, name in enumerate(table.header[_FIRST::_PER_COLUMN]):
-        first = _FIRST + _PER_COLUMN * place
-        column = Table()
-        column.add_column("row")  # This one alone may wrap.
-        for text in ("method", "ours", *table.header[first + 1 : first + _PER_COLUMN]):
-            column.add_column(text, no_wrap=True, justify="left" if text == "method" else "right")
-        for line in table.lines:
-            column.add_row(*line[:_FIRST], *line[first : first + _PER_COLUMN])
-        parts += [name, column]
-    return [*parts, *table.notes]
-
-
-def as_markdown(table: PaperTable) -> str:
-    """The table as Markdown."""
-    return "\n".join([markdown(table.header, table.lines), "", *(f"- {note}" for note in table.notes)])
-
-
-def as_csv(table: PaperTable) -> str:
-    """The table as CSV: one line per row and column, numbers in full precision.
-
-    ``printed`` is the paper's cell as text, ``n`` is empty where nothing is trained.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        (
-            *("table", "scale", "family", "data", "labels", "row", "method"),
-            *("mean", "std", "n", "printed", "paper_mean", "paper_std"),
-        )
-    )
-    for row in table.body:
-        for cell, entry in zip(table.columns, row.entries, strict=True):
-            ours, paper = (value or (None, None) for value in (entry.ours, entry.paper))
-            where = (table.name, table.scale, cell.family, cell.source, cell.labels, row.name, row.method)
-            number = len(entry.errors) if row.method else None
-            writer.writerow((*where, *ours, number, entry.printed, *paper))
-    return text.getvalue()

@@ -1,17 +1,16 @@
 """Tables of errors over seeds, from records only."""
 
 import json
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
+from adversarial_dropout.experiments.analysis.published import Published
 from adversarial_dropout.experiments.config import differences
 from adversarial_dropout.experiments.records import Record, RecordError
+from adversarial_dropout.experiments.show.table import Table
 
 BASELINES = ("pi", "vat")
 """Methods without adversarial dropout that a row with it is compared with, besides plain training."""
@@ -38,31 +37,25 @@ class Row:
     ahead: tuple[str, ...]
 
     @property
-    def mean(self) -> float:
-        """Mean error in percent."""
-        return statistics.fmean(self.errors)
+    def error(self) -> Published:
+        """Mean and standard deviation (n - 1) of the errors."""
+        return Published.of(self.errors)
 
     @property
-    def std(self) -> float:
-        """Sample standard deviation of the errors (n - 1); NaN for one seed."""
-        return statistics.stdev(self.errors) if len(self.errors) > 1 else math.nan
-
-    @property
-    def cells(self) -> tuple[str, str, str, str, str, str]:
-        """The row as text: method, error, n, change against plain, seconds, remark."""
-        spread = "" if math.isnan(self.std) else f" ± {self.std:.2f}"
+    def cells(self) -> tuple[object, ...]:
+        """The row in the table: method, error, n, change against plain, seconds, remark."""
         return (
             self.method,
-            f"{self.mean:.2f}{spread}",
-            str(len(self.errors)),
-            "" if self.change is None or self.method == "plain" else f"{100 * self.change:+.0f} %",
+            self.error,
+            len(self.errors),
+            None if self.change is None or self.method == "plain" else f"{100 * self.change:+.0f} %",
             f"{self.seconds:.1f}",
-            f"{' and '.join(self.ahead)} ahead" if self.ahead else "",
+            f"{' and '.join(self.ahead)} ahead" if self.ahead else None,
         )
 
 
 _ROUNDING = 1e-9
-HEADER = ("method", "error in %", "n", "against plain", "seconds per run", "remark")
+_HEADER = ("method", "error in %", "n", "against plain", "seconds per run", "remark")
 
 
 @dataclass(frozen=True)
@@ -87,6 +80,11 @@ class Group:
         share = any(record.config.model.task == "images" for row in self.rows for record in row.records)
         what = "variance unexplained by the reconstruction" if share else "error"
         return f"{self.preset}, scale {self.scale}: {self.evaluated_on} {what}, mean ± std over n seeds"
+
+    @property
+    def table(self) -> Table:
+        """The rows as a table."""
+        return Table(_HEADER, [row.cells for row in self.rows], self.title)
 
 
 def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Group]:
@@ -166,21 +164,3 @@ def _row(method: str, runs: Sequence[Record], means: dict[str, float]) -> Row:
         change=means[method] / plain - 1 if plain else None,
         ahead=tuple(b for b in BASELINES if "add" in method and b in means and means[b] < means[method] - _ROUNDING),
     )
-
-
-def as_terminal(group: Group) -> Table:
-    """The table for the terminal."""
-    table = Table(*HEADER, title=group.title, title_justify="left")
-    for row in group.rows:
-        table.add_row(*row.cells)
-    return table
-
-
-def as_markdown(group: Group) -> str:
-    """The table as Markdown."""
-    return markdown(HEADER, [row.cells for row in group.rows])
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells as a Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))

@@ -1,66 +1,57 @@
-"""The tables of the page on the theory, as text."""
+"""The tables of the page on the theory."""
 
+from adversarial_dropout.experiments.analysis.distances import Proportion
 from adversarial_dropout.experiments.analysis.equations import Deviation
 from adversarial_dropout.experiments.analysis.paths import SETTINGS, Path
 from adversarial_dropout.experiments.analysis.penalties import TERMS, Activity, Dropped, Rescaling
 from adversarial_dropout.experiments.analysis.theory_study import Study
+from adversarial_dropout.experiments.show.table import Table
 
-Line = tuple[str, ...]
-Titled = tuple[str, Line, list[Line]]
-"""A table as text: title, header, lines."""
+Row = tuple[object, ...]
 
 _SHOWN_LEVELS = 6
 _EQUAL = 1e-10
 _ALIKE = 1e-9
 
 
-def tables(found: Study) -> list[Titled]:
-    """What was found, as text, in the order of the page."""
+def tables(found: Study) -> list[Table]:
+    """What was found, in the order of the page."""
     return [
-        (
-            f"both sides of each equation on {found.problems} random problems: largest relative deviation",
+        Table(
             ("eq.", "what is compared", "equal", "values", "gradients"),
-            [_deviation_line(one) for one in found.deviations],
+            [_deviation(one) for one in found.deviations],
+            f"Both sides of each equation on {found.problems} random problems: largest relative deviation",
         ),
-        (
-            "examples of which more than k features are dropped",
+        Table(
             ("data", "k", "examples", "printed: over k", "most", "printed: over k²", "library: over k"),
-            [_dropped_line(one) for one in found.dropped],
+            [_dropped(one) for one in found.dropped],
+            "Examples of which more than k features are dropped",
         ),
-        (
-            "what a change multiplies the penalties of an example by: least to largest over diabetes data",
+        Table(
             ("change", *TERMS),
-            [_rescaling_line(one) for one in found.rescalings],
+            [_rescaling(one) for one in found.rescalings],
+            "What a change multiplies the penalties of an example by: least to largest over diabetes data",
         ),
-        (
-            "share of the pairs of example and feature that have a penalty",
+        Table(
             ("data", "coefficients", "eq. 13", *(f"eq. 16, k = {k}" for k in found.activities[0].flips)),
-            [_activity_line(one) for one in found.activities],
+            [_activity(one) for one in found.activities],
+            "Share of the pairs of example and feature that have a penalty",
         ),
-        (
-            "linear regression on the diabetes data: R² in training, coefficients that are 0, largest coefficient",
+        Table(
             ("method", "setting", "R²", "zeros", "largest"),
-            [_path_line(path, level) for path in found.paths for level in _shown(path)],
+            [_point(path, level) for path in found.paths for level in _shown(path)],
+            "Linear regression on the diabetes data: R² in training, coefficients that are 0, largest coefficient",
         ),
-        (
-            "quotients of the distances between two masks of a layer",
+        Table(
             ("quotient", "pairs", "least", "largest", "proportional"),
-            [
-                (
-                    one.quotient,
-                    one.pairs,
-                    f"{one.lowest:.3g}",
-                    f"{one.highest:.3g}",
-                    "yes" if one.highest - one.lowest < _ALIKE else "no",
-                )
-                for one in found.proportions
-            ],
+            [_proportion(one) for one in found.proportions],
+            "Quotients of the distances between two masks of a layer",
         ),
     ]
 
 
-def _deviation_line(one: Deviation) -> Line:
-    gradient = "" if one.gradient is None else f"{one.gradient:.1e}"
+def _deviation(one: Deviation) -> Row:
+    gradient = None if one.gradient is None else f"{one.gradient:.1e}"
     return one.equation, one.claim, _verdict(one), f"{one.value:.1e}", gradient
 
 
@@ -71,15 +62,13 @@ def _verdict(one: Deviation) -> str:
     return f"{'yes' if equal else 'no'}{expected}"
 
 
-def _dropped_line(one: Dropped) -> Line:
+def _dropped(one: Dropped) -> Row:
     most = f"k + {one.most}" if one.most else "k"
-    flips = "0 to D" if one.flips is None else f"{one.flips}"
-    counts = (one.examples, one.printed, one.printed_squared, one.ours)
-    examples, printed, squared, ours = (f"{count:,}" for count in counts)
-    return one.data, flips, examples, printed, most, squared, ours
+    flips = "0 to D" if one.flips is None else one.flips
+    return one.data, flips, one.examples, one.printed, most, one.printed_squared, one.ours
 
 
-def _rescaling_line(one: Rescaling) -> Line:
+def _rescaling(one: Rescaling) -> Row:
     return one.change, *(_span(*ends) for ends in zip(one.lowest, one.highest, strict=True))
 
 
@@ -88,7 +77,7 @@ def _span(lowest: float, highest: float) -> str:
     return least if highest - lowest < _ALIKE * highest else f"{least} to {largest}"
 
 
-def _activity_line(one: Activity) -> Line:
+def _activity(one: Activity) -> Row:
     return one.data, one.coefficients, *(f"{100 * share:.1f} %" for share in (one.training, *one.dropout))
 
 
@@ -100,7 +89,7 @@ def _shown(path: Path) -> list[int]:
     return [round(last * step / (_SHOWN_LEVELS - 1)) for step in range(_SHOWN_LEVELS)]
 
 
-def _path_line(path: Path, level: int) -> Line:
+def _point(path: Path, level: int) -> Row:
     w = path.coefficients[level]
     return (
         path.method,
@@ -109,3 +98,8 @@ def _path_line(path: Path, level: int) -> Line:
         f"{sum(value == 0 for value in w)} of {len(w)}",
         f"{max(map(abs, w)):.0f}",
     )
+
+
+def _proportion(one: Proportion) -> Row:
+    proportional = "yes" if one.highest - one.lowest < _ALIKE else "no"
+    return one.quotient, one.pairs, f"{one.lowest:.3g}", f"{one.highest:.3g}", proportional

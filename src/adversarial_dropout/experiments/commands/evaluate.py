@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.commands.options import DataFolder, RunFolder
@@ -35,9 +33,6 @@ class Evaluate:
         place = None if self.folder is None else Place(self.folder, self.skip_bad_images)
         found = evaluation.evaluate(trained, place)
         console.print(f"error {found.error:.2f} % of {found.examples} images")
-        table = Table("class", "error in %", "n")
-        for name, (error, examples) in found.classes.items():
-            table.add_row(escape(name), f"{error:.2f}", str(examples))
-        console.print(table)
+        console.print(found.by_class)
         if self.out is not None:
             records.write_json(self.out, dataclasses.asdict(found))

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
@@ -49,12 +47,9 @@ class Inspect:
             place=None if self.folder is None else Place(self.folder),
             seed=self.seed,
         )
-        table = Table(*found.header[:-1], title=f"mean {found.scored}", title_justify="left")
-        for line in found.lines:
-            table.add_row(*(escape(text) for text in line[:-1]))
-        console.print(table)
+        console.print(found.by_class.without_last)
         page = self.out or self.run_folder / "inspection.html"
         write_inspection(found, page)
         units = page.with_name(f"{page.stem}-units.csv")
-        records.write_bytes(units, inspection.as_csv(found).encode())
+        records.write_bytes(units, found.by_unit.csv().encode())
         console.print(f"page: {page}, units: {units}", soft_wrap=True, markup=False)

@@ -34,7 +34,7 @@ class Predict:
 
         trained = Trained.of(self.run_folder)
         found, bad = evaluation.predict(trained, self.images, resize=self.resize)
-        text = evaluation.as_csv(found) if self.format == "csv" else evaluation.as_json(found)
+        text = evaluation.table(found).csv() if self.format == "csv" else evaluation.as_json(found)
         if self.out is None:
             print(text, end="")
         else:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from adversarial_dropout.experiments import presets
+from adversarial_dropout.experiments.show.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,8 @@ class Presets:
 
     def run(self, console: Console) -> None:
         """Print what can be trained."""
-        table = Table(Column("preset", no_wrap=True), "methods", "scales", "what it is")
-        for preset in presets.PRESETS.values():
-            table.add_row(preset.name, ", ".join(preset.methods), ", ".join(preset.scales), preset.summary)
-        console.print(table)
+        rows = [
+            (preset.name, ", ".join(preset.methods), ", ".join(preset.scales), preset.summary)
+            for preset in presets.PRESETS.values()
+        ]
+        console.print(Table(("preset", "methods", "scales", "what it is"), rows))

@@ -98,14 +98,14 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
     check_images(images, len(sources.load(configs[0].data, place).test))  # Before anything is trained.
     found = run_grid_shown(configs, command, place, console)
     comparison, shown = autoencoders.compare(found, images, None if command.folder is None else place)
-    for table in autoencoders.as_terminal(comparison):
-        console.print(table)
+    console.print(comparison.numbers.without_last, comparison.claims)
     means_nothing = "Scale tiny: two steps that show that everything runs. What is seen means nothing."
     note = f"{means_nothing}\n\n" if scale == "tiny" else ""
     console.print(note, end="")
     beside = command.out / f"{command.result}-{scale}"
-    records.write_bytes(beside.with_suffix(".md"), f"{note}{autoencoders.as_markdown(comparison)}\n".encode())
-    records.write_bytes(beside.with_suffix(".csv"), autoencoders.as_csv(comparison).encode())
+    shown_tables = f"{comparison.numbers.markdown()}\n\n{comparison.claims.markdown()}"
+    records.write_bytes(beside.with_suffix(".md"), f"{note}{shown_tables}\n".encode())
+    records.write_bytes(beside.with_suffix(".csv"), comparison.by_seed.csv().encode())
     write_figure(command.result, comparison, shown, found, beside)
     console.print(f"figure: {beside}.svg, .html, .md, .csv", soft_wrap=True, markup=False)
 
@@ -195,14 +195,14 @@ def _show_paper_table(command: Reproduce, scale: Scale, columns: Sequence[str], 
 
 
 def _write_paper_table(table: "PaperTable", folder: Path, console: Console) -> None:
-    from adversarial_dropout.experiments.analysis import paper_tables
     from adversarial_dropout.experiments.report.runs import write_paper_table
 
-    for part in paper_tables.as_terminal(table):
-        console.print(part, highlight=False)
+    console.print(table.table.title, highlight=False)
+    for column in table.by_column:
+        console.print(column)
     family = "" if table.columns[0].family == "paper" else f"-{table.columns[0].family}"
     beside = folder / f"{table.name}{family}-{table.scale}"
-    records.write_bytes(beside.with_suffix(".md"), (paper_tables.as_markdown(table) + "\n").encode())
-    records.write_bytes(beside.with_suffix(".csv"), paper_tables.as_csv(table).encode())
+    records.write_bytes(beside.with_suffix(".md"), (table.table.markdown() + "\n").encode())
+    records.write_bytes(beside.with_suffix(".csv"), table.figures.csv().encode())
     write_paper_table(table, beside.with_suffix(".html"))
     console.print(f"table: {beside}.md, .csv, .html", soft_wrap=True, markup=False)

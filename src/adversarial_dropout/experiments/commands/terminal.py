@@ -55,6 +55,6 @@ def show(found: Sequence[Record], page: Path, console: Console) -> None:
 
     order = [method for preset in presets.PRESETS.values() for method in preset.methods]
     for group in tables.summarise(found, order):
-        console.print(tables.as_terminal(group))
+        console.print(group.table)
     write_report(found, page, order)
     console.print(f"report: {page}", soft_wrap=True, markup=False)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import check_seed
@@ -37,10 +36,7 @@ class Theory:
         from adversarial_dropout.experiments.report.theory import write_theory
 
         found = theory_study.study(problems=self.problems, seed=self.seed, deltas=self.deltas, flips=self.flips)
-        for title, header, lines in theory_tables.tables(found):
-            table = Table(*header, title=title, title_justify="left")
-            for line in lines:
-                table.add_row(*line)
+        for table in theory_tables.tables(found):
             console.print(table)
         beside = self.out / "theory"
         content = {**dataclasses.asdict(found), "environment": records.environment()}

@@ -22,9 +22,11 @@ def errors(group: Group) -> str:
         axes = figure.subplots()
         for place, row in enumerate(group.rows):
             axes.plot(row.errors, [place] * len(row.errors), "o", color="#999999", markersize=4, zorder=1)
-            deviation = row.std if len(row.errors) > 1 else 0.0
+            mean, deviation = row.error
             colour, marker = style(place)
-            axes.errorbar(row.mean, place, xerr=deviation, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2)
+            axes.errorbar(
+                mean, place, xerr=deviation or 0.0, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2
+            )
         axes.set_yticks(range(len(group.rows)), [short(row.method) for row in group.rows])
         axes.invert_yaxis()
         axes.set_xlim(left=0)

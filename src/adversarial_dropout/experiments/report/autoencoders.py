@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.analysis.autoencoders import METHODS, VERDICT_HEADER, Comparison
+from adversarial_dropout.experiments.analysis.autoencoders import METHODS, Comparison
 from adversarial_dropout.experiments.analysis.features import Features
 from adversarial_dropout.experiments.figures import autoencoders as figures
 from adversarial_dropout.experiments.records import Record
@@ -36,7 +36,6 @@ def write_figure(
         comparison=comparison,
         units=len(shown[METHODS[0]].filters),
         scale=shown[METHODS[0]].record.config.scale,
-        verdict_header=VERDICT_HEADER,
         environments=records.environments(found),
     )
 

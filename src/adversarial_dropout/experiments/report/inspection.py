@@ -6,7 +6,7 @@ from pathlib import Path
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.analysis.inspection import Inspection
 from adversarial_dropout.experiments.figures import inspection as figures
-from adversarial_dropout.experiments.report.page import Picture, write_page
+from adversarial_dropout.experiments.report.page import Picture, named, write_page
 
 _SHOWN_IMAGES = 12
 
@@ -30,7 +30,7 @@ def write_inspection(found: Inspection, path: Path) -> None:
         "inspection.html.j2",
         path,
         found=found,
-        name=f"{record.config.preset} {record.config.method}, seed {record.config.seed}",
+        name=named(record),
         error=record.error,
         panels=_panels(found),
         fragile=[_fragile(found, *one) for one in enumerate(found.fragile[:_SHOWN_IMAGES].tolist(), 1)],

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.records import Record
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Picture:
         """The figure as the address of an image."""
         kind, content = ("svg+xml", self.content.encode()) if isinstance(self.content, str) else ("png", self.content)
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def named(record: Record) -> str:
+    """A run in words."""
+    return f"{record.config.preset} {record.config.method}, seed {record.config.seed}"
 
 
 def write_page(template: str, path: Path, **content: object) -> None:

@@ -1,6 +1,6 @@
 """The pages of finished runs: the report with its figures, and the paper's tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +8,13 @@ from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, MasksAtWork, observe_run
 from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
-from adversarial_dropout.experiments.analysis.tables import HEADER, Group, summarise
+from adversarial_dropout.experiments.analysis.tables import Group, summarise
 from adversarial_dropout.experiments.figures import runs as figures
 from adversarial_dropout.experiments.records import Record
-from adversarial_dropout.experiments.report.page import Picture, write_page
+from adversarial_dropout.experiments.report.page import Picture, named, write_page
 
 _SHOWN_IMAGES = 3
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class _AtWork:
 @dataclass(frozen=True)
 class _Section:
     group: Group
+    best: list[int]
     methods: dict[str, str]
     errors: Picture
     curves: Picture
@@ -46,7 +48,6 @@ def write_report(found: Sequence[Record], path: Path, methods: Sequence[str] = (
     write_page(
         "runs.html.j2",
         path,
-        header=HEADER,
         sections=[_section(group) for group in summarise(found, methods)],
         environments=records.environments(found),
         random_masks=RANDOM_MASKS,
@@ -59,18 +60,26 @@ def write_paper_table(table: PaperTable, path: Path) -> None:
     Raises:
         RecordError: the file cannot be written.
     """
-    parts = {part for method in table.rows for part in method.split("+")}
-    methods = {name: asked for name, asked in presets.METHODS.items() if name in parts}
-    write_page("paper_table.html.j2", path, table=table, methods=methods)
+    write_page("paper_table.html.j2", path, found=table, methods=_asked(table.rows))
+
+
+def _asked(methods: Iterable[str]) -> dict[str, str]:
+    """What each part of these methods asks for."""
+    parts = {part for method in methods for part in method.split(" ")[0].split("+")}
+    return {name: asked for name, asked in presets.METHODS.items() if name in parts}
 
 
 def _section(group: Group) -> _Section:
-    best = min(group.rows, key=lambda row: row.mean)
-    listed = ", ".join(f"{row.method} {row.mean:.2f}" for row in group.rows)
-    parts = {part for row in group.rows for part in row.method.split(" ")[0].split("+")}
+    best = min(group.rows, key=lambda row: row.error.mean)
+    listed = ", ".join(f"{row.method} {row.error.mean:.2f}" for row in group.rows)
     return _Section(
         group=group,
-        methods={name: asked for name, asked in presets.METHODS.items() if name in parts},
+        best=[
+            place
+            for place, row in enumerate(group.rows)
+            if group.scale != "tiny" and row.error.mean <= best.error.mean + _ROUNDING
+        ],
+        methods=_asked(row.method for row in group.rows),
         errors=Picture(figures.errors(group), f"Errors in percent by method: {listed}. Lowest: {best.method}."),
         curves=Picture(
             figures.learning_curves(group),
@@ -82,7 +91,7 @@ def _section(group: Group) -> _Section:
 
 def _at_work(group: Group) -> _AtWork | str | None:
     """Look at a run of the best method with virtual adversarial dropout whose weights are kept, if there is one."""
-    for row in sorted(group.rows, key=lambda row: row.mean):
+    for row in sorted(group.rows, key=lambda row: row.error.mean):
         for record in row.records:
             vadd = "vadd" in record.config.terms
             if vadd and record.config.model.p > 0 and (record.folder / records.WEIGHTS).exists():
@@ -111,5 +120,4 @@ def _observe(record: Record) -> _AtWork:
         )
     )
     picture = Picture(figures.masks_at_work(few, data, rows[shown]), f"Adversarial dropout at work; {moved}.")
-    run = f"{record.config.preset} {record.config.method}, seed {record.config.seed}"
-    return _AtWork(run, work, picture)
+    return _AtWork(named(record), work, picture)

@@ -1,0 +1,77 @@
+"""One table, and its forms: Markdown, CSV, the terminal; of a page see ``report/table.html.j2``."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SHORT = 24  # Characters of a word that the terminal does not break.
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, which ``console.print`` can print.
+
+    Attributes:
+        header: Names of its columns.
+        rows: Its cells, a row of them each: texts, numbers, whatever has a text, ``None`` for nothing.
+        title: What it shows, in a line, for the terminal and for pages.
+        notes: What must be known beside it.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    title: str = ""
+    notes: Sequence[str] = ()
+
+    @property
+    def texts(self) -> list[tuple[str, ...]]:
+        """The rows as they are read: of a fraction four digits, of a whole number all, with commas."""
+        return [tuple(map(_text, row)) for row in self.rows]
+
+    @property
+    def without_last(self) -> "Table":
+        """The same without its last column, which is too wide for a terminal."""
+        return dataclasses.replace(self, header=self.header[:-1], rows=[row[:-1] for row in self.rows])
+
+    def markdown(self) -> str:
+        """Header, rows and notes as Markdown."""
+        lines = [" | ".join(text.replace("|", r"\|") for text in line) for line in (self.header, *self.texts)]
+        lines.insert(1, " | ".join(["---"] * len(self.header)))
+        notes = ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n".join([*(f"| {line} |" for line in lines), *notes])
+
+    def csv(self) -> str:
+        """Header and rows as CSV, numbers in full precision."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows((self.header, *self.rows))
+        return text.getvalue()
+
+    def __rich__(self) -> "RenderableType":
+        """All of it for the terminal: columns of numbers to the right, short words unbroken."""
+        from rich import table
+        from rich.console import Group
+        from rich.text import Text
+
+        shown = table.Table(title=Text(self.title, "table.title") if self.title else None, title_justify="left")
+        for name, *cells in zip(self.header, *self.texts, strict=True):
+            shown.add_column(
+                Text(name),
+                justify="right" if all(cell[:1] in "+-–0123456789" for cell in cells) else "left",
+                overflow="fold",
+                no_wrap=all(" " not in text and len(text) <= _SHORT for text in (name, *cells)),
+            )
+        for row in self.texts:
+            shown.add_row(*map(Text, row))
+        return Group(shown, *map(Text, self.notes))
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell)
