@@ -146,10 +146,13 @@ def authors() -> str:
 
 
 def mnist_tuning() -> str:
-    """Validation errors of the candidates for ε."""
-    found = read_json(RESULTS / "mnist-tuning.json")
-    lines = [(name, str(Published.of(values))) for name, values in found["errors"].items()]
-    return tables.markdown(("candidate", f"validation error in %, n = {len(found['seeds'])}"), lines)
+    """Validation errors of the candidates, by method."""
+    lines = [
+        (f"{method} {name}", str(Published.of(errors)), f"{found['steps']:,}", str(len(errors)))
+        for method, found in read_json(RESULTS / "mnist-tuning.json")["methods"].items()
+        for name, errors in found["errors"].items()
+    ]
+    return tables.markdown(("candidate", "validation error in %", "steps", "n"), lines)
 
 
 def autoencoders_measured() -> str:
