@@ -43,7 +43,6 @@ class Theory:
                 table.add_row(*line)
             console.print(table)
         beside = self.out / "theory"
-        content = {**dataclasses.asdict(found), "environment": records.environment()}
-        records.write_json(beside.with_suffix(".json"), content)
+        records.write_measured(beside.with_suffix(".json"), dataclasses.asdict(found))
         write_theory(found, beside)
         console.print(f"page: {beside}.html, .svg, .json", soft_wrap=True, markup=False)
