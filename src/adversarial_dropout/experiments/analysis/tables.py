@@ -168,6 +168,11 @@ def _row(method: str, runs: Sequence[Record], means: dict[str, float]) -> Row:
     )
 
 
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median, upper quartile, interpolated between the values; of a single value three times itself."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+
+
 def as_terminal(group: Group) -> Table:
     """The table for the terminal."""
     table = Table(*HEADER, title=group.title, title_justify="left")
