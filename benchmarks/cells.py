@@ -1,11 +1,9 @@
 """A column and a method of the paper's tables as a step that can be timed: on a GPU, or small on a CPU. No script."""
 
 import argparse
-import contextlib
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
 
@@ -175,41 +173,10 @@ def made_batch(config: ExperimentConfig, device: torch.device, *, needs_unlabell
     )
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@contextlib.contextmanager
-def most_memory(device: torch.device) -> Iterator[list[float]]:
-    """A list that afterwards holds the most MiB that tensors took on the GPU, beyond those before; empty on a CPU."""
-    found: list[float] = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    yield found
-    if device.type == "cuda":
-        found.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
-
-
-def seconds_a_step(run: Callable[[], object], steps: int, device: torch.device) -> float:
-    """Mean time of ``steps`` calls; the GPU may still work on one while the next is prepared."""
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(steps):
-        run()
-    synchronize(device)
-    return (time.perf_counter() - start) / steps
-
-
-def rate(precision: str, device: torch.device) -> float:
-    """FLOP/s of a matrix product, the best of some."""
-    size = MATRIX[device.type]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    set_products("tf32" if precision == "tf32" else "float32")
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds_a_step(lambda: a @ b, 3, device)
-    return 2 * size**3 / min(seconds_a_step(lambda: a @ b, 5, device) for _ in range(5))
+def rate(precision: Precision, device: torch.device) -> float:
+    """FLOP/s of the device's own matrix products in this precision."""
+    set_products(precision)
+    return measuring.matrix_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32, MATRIX[device.type])
 
 
 def flop(preset: str, method: str, device: torch.device) -> int:

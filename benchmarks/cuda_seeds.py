@@ -30,14 +30,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import Runner, Variant, config_of, device_of, made_batch, seconds_a_step, synchronize
-from measuring import quartiles
+from cells import Runner, Variant, config_of, device_of, made_batch
+from measuring import seconds, synchronize
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments.analysis.tables import quartiles
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep
 from adversarial_dropout.experiments.training.step import Batch
@@ -89,7 +90,7 @@ def batched(config: ExperimentConfig, seeds: int, steps: int, rounds: int, devic
     batch = made_batch(config, device, needs_unlabelled=False)
     for _ in range(WARM_UP + 2):
         step(batch, 1.0)
-    return [seeds / seconds_a_step(lambda: step(batch, 1.0), steps, device) for _ in range(rounds)]
+    return [seeds / seconds(lambda: step(batch, 1.0), device, steps) for _ in range(rounds)]
 
 
 def streams(config: ExperimentConfig, seeds: int, steps: int, rounds: int, device: torch.device) -> list[float]:
@@ -105,7 +106,7 @@ def streams(config: ExperimentConfig, seeds: int, steps: int, rounds: int, devic
     for _ in range(WARM_UP + 2):
         in_turn()
         synchronize(device)  # Recording one graph is no time to run another.
-    return [seeds / seconds_a_step(in_turn, steps, device) for _ in range(rounds)]
+    return [seeds / seconds(in_turn, device, steps) for _ in range(rounds)]
 
 
 def processes(config: ExperimentConfig, seeds: int, steps: int, rounds: int, device: torch.device) -> list[float]:
@@ -217,7 +218,6 @@ def content(entries: list[dict[str, Any]], steps: int, rounds: int, device: torc
         "steps": steps,
         "rounds": rounds,
         "entries": with_ratios(entries),
-        "environment": records.environment(),
     }
 
 
@@ -246,7 +246,7 @@ def main() -> None:
         entries.append(measure(way, method, seeds, arguments.steps, arguments.rounds, arguments.device))
         print(entries[-1], flush=True)
         found = content(entries, arguments.steps, arguments.rounds, arguments.device)
-        records.write_json(arguments.record, found)
+        records.write_measured(arguments.record, found)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def main() -> None:
             found[f"{preset} {method}"] = process.submit(measure, config, place).result()
         print(preset, method, found[f"{preset} {method}"], flush=True)
     content = {"epochs": EPOCHS - 1, "steps": {" ".join(run): steps for run, steps in RUNS.items()}, "runs": found}
-    records.write_json(arguments.record, {**content, "environment": records.environment()})
+    records.write_measured(arguments.record, content)
 
 
 if __name__ == "__main__":

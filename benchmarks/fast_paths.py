@@ -143,8 +143,7 @@ def main() -> None:
         took = interleaved({"fast": fast, "plain": plain}, CPU, warm_up=arguments.warm_up, rounds=arguments.rounds)
         found[name] = {"kept": kept, "ratio": ratio(took["fast"], took["plain"])}
         print(name, found[name], flush=True)
-    content = {"rounds": arguments.rounds, "paths": found, "environment": records.environment()}
-    records.write_json(arguments.record, content)
+    records.write_measured(arguments.record, {"rounds": arguments.rounds, "paths": found})
 
 
 if __name__ == "__main__":

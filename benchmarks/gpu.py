@@ -5,8 +5,7 @@
 Nothing new is begun after --minutes, and the same command goes on where it stopped. Below --out there is a file for
 each part:
 
-- checks.json: what must hold on a GPU (masks, losses and gradients as on the CPU, a recorded step as one that is not),
-  and what tests/test_cuda.py says;
+- tests.json: how many tests of tests/test_cuda.py pass, fail and are skipped: what must hold on a GPU;
 - search.json: benchmarks/mask_search.py;
 - steps.json: a step of every method on the networks of Tables 3 and 4 at the paper's batch, in turn: operation by
   operation and as one CUDA graph, in float32, TF32 and bfloat16, channels-last and not, compiled; FLOP over time,
@@ -22,36 +21,25 @@ a trial of the script, no measurement.
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gpu_summary
 import torch
-from cells import (
-    Runner,
-    Variant,
-    columns_and_methods,
-    config_of,
-    data_of,
-    device_of,
-    flop,
-    most_memory,
-    rate,
-    seconds_a_step,
-    synchronize,
-)
-from gpu_checks import checks
-from measuring import quartiles
+from cells import Runner, Variant, columns_and_methods, config_of, data_of, device_of, flop, rate
+from measuring import peak_bytes, seconds, synchronize
 
 from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.analysis.tables import quartiles
+from adversarial_dropout.experiments.config import Precision
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import make_split
@@ -86,25 +74,31 @@ class Results:
     def put(self, name: str, entry: object) -> None:
         self.entries[name] = entry
         print(f"{self.path.stem}: {name}: {entry}", flush=True)
-        content = {"small": self.small, "entries": self.entries, "environment": records.environment()}
-        records.write_json(self.path, content)
+        records.write_measured(self.path, {"small": self.small, "entries": self.entries})
 
 
 Item = tuple[str, Callable[[], object]]
 """Name and how to get it."""
 
 
-def check_items(arguments: argparse.Namespace) -> list[Item]:
-    return [*checks(arguments.device), ("tests/test_cuda.py", tests)]
+def test_items(arguments: argparse.Namespace) -> list[Item]:
+    return [("test_cuda.py", partial(test, HERE.parent / "tests" / "test_cuda.py"))]
 
 
-def tests() -> dict[str, Any]:
-    """What the tests for GPUs say, where there is a test runner."""
-    if importlib.util.find_spec("pytest") is None or not (HERE.parent / "tests").exists():
-        return {"skipped": "no pytest here"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda.py"]
+def test(path: Path) -> dict[str, Any]:
+    """How many tests of a file pass, fail and are skipped.
+
+    Raises:
+        RuntimeError: none could be run; pytest is not there, for example.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
     ran = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
-    return {"holds": ran.returncode == 0, "said": ran.stdout.splitlines()[-20:]}
+    said = ran.stdout.splitlines()[-20:]
+    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", said[-1] if said else "")
+    if not counts:
+        raise RuntimeError(f"expected tests to run, got {' '.join(said) or ran.stderr}; install pytest")
+    found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0}
+    return {**found, **{what: int(number) for number, what in counts}, "said": said}
 
 
 def script(name: str, record: Path, *options: str) -> dict[str, Any]:
@@ -124,7 +118,7 @@ def search_items(arguments: argparse.Namespace) -> list[Item]:
 
 def step_items(arguments: argparse.Namespace) -> list[Item]:
     device = arguments.device
-    rates = [(f"rate {name}", partial(rate, name, device)) for name in ("float32", "tf32", "bf16")]
+    rates = [(f"rate {name}", partial(rate, name, device)) for name in get_args(Precision)]
     steps = [
         (f"{preset} {method}", partial(step_times, preset, method, VARIANTS, arguments))
         for preset in NETWORKS
@@ -143,21 +137,22 @@ def step_times(
 ) -> dict[str, Any]:
     """Milliseconds of a step in each variant, in turn within a round, its FLOP, and its memory at the highest."""
     device = arguments.device
-    runners, peaks = {}, {}
-    for variant in variants:
-        with most_memory(device) as peak:
-            runners[variant.name] = runner = Runner(config_of(preset, method, device), variant, device)
-            for _ in range(WARM_UP + 2):
-                runner()
-        peaks[variant.name] = peak
+    runners: dict[str, Runner] = {}
+
+    def start(variant: Variant) -> None:
+        runners[variant.name] = runner = Runner(config_of(preset, method, device), variant, device)
+        for _ in range(WARM_UP + 2):
+            runner()
+
+    peaks = {variant.name: peak_bytes(partial(start, variant), device) / 2**20 for variant in variants}
     milliseconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(arguments.rounds):
         for name, runner in runners.items():
-            milliseconds[name].append(1000 * seconds_a_step(runner, arguments.steps_a_round, device))
+            milliseconds[name].append(1000 * seconds(runner, device, arguments.steps_a_round))
     return {
         "flop": flop(preset, method, device),
         "milliseconds": {name: quartiles(values) for name, values in milliseconds.items()},
-        "MiB": {name: value for name, peak in peaks.items() for value in peak},
+        "MiB": peaks,
     }
 
 
@@ -221,7 +216,7 @@ def error_after(method: str, precision: Any, seed: int, arguments: argparse.Name
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[Item]]] = {
-    "checks": check_items,
+    "tests": test_items,
     "search": search_items,
     "steps": step_items,
     "cells": cell_items,

@@ -6,30 +6,19 @@ from typing import Any
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.analysis.paper_tables import trained
-from adversarial_dropout.experiments.presets.paper import CELLS
 from adversarial_dropout.experiments.presets.stated import STATED
+from adversarial_dropout.experiments.training.batches import steps_of_a_run
 
 SEEDS = 8
 
 
 def write(out: Path) -> None:
     """Write summary.json from what is there."""
-    content = {"table 1": table1(out), "share of the rate": shares(out), "environment": records.environment()}
-    records.write_json(out / "summary.json", content)
+    records.write_measured(out / "summary.json", {"table 1": table1(out), "share of the rate": shares(out)})
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())["entries"] if path.exists() else None
-
-
-def steps_of_a_run(preset: str) -> int:
-    """Training steps of a full run."""
-    (cell,) = (cell for cell in CELLS if cell.preset == preset)
-    training = presets.get(preset, "plain", "paper").training
-    rows, batch = STATED[cell.source].training_images, training.batch_labelled
-    if training.batch_unlabelled:
-        rows, batch = rows - cell.labels, training.batch_unlabelled
-    return training.epochs * (training.steps_per_epoch or rows // batch)
 
 
 def table1(out: Path) -> dict[str, Any] | None:
@@ -42,7 +31,8 @@ def table1(out: Path) -> dict[str, Any] | None:
     hours = {"all methods": 0.0, "methods that the paper prints": 0.0}
     for name, entry in timed.items():
         preset, method = name.split()
-        own = SEEDS * steps_of_a_run(preset) * entry["seconds a step"] / 3600
+        steps = steps_of_a_run(presets.get(preset, method, "paper"), STATED["mnist"].training_images)
+        own = SEEDS * steps * entry["seconds a step"] / 3600
         hours["all methods"] += own
         if (preset, method) in printed:
             hours["methods that the paper prints"] += own

@@ -130,9 +130,8 @@ def main() -> None:
         "device": str(arguments.device),
         "rounds": arguments.rounds,
         "sizes": found,
-        "environment": records.environment(),
     }
-    records.write_json(arguments.record, content)
+    records.write_measured(arguments.record, content)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,25 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from adversarial_dropout.experiments.analysis.tables import quartiles
+
 WARM_UP, ROUNDS = 5, 25
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Time of one call, the work it leaves on a GPU included."""
+def synchronize(device: torch.device) -> None:
+    """Wait for the work that was left on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:
+    """Mean time of a call, the work it leaves on a GPU included; a GPU may work on one while the next is prepared."""
+    synchronize(device)
     start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    for _ in range(calls):
+        run()
+    synchronize(device)
+    return (time.perf_counter() - start) / calls
 
 
 def interleaved(
@@ -40,13 +47,7 @@ def interleaved(
 
 def ratio(above: list[float], below: list[float]) -> list[float]:
     """Lower quartile, median and upper quartile of the ratio within a round."""
-    ratios = [a / b for a, b in zip(above, below, strict=True)]
-    return quartiles(ratios)
-
-
-def quartiles(values: list[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return quartiles([a / b for a, b in zip(above, below, strict=True)])
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

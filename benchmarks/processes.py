@@ -128,9 +128,8 @@ def work(rank: int, rounds: int, record: Path, store: str, barrier: Barrier) -> 
             "rounds": rounds,
             "cases": found,
             "seconds_of_fixed_parts": parts,
-            "environment": records.environment(),
         }
-        records.write_json(record, content)
+        records.write_measured(record, content)
     torch.distributed.destroy_process_group()
 
 

@@ -192,9 +192,8 @@ def main() -> None:
         "what": "time of a step over a plain one: lower quartile, median, upper quartile of the ratio within a round",
         "rounds": arguments.rounds,
         "networks": found,
-        "environment": records.environment(),
     }
-    records.write_json(arguments.record, content)
+    records.write_measured(arguments.record, content)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.analysis import paper_tables
-from adversarial_dropout.experiments.data.splits import Split
-from adversarial_dropout.experiments.presets.paper import Cell
 from adversarial_dropout.experiments.presets.stated import STATED
 from adversarial_dropout.experiments.records import read_json
 from adversarial_dropout.experiments.show.table import Table
-from adversarial_dropout.experiments.training.batches import steps_of_an_epoch
+from adversarial_dropout.experiments.training.batches import steps_of_a_run
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CORES_OF_A_MACHINE = 16
@@ -199,7 +195,8 @@ def table_cost() -> str:
         cells = paper_tables.trained(table)
         for cell, method in cells:
             step = found["steps"][cell.preset][method]
-            run = _steps(cell, method) * step["seconds"] / 3600
+            config = presets.get(cell.preset, method, "paper")
+            run = steps_of_a_run(config, STATED[cell.source].training_images) * step["seconds"] / 3600
             hours += STATED[cell.source].repeats * run
             longest = max(longest, run)
         repeats = STATED[cells[0][0].source].repeats
@@ -226,15 +223,6 @@ def table_cost() -> str:
         "8 GPUs",
     )
     return Table(header, lines).markdown() + f"\n\n{_where(found)}"
-
-
-def _steps(cell: Cell, method: str) -> int:
-    """Of a full run."""
-    training = presets.get(cell.preset, method, "paper").training
-    images = STATED[cell.source].training_images
-    unlabelled = 0 if cell.all_labels else images - cell.labels
-    split = Split(torch.arange(cell.labels), torch.arange(unlabelled), torch.arange(0))
-    return training.epochs * steps_of_an_epoch(training, split)
 
 
 def goals() -> str:

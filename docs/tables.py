@@ -147,10 +147,13 @@ def authors() -> str:
 
 
 def mnist_tuning() -> str:
-    """Validation errors of the candidates for ε."""
-    found = read_json(RESULTS / "mnist-tuning.json")
-    lines = [(name, Published.of(values)) for name, values in found["errors"].items()]
-    return Table(("candidate", f"validation error in %, n = {len(found['seeds'])}"), lines).markdown()
+    """Validation errors of the candidates, by method."""
+    lines = [
+        (f"{method} {name}", Published.of(errors), found["steps"], len(errors))
+        for method, found in read_json(RESULTS / "mnist-tuning.json")["methods"].items()
+        for name, errors in found["errors"].items()
+    ]
+    return Table(("candidate", "validation error in %", "steps", "n"), lines).markdown()
 
 
 def autoencoders_measured() -> str:

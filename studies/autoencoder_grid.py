@@ -115,9 +115,8 @@ def main() -> None:
         "seeds": options.seeds,
         "images": options.images,
         "settings": settings,
-        "environment": records.environment(),
     }
-    records.write_json(options.record, content)
+    records.write_measured(options.record, content)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main() -> None:
             {"preset": config.preset, "method": config.method, "seed": config.seed, "before": before, "after": after}
         )
         print(config.preset, config.method, config.seed, f"{before:.3f} {after:.3f}", flush=True)
-    records.write_json(RESULTS / "cifar10-steps.json", {"runs": runs, "environment": records.environment()})
+    records.write_measured(RESULTS / "cifar10-steps.json", {"runs": runs})
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from adversarial_dropout import (
 )
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.analysis.tables import quartiles
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.trained import Trained
@@ -131,7 +132,7 @@ def parts(folder: Path) -> Iterator[tuple[Part, Sequence[Setting]]]:
 
 def summary(shares: Tensor) -> dict[str, float]:
     """Over images and networks."""
-    low, median, high = shares.quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    low, median, high = quartiles(shares.tolist())
     exact = float((shares >= EXACT).double().mean())
     figures = {"mean": float(shares.mean()), "low": low, "median": median, "high": high, "exact": exact}
     return {name: round(figure, 4) for name, figure in figures.items()}
@@ -165,10 +166,7 @@ def times(problem: MaskProblem) -> dict[str, list[float]]:
             if turn >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     reference = seconds["Algorithm 1"]
-    return {
-        name: statistics.quantiles([a / b for a, b in zip(each, reference, strict=True)], n=4)
-        for name, each in seconds.items()
-    }
+    return {name: quartiles([a / b for a, b in zip(each, reference, strict=True)]) for name, each in seconds.items()}
 
 
 def main() -> None:
@@ -231,9 +229,8 @@ def main() -> None:
             for network in timed
         },
         "rounds": ROUNDS,
-        "environment": records.environment(),
     }
-    records.write_json(arguments.record, content)
+    records.write_measured(arguments.record, content)
     for group in content["groups"]:
         if group["flips"] in (2, 6):
             means = {name: round(figures["mean"], 2) for name, figures in group["searches"].items()}

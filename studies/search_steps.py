@@ -89,9 +89,8 @@ def main() -> None:
         "what": "validation error in percent at the last epoch, one value per seed",
         "seeds": list(SEEDS),
         "runs": runs,
-        "environment": records.environment(),
     }
-    records.write_json(arguments.record, content)
+    records.write_measured(arguments.record, content)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,8 @@ def main() -> None:
         "n": {method: len(runs) for method, runs in seen.items()},
         "runs": means,
         "every_run": seen,
-        "environment": records.environment(),
     }
-    records.write_json(arguments.record, content)
+    records.write_measured(arguments.record, content)
     for method, figures in means.items():
         print(method, {name: round(value, 4) for name, value in figures.items()})
 

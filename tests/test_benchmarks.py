@@ -47,7 +47,8 @@ def test_peak_is_what_is_held_at_one_time() -> None:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    assert measuring.ratio([2.0, 20.0, 6.0], [1.0, 10.0, 2.0])[1] == 2.0
+    assert measuring.ratio([2.0, 20.0, 6.0], [1.0, 10.0, 2.0]) == [2.0, 2.0, 2.5]
+    assert measuring.ratio([6.0], [2.0]) == [3.0] * 3
     order = []
     runs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     found = measuring.interleaved(runs, CPU, warm_up=2, rounds=3)

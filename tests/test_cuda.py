@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adversarial_dropout import (
     AdversarialDropout,
     AdversarialTraining,
+    EntropyMinimization,
     PiModel,
     SupervisedAdversarialDropout,
     VirtualAdversarialDropout,
@@ -36,10 +37,28 @@ pytestmark = [
 ]
 
 
+REGULARIZERS = (
+    VirtualAdversarialDropout(),
+    VirtualAdversarialDropout(divergence="qe"),
+    SupervisedAdversarialDropout(),
+    AdversarialTraining(),
+    VirtualAdversarialTraining(),
+    PiModel(),
+    EntropyMinimization(),
+)
+SHARED = VirtualAdversarialDropout(noise="shared", divergence="qe")
+
+
 def network() -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(8, 64), nn.ReLU(), AdversarialDropout(0.5, 0.05), nn.Linear(64, 16), nn.Dropout(0.3), nn.Linear(16, 3)
     )
+
+
+def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Apart by no more than that share of the largest entry."""
+    largest = max(float(expected.detach().abs().max()), 1e-3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("units", [1, 7, 2048, 65536])
@@ -52,18 +71,31 @@ def test_ties_go_to_the_lower_index_as_on_the_cpu(units: int) -> None:
         assert torch.equal(here, there.cpu())
 
 
-@pytest.mark.parametrize(
-    "regularizer",
-    [
-        VirtualAdversarialDropout(),
-        VirtualAdversarialDropout(noise="shared", divergence="qe"),
-        SupervisedAdversarialDropout(),
-        AdversarialTraining(),
-        VirtualAdversarialTraining(),
-        PiModel(),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("regularizer", REGULARIZERS, ids=repr)
+def test_loss_and_gradients_are_those_of_the_cpu(regularizer: Regularizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, without noise but the same base mask and the same direction on both sides."""
+    model = network().double()
+    model[4] = nn.Identity()  # No dropout but that of the layer.
+    x, other, direction = torch.randn(3, 32, 8).double()
+    y, kept = torch.randint(3, (32,)), torch.rand(32, 64) < 0.5
+    monkeypatch.setattr(torch, "randn_like", lambda like, **_: direction.to(like))
+    found = []
+    for device in ("cpu", "cuda"):
+        own = copy.deepcopy(model).to(device).eval()
+        target = own(other.to(device))
+        own.train(isinstance(regularizer, SupervisedAdversarialDropout | VirtualAdversarialDropout))
+        layer = own[2]
+        assert isinstance(layer, AdversarialDropout)
+        layer._last_mask = kept.to(device)
+        loss = regularizer(own, x.to(device), y.to(device), target=target)
+        gradients = torch.autograd.grad(loss, list(own.parameters()), materialize_grads=True)
+        found.append([loss.cpu(), *(gradient.cpu() for gradient in gradients)])
+    assert any(gradient.any() for gradient in found[0][1:])
+    for here, there in zip(*found, strict=True):
+        assert_near(there, here, 1e-9)
+
+
+@pytest.mark.parametrize("regularizer", [*REGULARIZERS, SHARED], ids=repr)
 def test_same_seed_same_loss_and_gradients(regularizer: Regularizer) -> None:
     model = network().cuda()
     x, y = torch.randn(32, 8).cuda(), torch.randint(3, (32,)).cuda()
@@ -145,15 +177,14 @@ def adam(model: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
 
-@pytest.mark.parametrize("method", TERMS)
-def test_a_recorded_step_is_the_step(method: str) -> None:
+def eager_and_recorded(
+    model: nn.Module, terms: dict[str, Term], made: list[Batch], recorder: CudaGraphs | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Losses, parameters and Adam's moments, all noise included, with a ramp, a rate and a β₁ that change."""
-    model, made = network().cuda(), made_batches(STEPS)
     found = []
-    recorder = Counting(torch.device("cuda", torch.cuda.current_device()))
     for captured in (False, True):
         own = copy.deepcopy(model)
-        objective, optimizer = Objective(own, TERMS[method]), adam(own)
+        objective, optimizer = Objective(own, terms), adam(own)
         step = CapturedStep(objective, optimizer, recorder=recorder) if captured else eager_step(objective, optimizer)
         torch.manual_seed(1)
         values = []
@@ -164,9 +195,25 @@ def test_a_recorded_step_is_the_step(method: str) -> None:
             values += list(step(batch, 1 / (turn + 2)).values())
         moments = [value for state in optimizer.state.values() for value in state.values()]
         found.append([*values, *own.parameters(), *moments])
-    for eager, recorded in zip(*found, strict=True):
+    return zip(*found, strict=True)
+
+
+@pytest.mark.parametrize("method", TERMS)
+def test_a_recorded_step_is_the_step(method: str) -> None:
+    recorder = Counting(torch.device("cuda", torch.cuda.current_device()))
+    for eager, recorded in eager_and_recorded(network().cuda(), TERMS[method], made_batches(STEPS), recorder):
         torch.testing.assert_close(eager, recorded, rtol=1e-6, atol=1e-6)
     assert recorder.recorded == 2, "once, and again for another β₁"
+
+
+@pytest.mark.parametrize("method", presets.find("paper/mnist-1000").methods)
+def test_a_recorded_step_is_the_step_on_the_network_of_table_3(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    config = presets.get("paper/mnist-1000", method, "paper")
+    images, labels = torch.rand(STEPS, 128, 1, 28, 28).cuda(), torch.randint(10, (STEPS, 32)).cuda()
+    made = [Batch(seen[:32], known, seen[32:]) for seen, known in zip(images, labels, strict=True)]
+    for eager, recorded in eager_and_recorded(config.model.build((1, 28, 28), 10).cuda(), config.terms, made):
+        assert_near(recorded, eager, 1e-5)
 
 
 def test_base_masks_differ_from_replay_to_replay() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import cells
 import cuda_seeds
 import gpu
-import gpu_checks
 import gpu_summary
 import pytest
 import torch
@@ -21,7 +20,6 @@ from adversarial_dropout.experiments.training.captured import CapturedStep
 from adversarial_dropout.experiments.training.step import Objective, eager_step
 
 CPU = torch.device("cpu")
-CHECKS = dict(gpu_checks.checks(CPU))
 
 
 @pytest.fixture
@@ -31,16 +29,20 @@ def arguments(tmp_path: Path) -> argparse.Namespace:
     )
 
 
-@pytest.mark.parametrize("name", CHECKS)
-def test_checks_hold(name: str) -> None:
-    found = CHECKS[name]()
-    assert found["holds"], found
-
-
-def test_a_check_that_does_not_hold_says_so() -> None:
-    found = gpu_checks._compared([torch.ones(3)], [torch.ones(3) + 1e-3], gpu_checks.AGREE)
-    assert found["holds"] is False
-    assert found["largest difference"] == pytest.approx(1e-3, rel=1e-3)
+def test_tests_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "test_some.py"
+    path.write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', range(4))\n"
+        "def test_small(n): assert n < 3\n"
+        "@pytest.mark.skip\n"
+        "def test_skipped(): pass\n"
+    )
+    found = gpu.test(path)
+    assert {name: found[name] for name in ("passed", "failed", "skipped")} == {"passed": 3, "failed": 1, "skipped": 1}
+    assert any("test_small[3]" in line for line in found["said"])
+    with pytest.raises(RuntimeError, match=r"expected tests to run, got .*no tests ran"):
+        gpu.test(tmp_path / "test_none.py")
 
 
 @pytest.mark.parametrize("preset", gpu.NETWORKS)
@@ -49,6 +51,8 @@ def test_a_step_in_every_variant(preset: str, method: str, arguments: argparse.N
     entry = gpu.step_times(preset, method, gpu.VARIANTS, arguments)
     assert entry["milliseconds"].keys() == {variant.name for variant in gpu.VARIANTS}
     assert all(low > 0 for low, _, _ in entry["milliseconds"].values())
+    assert entry["MiB"].keys() == entry["milliseconds"].keys()
+    assert all(peak > 0 for peak in entry["MiB"].values())
 
 
 def test_flop_are_those_that_follow_from_the_sizes() -> None:
@@ -91,8 +95,7 @@ def test_a_cell_and_an_error(arguments: argparse.Namespace) -> None:
 
 
 def test_every_part_has_items(arguments: argparse.Namespace) -> None:
-    assert gpu.PARTS.keys() == {"checks", "search", "steps", "cells", "seeds", "errors"}
-    assert len(gpu.check_items(arguments)) == len(CHECKS) + 1
+    assert gpu.PARTS.keys() == {"tests", "search", "steps", "cells", "seeds", "errors"}
     assert len(gpu.error_items(arguments)) == 6
     names = [name for name, _ in gpu.step_items(arguments)]
     assert len(set(names)) == len(names) == 3 + 4 * 9
@@ -198,11 +201,6 @@ def test_summary(tmp_path: Path) -> None:
     assert found["table 1"]["hours, side by side"]["all methods"] == pytest.approx(hours / 2.5)
     shares = found["share of the rate"]["paper/svhn-1000 vadd-kl"]
     assert shares == {"captured, bf16": pytest.approx(0.5), "eager, float32": pytest.approx(2.5)}
-
-
-def test_steps_of_a_run() -> None:
-    assert gpu_summary.steps_of_a_run("paper/mnist-1000") == 100 * 468
-    assert gpu_summary.steps_of_a_run("paper/mnist-all") == 100 * (60_000 // 128)
 
 
 def test_no_gpu_is_an_error_that_says_so() -> None:

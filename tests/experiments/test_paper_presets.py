@@ -178,7 +178,7 @@ def facts(config: ExperimentConfig) -> Facts:
         "labels": len(split.labelled),
         "others": len(split.unlabelled) if training.batch_unlabelled else None,
         "batch": (training.batch_labelled, training.batch_unlabelled),
-        "steps": steps_of_an_epoch(training, split),
+        "steps": steps_of_an_epoch(training, len(split.labelled), len(split.unlabelled)),
     }
 
 

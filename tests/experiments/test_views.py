@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adversarial_dropout import AdversarialDropout
+from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import DataConfig, TrainingConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels
@@ -17,7 +18,7 @@ from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
-from adversarial_dropout.experiments.training.batches import batches, steps_of_an_epoch
+from adversarial_dropout.experiments.training.batches import batches, steps_of_a_run, steps_of_an_epoch
 from adversarial_dropout.experiments.training.step import Batch, Objective
 from adversarial_dropout.regularizers.passes import cut
 
@@ -324,7 +325,7 @@ def steps(data: DataConfig, training: TrainingConfig, *, needs_unlabelled: bool)
     split, pixels = make_split(DIGITS, data, 0), Pixels(data, DIGITS.brightest)
     order = torch.Generator().manual_seed(3)
     found = list(batches(DIGITS, pixels, split, training, order, needs_unlabelled=needs_unlabelled))
-    assert len(found) == steps_of_an_epoch(training, split)
+    assert len(found) == steps_of_an_epoch(training, len(split.labelled), len(split.unlabelled))
     return found
 
 
@@ -397,7 +398,10 @@ def test_the_second_view_is_of_the_same_images_in_the_same_order(unlabelled: int
 )
 def test_steps_of_an_epoch(training: TrainingConfig, overlap: bool, expected: int) -> None:
     split = make_split(DIGITS, DataConfig(overlap=overlap), 0)
-    assert steps_of_an_epoch(training, split) == expected
+    assert steps_of_an_epoch(training, len(split.labelled), len(split.unlabelled)) == expected
+    config = presets.get("digits-100", "vadd-kl")
+    config = dataclasses.replace(config, data=DataConfig(overlap=overlap), training=training)
+    assert steps_of_a_run(config, 1297) == training.epochs * expected
 
 
 def test_labelled_steps_alone_are_one_permutation_after_the_other() -> None:

@@ -114,6 +114,11 @@ def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 1
     write_bytes(path, (json.dumps(content, indent=indent) + "\n").encode())
 
 
+def write_measured(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as JSON, with the environment in which it was measured; see :func:`write_bytes`."""
+    write_json(path, {**content, "environment": environment()})
+
+
 def write_metrics(folder: Path, rows: Sequence[Row]) -> None:
     """Write the metrics of all epochs so far as CSV, numbers in full precision."""
     text = io.StringIO()

@@ -164,3 +164,8 @@ def _row(method: str, runs: Sequence[Record], means: dict[str, float]) -> Row:
         change=means[method] / plain - 1 if plain else None,
         ahead=tuple(b for b in BASELINES if "add" in method and b in means and means[b] < means[method] - _ROUNDING),
     )
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median, upper quartile, interpolated between the values; of a single value three times itself."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3

@@ -39,7 +39,6 @@ class Theory:
         for table in theory_tables.tables(found):
             console.print(table)
         beside = self.out / "theory"
-        content = {**dataclasses.asdict(found), "environment": records.environment()}
-        records.write_json(beside.with_suffix(".json"), content)
+        records.write_measured(beside.with_suffix(".json"), dataclasses.asdict(found))
         write_theory(found, beside)
         console.print(f"page: {beside}.html, .svg, .json", soft_wrap=True, markup=False)

@@ -5,19 +5,26 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from adversarial_dropout.experiments.config import TrainingConfig
+from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.training.step import Batch
 
 
-def steps_of_an_epoch(config: TrainingConfig, split: Split) -> int:
-    """As many as the config says, else those of one pass."""
-    rows, batch = split.unlabelled, config.batch_unlabelled
+def steps_of_an_epoch(config: TrainingConfig, labelled: int, unlabelled: int) -> int:
+    """As many as the config says, else those of one pass over so many images."""
+    rows, batch = unlabelled, config.batch_unlabelled
     if not batch:
-        rows, batch = split.labelled, config.batch_labelled
-    return config.steps_per_epoch or max(1, len(rows) // batch)
+        rows, batch = labelled, config.batch_labelled
+    return config.steps_per_epoch or max(1, rows // batch)
+
+
+def steps_of_a_run(config: ExperimentConfig, images: int) -> int:
+    """Those of all epochs, where so many images have a label and none of them is held out."""
+    labelled = config.data.labelled or images
+    unlabelled = images if config.data.overlap else images - labelled
+    return config.training.epochs * steps_of_an_epoch(config.training, labelled, unlabelled)
 
 
 def batches(
@@ -41,7 +48,7 @@ def batches(
         needs_unlabelled: Whether the objective looks at images without their labels; otherwise none are made.
         share: From the rows of all steps, shape (steps, batch), to those that this process sees.
     """
-    steps = steps_of_an_epoch(config, split)
+    steps = steps_of_an_epoch(config, len(split.labelled), len(split.unlabelled))
     labelled = share(_shuffled(split.labelled, steps, config.batch_labelled, order)).to(data.images.device)
     unlabelled = None
     if config.batch_unlabelled:
