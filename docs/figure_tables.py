@@ -36,11 +36,6 @@ SHORT = (
 """Of :data:`CLAIMS`, in their order."""
 
 
-def claims() -> str:
-    """The paper's claims on Figures 2 and 3, seen or not."""
-    return main_setting().claims.markdown()
-
-
 def main_setting() -> Comparison:
     """The autoencoders of the preset."""
     return autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())

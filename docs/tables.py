@@ -116,19 +116,10 @@ def kernel_size() -> str:
     return Table(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines).markdown()
 
 
-def _choices(choices: dict[str, stated.Choice], header: tuple[str, str, str]) -> str:
-    lines = [(what, choice.value, choice.reason) for what, choice in choices.items()]
-    return Table(header, lines).markdown()
-
-
-def deviations() -> str:
-    """What it states and we do not follow."""
-    return _choices(stated.DEVIATIONS, ("stated otherwise", "taken", "because"))
-
-
-def left_open() -> str:
-    """What it leaves open."""
-    return _choices(stated.LEFT_OPEN, ("left open", "taken", "because"))
+def choices(made: dict[str, stated.Choice], where: str) -> str:
+    """What the paper states and we do not follow, or leaves open."""
+    lines = [(what, choice.value, choice.reason) for what, choice in made.items()]
+    return Table((where, "taken", "because"), lines).markdown()
 
 
 def authors() -> str:
@@ -189,12 +180,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-quick": cifar10_quick,
     "true-batch": speed_tables.true_batch,
     "kernel-size": kernel_size,
-    "deviations": deviations,
-    "left-open": left_open,
+    "deviations": partial(choices, stated.DEVIATIONS, "stated otherwise"),
+    "left-open": partial(choices, stated.LEFT_OPEN, "left open"),
     "authors": authors,
     "mnist-tuning": mnist_tuning,
     "autoencoders": autoencoders_measured,
-    "autoencoder-claims": figure_tables.claims,
+    "autoencoder-claims": lambda: figure_tables.main_setting().claims.markdown(),
     "autoencoder-grid": figure_tables.grid,
     "autoencoder-grid-claims": figure_tables.grid_claims,
     "theory-equations": partial(_theory, 0),

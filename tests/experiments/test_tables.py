@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.analysis.tables import Group, summarise
@@ -139,15 +138,3 @@ def test_markdown() -> None:
         "| pi | 5.20 ± 0.00 | 2 | -35 % | 20.0 |  |\n"
         "| vadd-qe | 5.50 ± 1.80 | 3 | -31 % | 30.0 | pi ahead |"
     )
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_terminal(width: int) -> None:
-    group = only(summarise([*PLAIN, *VADD, *PI]))
-    console = Console(width=width)
-    with console.capture() as capture:
-        console.print(group.table)
-    printed = capture.get()
-    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
-    assert lines == [list(row) for row in group.table.texts]
-    assert group.title in " ".join(printed.split())

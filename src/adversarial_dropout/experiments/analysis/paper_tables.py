@@ -99,19 +99,12 @@ class PaperTable:
         scale: Of our runs.
         columns: What is trained on.
         body: All rows: the paper's in its order, then those that it does not have.
-        steps: Training steps of our runs in each column, as text.
     """
 
     name: str
     scale: Scale
     columns: tuple[Cell, ...]
     body: tuple[Row, ...]
-    steps: tuple[str, ...]
-
-    @property
-    def rows(self) -> dict[str, tuple[Entry, ...]]:
-        """Entries of the rows that are trained, by method."""
-        return {row.method: row.entries for row in self.body if row.method is not None}
 
     @property
     def table(self) -> Table:
@@ -170,8 +163,8 @@ class PaperTable:
     def _names(self) -> list[str]:
         """Names of the columns of our errors, one for each of its columns."""
         return [
-            f"{TITLES[cell.source]}, {cell.labels:,} labels{_WHOSE[cell.family]}: ours{steps}"
-            for cell, steps in zip(self.columns, self.steps, strict=True)
+            f"{TITLES[cell.source]}, {cell.labels:,} labels{_WHOSE[cell.family]}: ours{_steps(cell, self.scale)}"
+            for cell in self.columns
         ]
 
 
@@ -230,7 +223,7 @@ def paper_table(
 
     rows = (*PRINTED[name].rows, *_others(name, {*methods, *(method for _, method in runs)}))
     body = tuple(Row(row.name, row.method, tuple(entry(row, *where) for where in places)) for row in rows)
-    return PaperTable(name, scale, cells, body, tuple(_steps(cell, scale) for cell in cells))
+    return PaperTable(name, scale, cells, body)
 
 
 def _others(name: str, methods: set[str]) -> tuple[PrintedRow, ...]:

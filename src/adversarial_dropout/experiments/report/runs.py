@@ -14,7 +14,6 @@ from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.report.page import Picture, named, write_page
 
 _SHOWN_IMAGES = 3
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def write_paper_table(table: PaperTable, path: Path) -> None:
     Raises:
         RecordError: the file cannot be written.
     """
-    write_page("paper_table.html.j2", path, found=table, methods=_asked(table.rows))
+    write_page("paper_table.html.j2", path, found=table, methods=_asked(row.method for row in table.body if row.method))
 
 
 def _asked(methods: Iterable[str]) -> dict[str, str]:
@@ -70,17 +69,15 @@ def _asked(methods: Iterable[str]) -> dict[str, str]:
 
 
 def _section(group: Group) -> _Section:
-    best = min(group.rows, key=lambda row: row.error.mean)
+    means = [row.error.mean for row in group.rows]
+    best = [place for place, mean in enumerate(means) if mean == min(means)]
+    lowest = group.rows[best[0]].method
     listed = ", ".join(f"{row.method} {row.error.mean:.2f}" for row in group.rows)
     return _Section(
         group=group,
-        best=[
-            place
-            for place, row in enumerate(group.rows)
-            if group.scale != "tiny" and row.error.mean <= best.error.mean + _ROUNDING
-        ],
+        best=best if group.scale != "tiny" else [],
         methods=_asked(row.method for row in group.rows),
-        errors=Picture(figures.errors(group), f"Errors in percent by method: {listed}. Lowest: {best.method}."),
+        errors=Picture(figures.errors(group), f"Errors in percent by method: {listed}. Lowest: {lowest}."),
         curves=Picture(
             figures.learning_curves(group),
             f"Learning curves: error against epoch, mean over seeds; at the end {listed}.",

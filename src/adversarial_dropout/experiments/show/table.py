@@ -5,10 +5,6 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 _SHORT = 24  # Characters of a word that the terminal does not break.
 
@@ -52,7 +48,7 @@ class Table:
         csv.writer(text, lineterminator="\n").writerows((self.header, *self.rows))
         return text.getvalue()
 
-    def __rich__(self) -> "RenderableType":
+    def __rich__(self) -> object:
         """All of it for the terminal: columns of numbers to the right, short words unbroken."""
         from rich import table
         from rich.console import Group
