@@ -20,7 +20,7 @@ from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.training import cluster as cluster_module
 from adversarial_dropout.experiments.training import loop
-from adversarial_dropout.experiments.training.cluster import Demands, GridWarning, ray_tasks, versions
+from adversarial_dropout.experiments.training.cluster import GridWarning, ray_tasks, versions
 from adversarial_dropout.experiments.training.grid import GridError, run_grid
 
 from .commands import fails
@@ -65,6 +65,17 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up, f"not within {GIVE_UP_SECONDS} seconds"
         time.sleep(0.01)
+
+
+def of_ray(title: bytes = b"") -> list[int]:
+    """Processes of the clusters of this module, with a title that begins so."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ours = any(os.readlink(file).startswith(os.environ["RAY_TMPDIR"]) for file in (process / "fd").iterdir())
+            if ours and (process / "cmdline").read_bytes().startswith(title):
+                found.append(int(process.name))
+    return found
 
 
 class Nodes:
@@ -126,10 +137,9 @@ def _no_ray_of_the_users() -> Iterator[None]:
         environment.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")
         environment.delenv("RAY_ADDRESS", raising=False)
         yield
-        for process in Path("/proc").glob("[0-9]*"):  # Where the head was killed, Ray leaves some for minutes.
+        for process in of_ray():  # Where the head was killed, Ray leaves some for minutes.
             with contextlib.suppress(OSError):
-                if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
-                    os.kill(int(process.name), signal.SIGKILL)
+                os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +180,7 @@ def test_a_node_dies(nodes: Nodes, alone: dict[ExperimentConfig, dict[str, bytes
 
     with (
         during(kill),
-        pytest.warns(GridWarning, match=r"was stopped after epoch \d+, and will go on from there: NodeDied"),
+        pytest.warns(GridWarning, match=r"node [\d.]+ \(.+\) has died; what it ran goes on elsewhere"),
     ):
         on_ray(nodes, tmp_path)
     assert results(tmp_path) == alone
@@ -193,7 +203,7 @@ def test_all_nodes_die(
 
     with (
         during(kill),
-        pytest.warns(GridWarning, match="was stopped after epoch"),
+        pytest.warns(GridWarning, match="has died; what it ran goes on"),
         pytest.raises(
             GridError, match=rf"no node of the Ray cluster at {nodes.address} has had 1 CPU for 1 s; .* kept"
         ),
@@ -204,15 +214,21 @@ def test_all_nodes_die(
     assert state(tmp_path) == before, "nobody writes any more"
     assert all(3 < epochs(tmp_path, config) < 50 for config in LONG)
     nodes.fill()
-    with pytest.raises(GridError, match=r"1 of 5 runs failed(.|\n)*expected a finite loss"):
+    already = recorded(tmp_path)
+
+    def kill_a_process() -> None:
+        until(lambda: recorded(tmp_path) > already and bool(of_ray(b"ray::_on_node")))
+        os.kill(of_ray(b"ray::_on_node")[0], signal.SIGKILL)
+
+    with during(kill_a_process), pytest.raises(GridError, match=r"1 of 5 runs failed(.|\n)*expected a finite loss"):
         on_ray(nodes, tmp_path, [DIVERGING, *CONFIGS])
     assert results(tmp_path) == alone
 
 
 def test_nodes_that_are_other(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "versions", lambda: {**versions(), "torch": "1.0"})
-    monkeypatch.setattr(cluster_module, "_token", lambda root: contextlib.nullcontext(Path("/nowhere/token")))
-    wrong = rf"got on node [\d.]+ \(.+\) torch {re.escape(versions()['torch'])} instead of 1.0 as where"
+    monkeypatch.setattr(records, "write_bytes", lambda *_: None)
+    wrong = rf"got on node [\d.]+ \(.+\) torch {re.escape(versions()['torch'])} instead of 1.0, no {tmp_path}/.cluster-"
     with pytest.raises(GridError, match=rf"{wrong}(.|\n)*{wrong}"):
         on_ray(nodes, tmp_path, SHORT)
     assert not list(tmp_path.rglob("*"))
@@ -305,26 +321,27 @@ def test_an_address_is_for_ray(command: tuple[str, ...], capsys: pytest.CaptureF
 
 
 def test_a_node_that_is_other(tmp_path: Path) -> None:
-    (tmp_path / "token").touch()
-    Demands(versions(), tmp_path / "token", tmp_path).check("here")
-    other = {**versions(), "torch": "1.0", "python": "2.7"}
+    from adversarial_dropout.experiments.training.cluster_driver import check_node
+
+    check_node(versions(), [tmp_path], "here")
+    other = {**versions(), "torch": "1.0", "python": "2.7", "ray's": "3"}
     message = (
-        rf"versions .*, got on here python {versions()['python']} instead of 2.7, torch {versions()['torch']} inst"
+        f"this command, got on here python {versions()['python']} instead of 2.7, torch {versions()['torch']} instead "
+        f"of 1.0, ray's none instead of 3, no {tmp_path / 'data'}; install the same versions, and give folders that all"
     )
-    with pytest.raises(GridError, match=re.escape(message).replace(r"\.\*", ".*")):
-        Demands(other, tmp_path / "token", None).check("here")
-    with pytest.raises(GridError, match=f"here does not see the folder {tmp_path} .*--out that all nodes share"):
-        Demands(versions(), tmp_path / "none", None).check("here")
-    with pytest.raises(GridError, match=f"here has no data in {tmp_path / 'none'}; copy"):
-        Demands(versions(), tmp_path / "token", tmp_path / "none").check("here")
+    with pytest.raises(GridError, match=re.escape(message)):
+        check_node(other, [tmp_path, tmp_path / "data"], "here")
 
 
 def test_jobs_share_gpus() -> None:
     from adversarial_dropout.experiments.training.cluster_driver import share_of_gpu
 
-    assert [share_of_gpu(0.0, jobs) for jobs in (None, 1, 8)] == [0, 0, 0]
-    assert [share_of_gpu(2.0, jobs) for jobs in (None, 1, 2, 3, 4, 8)] == [1, 1, 1, 0.5, 0.5, 0.25]
-    assert 0.33 < share_of_gpu(8.0, 24) <= 1 / 3
+    assert [share_of_gpu(0.0, jobs, "auto") for jobs in (None, 1, 8)] == [0, 0, 0]
+    assert [share_of_gpu(2.0, jobs, "auto") for jobs in (None, 1, 2, 3, 4, 8)] == [1, 1, 1, 0.5, 0.5, 0.25]
+    assert 0.33 < share_of_gpu(8.0, 24, "cuda") <= 1 / 3
+    assert share_of_gpu(2.0, 1, "cpu") == 0
+    with pytest.raises(GridError, match="expected GPUs in the Ray cluster for --device cuda, got none; start nodes"):
+        share_of_gpu(0.0, 1, "cuda")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The grid on a Ray cluster: what leaves this process, and what a node checks before it trains.
+"""The grid on a Ray cluster, as the command sees it: what it asks for, and what it gets back.
 
 Ray itself is spoken to in a process of its own (:mod:`cluster_driver`): where a cluster is lost Ray ends the process
 that was connected to it, and prints what only its developers need.
@@ -11,15 +11,15 @@ import hashlib
 import importlib.util
 import multiprocessing
 import os
+import re
 import secrets
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import adversarial_dropout
 from adversarial_dropout.errors import AdversarialDropoutWarning, InvalidValueError
@@ -36,45 +36,6 @@ class GridWarning(AdversarialDropoutWarning):
 
 
 @dataclass(frozen=True)
-class Demands:
-    """What a node must have to run cells.
-
-    Attributes:
-        versions: Of what decides over the bits of a result; see :func:`versions`.
-        token: A file below the folder of the runs.
-        data: Folder of the data, if they come from one.
-    """
-
-    versions: dict[str, str]
-    token: Path
-    data: Path | None
-
-    def check(self, node: str) -> None:
-        """Raise :class:`GridError` unless they are met in this process, which is on ``node``."""
-        here = versions()
-        other = [
-            f"{name} {here.get(name, 'none')} instead of {wanted}"
-            for name, wanted in self.versions.items()
-            if here.get(name) != wanted
-        ]
-        if other:
-            raise GridError(
-                f"expected the same versions on all nodes, got on {node} {', '.join(other)} as where the command was "
-                f"given; install the same there"
-            )
-        if not self.token.exists():
-            raise GridError(
-                f"{node} does not see the folder {self.token.parent} of this command; give an --out that all nodes "
-                f"share under the same path"
-            )
-        if self.data is not None and not self.data.exists():
-            raise GridError(
-                f"{node} has no data in {self.data}; copy them there, or give a --data that all nodes share under the "
-                f"same path"
-            )
-
-
-@dataclass(frozen=True)
 class Work:
     """What the process that speaks to Ray is given.
 
@@ -82,20 +43,31 @@ class Work:
         cells: To run; their paths are absolute.
         jobs: So many at a time; ``None``: as many as the cluster has room for.
         address: HOST:PORT of the cluster's head, "auto", or "local" to start one for this work.
-        demands: On every node.
         patience: Seconds to wait while no node has a CPU, or a GPU, for a cell.
+        versions: That every node must have.
+        files: That every node must see.
     """
 
     cells: list[Cell]
     jobs: int | None
     address: str
-    demands: Demands
     patience: float
+    versions: dict[str, str]
+    files: list[Path]
 
     @property
     def threads(self) -> int:
         """CPU threads of a cell, at most."""
         return max(cell.config.threads for cell in self.cells)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python, of packages, and of the source of this one: what results depend on."""
+    source = hashlib.sha256()
+    for path in sorted(Path(adversarial_dropout.__file__).parent.rglob("*.py")):
+        source.update(path.read_bytes())
+    return {**records.versions(), "adversarial-dropout's source": source.hexdigest()[:8]}
 
 
 def ray_tasks(address: str | None = None) -> Backend:
@@ -111,8 +83,7 @@ def ray_tasks(address: str | None = None) -> Backend:
     if importlib.util.find_spec("ray") is None:
         raise InvalidValueError("--backend ray needs ray; pip install 'adversarial-dropout[ray]'")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    _, colon, port = address.rpartition(":")
-    if address not in ("auto", "local") and ("://" in address or not (colon and port.isdecimal())):
+    if not re.fullmatch(r"auto|local|[^/]+:[0-9]+", address):
         raise InvalidValueError(
             f'expected the address of a Ray cluster as HOST:PORT, "auto" or "local", got {address!r}; `ray start '
             f"--head` shows it"
@@ -121,17 +92,21 @@ def ray_tasks(address: str | None = None) -> Backend:
 
 
 def _run_cells(cells: Sequence[Cell], root: Path, jobs: int | None, *, address: str) -> list[str | None]:
-    finished = [records.is_finished(cell.folder) for cell in cells]
-    failures = [cell.run() if done else None for cell, done in zip(cells, finished, strict=True)]
-    places = [place for place, done in enumerate(finished) if not done]
-    if places:
-        with _token(root.absolute()) as token:
-            todo = [_anywhere(cells[place]) for place in places]
-            demands = Demands(versions(), token, todo[0].place.folder)
-            found = _driven(Work(todo, jobs, address, demands, _PATIENCE_SECONDS))
-        for place, why in zip(places, found, strict=True):
-            failures[place] = why
-    return failures
+    failures = {cell: cell.run() for cell in cells if records.is_finished(cell.folder)}
+    todo = [cell for cell in cells if cell not in failures]
+    if todo:
+        # By this file nodes know the folder. Its name is new, so that no file system remembers that it is missing.
+        token = root.absolute() / f".cluster-{secrets.token_hex(8)}"
+        records.write_bytes(token, b"")
+        try:
+            absolute = [_anywhere(cell) for cell in todo]
+            data = absolute[0].place.folder
+            files = [token] if data is None else [token, data]
+            found = _driven(Work(absolute, jobs, address, _PATIENCE_SECONDS, versions(), files))
+        finally:
+            token.unlink(missing_ok=True)
+        failures.update(zip(todo, found, strict=True))
+    return [failures[cell] for cell in cells]
 
 
 def _anywhere(cell: Cell) -> Cell:
@@ -142,31 +117,10 @@ def _anywhere(cell: Cell) -> Cell:
     return dataclasses.replace(cell, folder=cell.folder.absolute(), place=place)
 
 
-@contextlib.contextmanager
-def _token(root: Path) -> Iterator[Path]:
-    """A file by which nodes know the folder; its name is new, so that no file system remembers that it is missing."""
-    token = root / f".cluster-{secrets.token_hex(8)}"
-    records.write_bytes(token, b"")
-    try:
-        yield token
-    finally:
-        token.unlink(missing_ok=True)
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of Python, of packages, and of the source of this one: what results depend on."""
-    package = Path(adversarial_dropout.__file__).parent
-    source = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        source.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return {**records.versions(), "adversarial-dropout's source": source.hexdigest()[:8]}
-
-
 def _driven(work: Work) -> list[str | None]:
     """Give ``work`` to a process that speaks to Ray, and wait for what it finds. It ends when this function does."""
     ours, theirs = multiprocessing.Pipe()
-    with tempfile.TemporaryFile() as printed:
+    with tempfile.TemporaryFile("w+", errors="replace") as printed:
         process = subprocess.Popen(
             [sys.executable, "-c", _DRIVER.format(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -179,34 +133,22 @@ def _driven(work: Work) -> list[str | None]:
         theirs.close()
         try:
             with ours:
-                return _answer(ours, work)
+                ours.send(work)
+                while isinstance(answer := ours.recv(), str):
+                    warnings.warn(answer, GridWarning, stacklevel=2)
         except (EOFError, ConnectionError) as error:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SHUTDOWN_SECONDS)
+            printed.seek(0)
+            last_line = printed.read().strip().rpartition("\n")[2][:500]
             raise GridError(
-                f"the connection to the Ray cluster at {work.address} was lost ({_last_line(printed)}); what is "
-                f"recorded is kept: start the cluster again, and give the same command"
+                f"the connection to the Ray cluster at {work.address} was lost ({last_line or 'it said nothing'}); "
+                f"what is recorded is kept: start the cluster again, and give the same command"
             ) from error
         finally:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_SHUTDOWN_SECONDS)
             process.kill()
             process.wait()
-
-
-def _answer(connection: Any, work: Work) -> list[str | None]:
-    connection.send(work)
-    while True:
-        match connection.recv():
-            case str(happened):
-                warnings.warn(happened, GridWarning, stacklevel=2)
-            case Exception() as error:
-                raise error
-            case list(failures):
-                return failures
-
-
-def _last_line(printed: IO[bytes]) -> str:
-    printed.seek(0)
-    lines = printed.read().decode(errors="replace").strip().splitlines()
-    return lines[-1][:500] if lines else "it said nothing"
+    if isinstance(answer, Exception):
+        raise answer
+    failures: list[str | None] = answer
+    return failures
