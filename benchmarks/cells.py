@@ -17,9 +17,9 @@ from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig,
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.sources import ImageData, Place
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
-from adversarial_dropout.experiments.training.captured import CapturedStep
-from adversarial_dropout.experiments.training.devices import set_products
-from adversarial_dropout.experiments.training.step import Batch, Objective, eager_step
+from adversarial_dropout.experiments.run.captured import CapturedStep
+from adversarial_dropout.experiments.run.devices import set_products
+from adversarial_dropout.experiments.run.step import Batch, Objective, eager_step
 
 SMALL_BATCH, SMALL_WIDTH = 4, 8
 SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "cifar10": (3, 32, 32)}
@@ -186,7 +186,7 @@ def flop(preset: str, method: str, device: torch.device) -> int:
 
 def columns_and_methods(table: str = "table1") -> Iterator[tuple[str, str]]:
     """Every cell of one of the paper's tables, as preset and method."""
-    from adversarial_dropout.experiments.analysis.paper_tables import columns
+    from adversarial_dropout.experiments.results.paper_tables import columns
 
     for cell in columns(table):
         for method in presets.find(cell.preset).methods:

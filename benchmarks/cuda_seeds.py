@@ -38,10 +38,10 @@ from torch.nn import functional as F
 
 from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.analysis.tables import quartiles
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep
-from adversarial_dropout.experiments.training.step import Batch
+from adversarial_dropout.experiments.results.summary import quartiles
+from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep
+from adversarial_dropout.experiments.run.step import Batch
 
 PRESET = "paper/mnist-all"
 METHODS = ("plain", "vadd-kl")

@@ -26,10 +26,10 @@ from measuring import peak_of_process
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
-from adversarial_dropout.experiments.models.prediction import error
-from adversarial_dropout.experiments.training import checkpoint, loop
-from adversarial_dropout.experiments.training import run as under_way
-from adversarial_dropout.experiments.training.step import choose_step
+from adversarial_dropout.experiments.run import checkpoint, loop
+from adversarial_dropout.experiments.run import run as under_way
+from adversarial_dropout.experiments.run.step import choose_step
+from adversarial_dropout.experiments.trained.prediction import error
 
 EPOCHS = 4
 RUNS = {

@@ -26,8 +26,8 @@ from adversarial_dropout import sample_mask
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.noise import Dropout
+from adversarial_dropout.experiments.run.step import Batch, Objective, eager_step
 from adversarial_dropout.experiments.terms import Term, Vadd, by_kind
-from adversarial_dropout.experiments.training.step import Batch, Objective, eager_step
 
 CPU = torch.device("cpu")
 EXAMPLES, UNITS = 128, 2048

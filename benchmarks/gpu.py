@@ -38,15 +38,15 @@ from cells import Runner, Variant, columns_and_methods, config_of, data_of, devi
 from measuring import peak_bytes, seconds, synchronize
 
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.analysis.tables import quartiles
 from adversarial_dropout.experiments.config import Precision
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.data.splits import make_split
-from adversarial_dropout.experiments.models.prediction import error
-from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.captured import WARM_UP
-from adversarial_dropout.experiments.training.schedules import ramp_down, ramp_up
+from adversarial_dropout.experiments.results.summary import quartiles
+from adversarial_dropout.experiments.run.batches import batches
+from adversarial_dropout.experiments.run.captured import WARM_UP
+from adversarial_dropout.experiments.run.schedules import ramp_down, ramp_up
+from adversarial_dropout.experiments.trained.prediction import error
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = ("paper/mnist-1000", "paper/mnist-all", "paper/svhn-1000", "paper/cifar10-4000")

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.analysis.paper_tables import trained
 from adversarial_dropout.experiments.presets.stated import STATED
-from adversarial_dropout.experiments.training.batches import steps_of_a_run
+from adversarial_dropout.experiments.results.paper_tables import trained
+from adversarial_dropout.experiments.run.batches import steps_of_a_run
 
 SEEDS = 8
 

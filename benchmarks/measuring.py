@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from adversarial_dropout.experiments.analysis.tables import quartiles
+from adversarial_dropout.experiments.results.summary import quartiles
 
 WARM_UP, ROUNDS = 5, 25
 

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig
-from adversarial_dropout.experiments.training.step import Batch, Step, build_objective, eager_step
+from adversarial_dropout.experiments.run.step import Batch, Step, build_objective, eager_step
 
 WARM_UP, ROUNDS, STEPS, PROCESSES = 5, 25, 2, 2
 SHAPES, CLASSES = {"mnist-cnn": (1, 28, 28), "conv-large": (3, 32, 32)}, 10

@@ -28,8 +28,8 @@ from adversarial_dropout import (
 )
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.run.step import Batch, Objective, eager_step
 from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
-from adversarial_dropout.experiments.training.step import Batch, Objective, eager_step
 
 CPU = torch.device("cpu")
 NETWORKS = {

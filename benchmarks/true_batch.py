@@ -24,8 +24,8 @@ from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.presets.paper import CELLS, METHODS
-from adversarial_dropout.experiments.training.batches import batches
-from adversarial_dropout.experiments.training.step import Objective, eager_step
+from adversarial_dropout.experiments.run.batches import batches
+from adversarial_dropout.experiments.run.step import Objective, eager_step
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 DEAREST = "vadd-qe+vat"

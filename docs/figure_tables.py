@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from adversarial_dropout.experiments.analysis import autoencoders
-from adversarial_dropout.experiments.analysis.autoencoders import ADVERSARIAL, CLAIMS, DROPOUT, Comparison
 from adversarial_dropout.experiments.records import read_json
 from adversarial_dropout.experiments.show.table import Table
+from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
+from adversarial_dropout.experiments.studies.autoencoders.comparison import ADVERSARIAL, CLAIMS, DROPOUT, Comparison
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SETTING = "optimiser, learning rate, weights"

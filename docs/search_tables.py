@@ -4,8 +4,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from adversarial_dropout.experiments.analysis.published import Published
 from adversarial_dropout.experiments.records import read_json
+from adversarial_dropout.experiments.results.published import Published
 from adversarial_dropout.experiments.show.table import Table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

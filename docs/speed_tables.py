@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis import paper_tables
 from adversarial_dropout.experiments.presets.stated import STATED
 from adversarial_dropout.experiments.records import read_json
+from adversarial_dropout.experiments.results import paper_tables
+from adversarial_dropout.experiments.run.batches import steps_of_a_run
 from adversarial_dropout.experiments.show.table import Table
-from adversarial_dropout.experiments.training.batches import steps_of_a_run
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CORES_OF_A_MACHINE = 16

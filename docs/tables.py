@@ -17,14 +17,17 @@ import search_tables
 import speed_tables
 
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis import paper_tables, tables, theory_study, theory_tables
-from adversarial_dropout.experiments.analysis.published import PRINTED, Published
 from adversarial_dropout.experiments.config import Scale, differences
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.presets import paper, stated
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
+from adversarial_dropout.experiments.results import paper_tables
+from adversarial_dropout.experiments.results import summary as tables
+from adversarial_dropout.experiments.results.published import PRINTED, Published
 from adversarial_dropout.experiments.show.table import Table
+from adversarial_dropout.experiments.studies.theory import study as theory_study
+from adversarial_dropout.experiments.studies.theory import tables as theory_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.analysis import autoencoders
-from adversarial_dropout.experiments.analysis.autoencoders import ADVERSARIAL, DROPOUT
-from adversarial_dropout.experiments.analysis.features import look
 from adversarial_dropout.experiments.config import ExperimentConfig, OptimizerName, Scale
 from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.grid.grid import run_grid
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder, Initialization
 from adversarial_dropout.experiments.presets import autoencoder
-from adversarial_dropout.experiments.training.grid import run_grid
+from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
+from adversarial_dropout.experiments.studies.autoencoders.comparison import ADVERSARIAL, DROPOUT
+from adversarial_dropout.experiments.studies.autoencoders.features import look
 
 RECORD = Path(__file__).resolve().parents[1] / "results" / "autoencoder-grid.json"
 SEEDS = (0, 1, 2)

@@ -20,8 +20,8 @@ from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.records import Record
-from adversarial_dropout.experiments.trained import Trained
-from adversarial_dropout.experiments.training.batches import batches
+from adversarial_dropout.experiments.run.batches import batches
+from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.layers import AdversarialDropout
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -35,11 +35,11 @@ from adversarial_dropout import (
 )
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.analysis.tables import quartiles
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.splits import evenly_spaced
-from adversarial_dropout.experiments.trained import Trained
-from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.results.summary import quartiles
+from adversarial_dropout.experiments.run import loop
+from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.regularizers.passes import cut
 
 SEEDS = range(3)

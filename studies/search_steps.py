@@ -18,8 +18,8 @@ from torch import Tensor
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.grid.grid import run_grid
 from adversarial_dropout.experiments.terms import TERMS, Vadd, by_kind
-from adversarial_dropout.experiments.training.grid import run_grid
 from adversarial_dropout.regularizers.base import Regularizer
 from adversarial_dropout.regularizers.search import Search
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import VirtualAdversarialDropout

@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.analysis.masks_at_work import RANDOM_MASKS, observe_run
+from adversarial_dropout.experiments.studies.inspection.masks_at_work import RANDOM_MASKS, observe_run
 
 
 def main() -> None:

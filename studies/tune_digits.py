@@ -12,9 +12,9 @@ from pathlib import Path
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.grid.grid import run_grid
 from adversarial_dropout.experiments.presets.digits import digits_100
 from adversarial_dropout.experiments.terms import Pi, Sadd, Term, Vadd, Vat, by_kind
-from adversarial_dropout.experiments.training.grid import run_grid
 
 SEEDS = range(100, 105)
 UNITS = 256

@@ -17,8 +17,8 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.grid.grid import run_grid
 from adversarial_dropout.experiments.terms import by_kind
-from adversarial_dropout.experiments.training.grid import run_grid
 
 RECORD = Path(__file__).resolve().parents[1] / "results" / "mnist-tuning.json"
 PRESET = "paper/mnist-1000"

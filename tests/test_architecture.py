@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,69 +15,43 @@ SOURCE = Path(adversarial_dropout.__file__).parent
 PACKAGE = "adversarial_dropout"
 MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in SOURCE.rglob("*.py"))
 
-# From the bottom up. A module may import from rows above its own here, and from its own row where that says so.
-FLOORS = (
-    ("errors",),
-    ("masks", "divergences"),
-    ("layers",),
-    ("regularizers/passes",),
-    ("regularizers/base",),
-    ("regularizers/search",),
-    ("regularizers/",),
-    ("__init__",),
-    ("experiments/__init__",),
-    (
-        "experiments/models/network",
-        "experiments/models/noise",
-        "experiments/models/mean_only_batch_norm",
-    ),
-    (
-        "experiments/models/small_cnn",
-        "experiments/models/mnist_cnn",
-        "experiments/models/conv_large",
-        "experiments/models/autoencoder",
-    ),
-    ("experiments/models/__init__", "experiments/terms"),
-    ("experiments/earlier_config",),
-    ("experiments/config",),
-    ("experiments/presets/stated",),
-    (
-        "experiments/presets/autoencoder",
-        "experiments/presets/digits",
-        "experiments/presets/images",
-        "experiments/presets/paper",
-        "experiments/records",
-    ),
-    ("experiments/presets/__init__", "experiments/data/__init__", "experiments/data/pictures", "experiments/data/hub"),
-    ("experiments/data/files",),
-    ("experiments/data/reading",),
-    ("experiments/data/sources",),
-    ("experiments/data/splits", "experiments/data/pixels"),
-    ("experiments/models/prediction",),
-    ("experiments/trained",),
-    ("experiments/show/",),
-    ("experiments/training/", "experiments/analysis/", "experiments/export"),
-    ("experiments/figures/",),
-    ("experiments/report/",),
-    ("experiments/commands/__init__", "experiments/commands/options"),
-    ("experiments/commands/terminal",),
-    ("experiments/commands/",),
-    ("experiments/cli",),
-    ("experiments/__main__",),
+ROOMS = (
+    "errors",
+    "masks",
+    "divergences",
+    "layers",
+    "regularizers",
+    "__init__",
+    "experiments/models",
+    "experiments/terms",
+    "experiments/earlier_config",
+    "experiments/config",
+    "experiments/presets",
+    "experiments/records",
+    "experiments/show",
+    "experiments/data",
+    "experiments/trained",
+    "experiments/run",
+    "experiments/grid",
+    "experiments/studies/theory",
+    "experiments/studies/autoencoders",
+    "experiments/studies/inspection",
+    "experiments/results",
+    "experiments/commands",
+    "experiments/cli",
+    "experiments/__main__",
 )
-MAY_IMPORT_NEIGHBOURS = (
-    "experiments/training/",
-    "experiments/analysis/",
-    "experiments/figures/",
-    "experiments/report/",
-)
+"""Folders and single files, from the bottom up. A module imports from its own folder and from those above it here."""
+TRAINING = ("experiments/run", "experiments/grid")
+LOOKING = ("experiments/show", "experiments/studies", "experiments/results")
 
 
-def imports(module: str) -> set[str]:
-    """Modules of the package that ``module`` imports, as paths."""
+def imports(module: str, *, when_imported: bool = False) -> set[str]:
+    """Modules of the package that ``module`` imports, as paths; only those that its own import needs, if so asked."""
     tree = ast.parse((SOURCE / f"{module}.py").read_text())
+    nodes = tree.body if when_imported else ast.walk(tree)
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return {found for name in names if (found := _path(name)) is not None}
@@ -92,27 +67,37 @@ def _path(name: str) -> str | None:
     return None
 
 
-def floor(module: str) -> int:
-    for height, names in enumerate(FLOORS):
-        if any(module == name or (name.endswith("/") and module.startswith(name)) for name in names):
+def room(module: str) -> int:
+    """Place in ``ROOMS`` of the folder or file that ``module`` belongs to."""
+    for height, name in enumerate(ROOMS):
+        if module == name or module.startswith(f"{name}/"):
             return height
-    raise AssertionError(f"{module} has no floor: say in FLOORS where it belongs")
+    raise AssertionError(f"{module} stands in no room: say in ROOMS where its folder belongs")
 
 
-def room(module: str) -> str:
-    return module.rsplit("/", 1)[0] + "/"
+def is_in(module: str, folders: tuple[str, ...]) -> bool:
+    return any(module.startswith(f"{folder}/") for folder in folders)
+
+
+PLACED = [module for module in MODULES if module not in ("experiments/__init__", "experiments/studies/__init__")]
 
 
 def test_the_walk_sees_imports() -> None:
     assert imports("masks") == {"errors"}
-    assert "experiments/training/checkpoint" in imports("experiments/training/loop")
+    assert "experiments/run/checkpoint" in imports("experiments/run/loop")
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", PLACED)
 def test_imports_point_down(module: str) -> None:
     for target in imports(module):
-        same_room = room(module) == room(target) and room(module) in MAY_IMPORT_NEIGHBOURS
-        assert floor(target) < floor(module) or same_room, f"{module} imports {target}"
+        assert room(target) <= room(module), f"{module} imports {target}"
+
+
+def test_no_circle_is_imported() -> None:
+    try:
+        list(TopologicalSorter({module: imports(module, when_imported=True) for module in MODULES}).static_order())
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -120,11 +105,11 @@ def test_wings_do_not_mix(module: str) -> None:
     targets = imports(module)
     if not module.startswith("experiments/"):
         assert not any(target.startswith("experiments/") for target in targets)
-    if module.startswith(("experiments/analysis/", "experiments/figures/", "experiments/report/")):
-        assert not any(target.startswith("experiments/training/") for target in targets), "analysis never trains"
-    if module.startswith("experiments/analysis/"):
+    if is_in(module, LOOKING):
+        assert not any(is_in(target, TRAINING) for target in targets), "who looks at runs never trains"
+    if is_in(module, LOOKING) and not module.endswith(("/canvas", "/figures", "/page", "show/table")):
         source = (SOURCE / f"{module}.py").read_text()
-        assert not re.search(r"^\s*(import|from) (rich|matplotlib|jinja2)", source, re.MULTILINE), "nor shows anything"
+        assert not re.search(r"^\s*(import|from) (rich|matplotlib|jinja2)", source, re.MULTILINE), "they draw nothing"
 
 
 @pytest.mark.parametrize("module", MODULES)

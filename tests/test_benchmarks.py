@@ -15,9 +15,9 @@ from experiments import small_data
 from torch import nn
 
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.analysis.features import MEASURES
 from adversarial_dropout.experiments.config import differences
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder
+from adversarial_dropout.experiments.studies.autoencoders.features import MEASURES
 
 CPU = torch.device("cpu")
 

@@ -24,11 +24,11 @@ from adversarial_dropout import (
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
+from adversarial_dropout.experiments.run import loop
+from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, CudaGraphs
+from adversarial_dropout.experiments.run.memory import GpuMemoryError
+from adversarial_dropout.experiments.run.step import Batch, Objective, choose_step, eager_step
 from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
-from adversarial_dropout.experiments.training import loop
-from adversarial_dropout.experiments.training.captured import WARM_UP, CapturedStep, CudaGraphs
-from adversarial_dropout.experiments.training.memory import GpuMemoryError
-from adversarial_dropout.experiments.training.step import Batch, Objective, choose_step, eager_step
 from adversarial_dropout.regularizers.base import Regularizer
 
 pytestmark = [

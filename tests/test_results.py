@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.analysis import autoencoders, theory_study
-from adversarial_dropout.experiments.analysis.paper_tables import PaperTable, paper_table
-from adversarial_dropout.experiments.analysis.tables import summarise
 from adversarial_dropout.experiments.config import Scale
 from adversarial_dropout.experiments.presets import autoencoder
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import find_records, read_json
+from adversarial_dropout.experiments.results.paper_tables import PaperTable, paper_table
+from adversarial_dropout.experiments.results.summary import summarise
+from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
+from adversarial_dropout.experiments.studies.theory import study as theory_study
 from adversarial_dropout.experiments.terms import At, Vat
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -76,8 +77,8 @@ def table1(scale: Scale) -> PaperTable:
 
 def test_with_1000_labels_plain_training_is_behind_pi_and_vadd() -> None:
     """As in the paper's first column, whose differences among the others are no larger than their spread."""
-    rows = table1("quick").rows
-    means = {method: statistics.fmean(rows[method][0].errors) for method in ("plain", "pi", "vadd-kl", "vadd-qe")}
+    errors = {row.method: row.entries[0].errors for row in table1("quick").body}
+    means = {method: statistics.fmean(errors[method]) for method in ("plain", "pi", "vadd-kl", "vadd-qe")}
     assert means.pop("plain") > max(means.values())
 
 

@@ -12,7 +12,7 @@ from torch import nn
 import adversarial_dropout
 from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.training.step import Batch, build_objective, choose_step
+from adversarial_dropout.experiments.run.step import Batch, build_objective, choose_step
 
 SOURCE = Path(adversarial_dropout.__file__).parent
 

@@ -32,14 +32,14 @@ from adversarial_dropout.experiments.models.mean_only_batch_norm import MeanOnly
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
+from adversarial_dropout.experiments.run import loop, optimizers
+from adversarial_dropout.experiments.run import run as under_way
+from adversarial_dropout.experiments.run.processes import Ranks, rank
+from adversarial_dropout.experiments.run.step import Batch, Objective, Step, build_objective, choose_step
 from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
-from adversarial_dropout.experiments.training import loop, optimizers
-from adversarial_dropout.experiments.training import run as under_way
-from adversarial_dropout.experiments.training.processes import Ranks, rank
-from adversarial_dropout.experiments.training.step import Batch, Objective, Step, build_objective, choose_step
 
+from .run.test_resume import paper
 from .runs import small
-from .test_resume import paper
 
 NUMBER = 2
 NOISY = small("vadd-qe+vat", seed=3, epochs=3, steps=2)

@@ -10,7 +10,7 @@ from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, Scale
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.records import Record, Row
-from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.run import loop
 
 
 def small(

@@ -14,8 +14,8 @@ from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig,
 from adversarial_dropout.experiments.data.sources import Place
 from adversarial_dropout.experiments.models import NETWORKS
 from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.run import loop
 from adversarial_dropout.experiments.terms import TERMS
-from adversarial_dropout.experiments.training import loop
 
 from .small_data import image_folder
 

@@ -11,7 +11,7 @@ from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueErro
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.records import RecordError, RecordWarning
-from adversarial_dropout.experiments.training import loop
+from adversarial_dropout.experiments.run import loop
 
 from .runs import result, small
 

@@ -21,7 +21,7 @@ from adversarial_dropout.experiments.commands.report import Report
 from adversarial_dropout.experiments.commands.reproduce import Reproduce
 from adversarial_dropout.experiments.commands.theory import Theory
 from adversarial_dropout.experiments.commands.train import Train
-from adversarial_dropout.experiments.training import processes
+from adversarial_dropout.experiments.run import processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

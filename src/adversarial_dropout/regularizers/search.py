@@ -216,7 +216,7 @@ class Search:
             raise InvalidValueError(
                 "expected base masks from generators that outlive the step while a CUDA graph is captured, got none, "
                 "so that this one mask would be repeated for ever; run the step under "
-                "experiments.training.mask_streams.MaskStreams.serving(), or give target=model(x)"
+                "experiments.run.mask_streams.MaskStreams.serving(), or give target=model(x)"
             )
         return torch.Generator(device).manual_seed(self._seed + layer)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.commands.options import DataFolder, RunFolder
 from adversarial_dropout.experiments.data.sources import Place
-from adversarial_dropout.experiments.trained import Trained
+from adversarial_dropout.experiments.trained.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Evaluate:
 
     def run(self, console: Console) -> None:
         """Print the error of a run, in all and by class."""
-        from adversarial_dropout.experiments.analysis import evaluation
+        from adversarial_dropout.experiments.trained import evaluation
 
         trained = Trained.of(self.run_folder)
         place = None if self.folder is None else Place(self.folder, self.skip_bad_images)

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from adversarial_dropout.experiments.commands.options import RunFolder
-from adversarial_dropout.experiments.trained import Trained
+from adversarial_dropout.experiments.trained.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Export:
 
     def run(self, console: Console) -> None:
         """Write a network for use elsewhere."""
-        from adversarial_dropout.experiments.export import export as write
+        from adversarial_dropout.experiments.trained.export import export as write
 
         folder = self.out or self.run_folder / "export"
         for path in write(Trained.of(self.run_folder), folder, onnx=self.onnx):

@@ -10,7 +10,7 @@ from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.commands.options import DataFolder, RunFolder
 from adversarial_dropout.experiments.config import check_seed
 from adversarial_dropout.experiments.data.sources import Place
-from adversarial_dropout.experiments.trained import Trained
+from adversarial_dropout.experiments.trained.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Inspect:
 
     def run(self, console: Console) -> None:
         """Print what the search finds in a network, by class, and write the page and the table of its units."""
-        from adversarial_dropout.experiments.analysis import inspection
-        from adversarial_dropout.experiments.report.inspection import write_inspection
+        from adversarial_dropout.experiments.studies.inspection import inspection
+        from adversarial_dropout.experiments.studies.inspection.page import write_inspection
 
         found = inspection.inspect(
             Trained.of(self.run_folder),

@@ -10,7 +10,7 @@ from rich.console import Console
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.commands.options import RunFolder
-from adversarial_dropout.experiments.trained import Trained
+from adversarial_dropout.experiments.trained.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Predict:
 
     def run(self, console: Console) -> None:
         """Print or write the class of each image."""
-        from adversarial_dropout.experiments.analysis import evaluation
+        from adversarial_dropout.experiments.trained import evaluation
 
         trained = Trained.of(self.run_folder)
         found, bad = evaluation.predict(trained, self.images, resize=self.resize)

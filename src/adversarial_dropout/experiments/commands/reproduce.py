@@ -19,7 +19,7 @@ from adversarial_dropout.experiments.presets import autoencoder, paper
 from adversarial_dropout.experiments.presets.stated import STATED
 
 if TYPE_CHECKING:
-    from adversarial_dropout.experiments.analysis.paper_tables import PaperTable
+    from adversarial_dropout.experiments.results.paper_tables import PaperTable
 
 
 _TABLE_SEEDS = {"tiny": 1, "quick": 3}  # At scale "paper" as many as in the paper.
@@ -81,10 +81,10 @@ class Reproduce(Grid):
 
 
 def _reproduce_figure(command: Reproduce, console: Console) -> None:
-    from adversarial_dropout.experiments.analysis import autoencoders
-    from adversarial_dropout.experiments.analysis.features import check_images
     from adversarial_dropout.experiments.data import sources
-    from adversarial_dropout.experiments.report.autoencoders import write_figure
+    from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
+    from adversarial_dropout.experiments.studies.autoencoders.features import check_images
+    from adversarial_dropout.experiments.studies.autoencoders.page import write_figure
 
     scale = command.scale or "paper"
     configs = [
@@ -111,7 +111,7 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
 
 
 def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None:
-    from adversarial_dropout.experiments.analysis import paper_tables
+    from adversarial_dropout.experiments.results import paper_tables
 
     cells = paper_tables.columns(command.result, command.family)
     columns = tuple(cell.preset for cell in cells)
@@ -138,7 +138,7 @@ def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None
 
 def _cells(command: Reproduce) -> list[tuple[str, str]]:
     """Preset and method of what is trained: each method that is asked for, or what the paper has a figure for."""
-    from adversarial_dropout.experiments.analysis import paper_tables
+    from adversarial_dropout.experiments.results import paper_tables
 
     if command.methods is None:
         return [(cell.preset, method) for cell, method in paper_tables.trained(command.result, command.family)]
@@ -150,7 +150,7 @@ def _refuse_other_settings(out: Path, configs: Sequence[ExperimentConfig], shown
     """Check, before anything is trained, that what is begun below ``out`` is what is asked for, and that the finished
     runs of the presets ``shown`` are what their presets say.
     """
-    from adversarial_dropout.experiments.analysis.settings import check_settings
+    from adversarial_dropout.experiments.results.settings import check_settings
 
     asked = {records.run_folder(out, config): config for config in configs}
     places = {out / preset / configs[0].scale for preset in (*shown, *(config.preset for config in configs))}
@@ -164,7 +164,7 @@ def _refuse_other_settings(out: Path, configs: Sequence[ExperimentConfig], shown
 
 def _begun(place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Folder and config of each run at ``place`` that has something to keep."""
-    from adversarial_dropout.experiments.training import checkpoint
+    from adversarial_dropout.experiments.run import checkpoint
 
     for path in sorted(place.glob(f"*/*/{records.CONFIG}")):
         if records.is_finished(path.parent) or checkpoint.exists(path.parent):
@@ -174,7 +174,7 @@ def _begun(place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _show_paper_table(command: Reproduce, scale: Scale, columns: Sequence[str], console: Console) -> None:
     """What is finished below ``--out``, by this command or another."""
-    from adversarial_dropout.experiments.analysis import paper_tables
+    from adversarial_dropout.experiments.results import paper_tables
 
     found = [
         records.read_record(path.parent)
@@ -195,7 +195,7 @@ def _show_paper_table(command: Reproduce, scale: Scale, columns: Sequence[str], 
 
 
 def _write_paper_table(table: "PaperTable", folder: Path, console: Console) -> None:
-    from adversarial_dropout.experiments.report.runs import write_paper_table
+    from adversarial_dropout.experiments.results.page import write_paper_table
 
     console.print(table.table.title, highlight=False)
     for column in table.by_column:

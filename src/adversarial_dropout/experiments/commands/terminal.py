@@ -28,8 +28,8 @@ def progress_bar(console: Console) -> Progress:
 
 def run_grid_shown(configs: Sequence[ExperimentConfig], command: Grid, place: Place, console: Console) -> list[Record]:
     """Train every config below ``command.out``, with a bar."""
-    from adversarial_dropout.experiments.training.cluster import ray_tasks
-    from adversarial_dropout.experiments.training.grid import processes, run_grid
+    from adversarial_dropout.experiments.grid.cluster import ray_tasks
+    from adversarial_dropout.experiments.grid.grid import processes, run_grid
 
     backend = ray_tasks(command.ray_address) if command.backend == "ray" else processes
     with progress_bar(console) as progress:
@@ -50,8 +50,8 @@ def run_grid_shown(configs: Sequence[ExperimentConfig], command: Grid, place: Pl
 
 def show(found: Sequence[Record], page: Path, console: Console) -> None:
     """Print the tables of finished runs and write their report to ``page``."""
-    from adversarial_dropout.experiments.analysis import tables
-    from adversarial_dropout.experiments.report.runs import write_report
+    from adversarial_dropout.experiments.results import summary as tables
+    from adversarial_dropout.experiments.results.page import write_report
 
     order = [method for preset in presets.PRESETS.values() for method in preset.methods]
     for group in tables.summarise(found, order):

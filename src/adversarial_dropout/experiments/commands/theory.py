@@ -32,8 +32,9 @@ class Theory:
 
     def run(self, console: Console) -> None:
         """Print how far the sides of the paper's equations are apart, and write the page, the figure and the record."""
-        from adversarial_dropout.experiments.analysis import theory_study, theory_tables
-        from adversarial_dropout.experiments.report.theory import write_theory
+        from adversarial_dropout.experiments.studies.theory import study as theory_study
+        from adversarial_dropout.experiments.studies.theory import tables as theory_tables
+        from adversarial_dropout.experiments.studies.theory.page import write_theory
 
         found = theory_study.study(problems=self.problems, seed=self.seed, deltas=self.deltas, flips=self.flips)
         for table in theory_tables.tables(found):

@@ -58,7 +58,7 @@ class Train(Training):
 
     def run(self, console: Console) -> None:
         """Train one network."""
-        from adversarial_dropout.experiments.training import loop
+        from adversarial_dropout.experiments.run import loop
 
         config = self.config.used(self.given)
         if config.data.name == presets.OWN_IMAGES:

@@ -1,1 +1,1 @@
-"""Forms in which a result is shown."""
+"""How results are shown: tables, figures, pages."""

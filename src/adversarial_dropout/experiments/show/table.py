@@ -1,4 +1,4 @@
-"""One table, and its forms: Markdown, CSV, the terminal; of a page see ``report/table.html.j2``."""
+"""One table, and its forms: Markdown, CSV, the terminal; of a page see ``show/table.html.j2``."""
 
 import csv
 import dataclasses

@@ -1,1 +1,0 @@
-"""What records and saved models say: tables, figures, the strength of the search. Never trains."""

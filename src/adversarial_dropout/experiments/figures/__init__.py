@@ -1,1 +1,0 @@
-"""Figures as SVG, drawn from what analysis found."""

@@ -1,0 +1,1 @@
+"""What runs show together: summaries, the paper's tables, a page."""

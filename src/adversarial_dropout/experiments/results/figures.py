@@ -1,0 +1,120 @@
+"""Figures of finished runs: errors, learning curves, adversarial dropout at work."""
+
+import math
+import statistics
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from torch import Tensor
+
+from adversarial_dropout.experiments.data.sources import ImageData
+from adversarial_dropout.experiments.results.summary import Group
+from adversarial_dropout.experiments.show.canvas import canvas, short, style
+from adversarial_dropout.experiments.studies.inspection.masks_at_work import MasksAtWork
+
+
+def errors(group: Group) -> str:
+    """Draw each method's errors: every seed a dot, mean and standard deviation a bar."""
+    with canvas(8, 0.9 + 0.42 * len(group.rows)) as (figure, done):
+        axes = figure.subplots()
+        for place, row in enumerate(group.rows):
+            axes.plot(row.errors, [place] * len(row.errors), "o", color="#999999", markersize=4, zorder=1)
+            mean, deviation = row.error
+            colour, marker = style(place)
+            axes.errorbar(
+                mean, place, xerr=deviation or 0.0, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2
+            )
+        axes.set_yticks(range(len(group.rows)), [short(row.method) for row in group.rows])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"{group.evaluated_on} error in % (grey: single seeds; bar: mean ± std)")
+        axes.grid(axis="x", alpha=0.3)
+    return done()
+
+
+def learning_curves(group: Group) -> str:
+    """Draw the error after each epoch, the mean over seeds."""
+    with canvas(8, 4.2) as (figure, done):
+        axes = figure.subplots()
+        lowest = math.inf
+        for place, row in enumerate(group.rows):
+            runs = [record.metrics for record in row.records]
+            epochs = range(min(len(run) for run in runs))
+            means = [statistics.fmean(run[epoch]["error"] for run in runs) for epoch in epochs]
+            lowest = min(lowest, *means)
+            colour, marker = style(place)
+            axes.plot(
+                [epoch + 1 for epoch in epochs],
+                means,
+                marker + "-",
+                color=colour,
+                label=short(row.method),
+                markersize=4,
+                markevery=max(1, len(means) // 10),
+                linewidth=1.4,
+            )
+        if lowest > 0:
+            axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        low, high = axes.get_ylim()
+        axes.set_yticks([tick for tick in (0.5, 1, 2, 3, 5, 7, 10, 20, 30, 50, 70, 100) if low <= tick <= high])
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"{group.evaluated_on} error in %, mean over seeds")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return done()
+
+
+def masks_at_work(work: MasksAtWork, data: ImageData, rows: Tensor) -> str:
+    """Draw, for some images: the image, its units and the flips among them, the probabilities before and after.
+
+    Args:
+        work: A search on images of ``data``.
+        data: Their source.
+        rows: One row of ``data`` per image of ``work``; each is drawn.
+    """
+    with canvas(10, 2.6 * len(rows)) as (figure, done):
+        grid = figure.subplots(len(rows), 3, squeeze=False, width_ratios=(1, 1.25, 3))
+        for place, row in enumerate(rows):
+            picture, units, bars = grid[place]
+            picture.imshow(data.images[row].movedim(0, -1).cpu().numpy(), cmap="gray_r")
+            picture.set_title(f"an image of {short(data.classes[int(data.labels[row])])}", fontsize=9)
+            picture.set_axis_off()
+            _draw_units(units, work.base[place], work.found[place])
+            _draw_probabilities(bars, work, place, data.classes, with_legend=place == 0)
+    return done()
+
+
+def _draw_units(axes: Axes, base: Tensor, found: Tensor) -> None:
+    state = torch.where(base == found, base.int(), torch.where(base, 2, 3))
+    side = math.isqrt(len(state) - 1) + 1
+    square = torch.full((side * side,), -1)
+    square[: len(state)] = state
+    colours = ListedColormap(["#ffffff", "#f0f0f0", "#9ecae1", "#D55E00", "#0072B2"])
+    axes.imshow(square.view(side, side).numpy(), cmap=colours, vmin=-1.5, vmax=3.5)
+    axes.set_title(f"{len(state)} units: {int((base != found).sum())} flipped", fontsize=9)
+    axes.set_xlabel("grey: dropped, pale blue: kept\nby the search: orange dropped,\ndark blue revived", fontsize=7)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _draw_probabilities(
+    axes: Axes, work: MasksAtWork, place: int, classes: tuple[str, ...], *, with_legend: bool
+) -> None:
+    positions = np.arange(len(classes))
+    random = work.after_random[:, place].numpy()
+    axes.bar(positions - 0.27, work.before[place].numpy(), 0.25, color="#999999", label="under the random base mask")
+    mean, low, high = random.mean(axis=0), random.min(axis=0), random.max(axis=0)
+    reach = [(mean - low).clip(min=0), (high - mean).clip(min=0)]
+    axes.bar(positions, mean, 0.25, color="#56B4E9", label="after random flips, as many (bar: range)")
+    axes.errorbar(positions, mean, yerr=reach, fmt="none", ecolor="#0072B2", capsize=2, lw=1)
+    axes.bar(positions + 0.27, work.after[place].numpy(), 0.25, color="#D55E00", label="after the flips of the search")
+    axes.set_xticks(positions, [short(name) for name in classes])
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("probability")
+    if with_legend:
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -1,0 +1,1 @@
+"""What adversarial dropout does to networks, and the paper's theory."""

@@ -1,0 +1,90 @@
+"""Figures 2 and 3: the filters of autoencoders, and how strongly their units are activated."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from adversarial_dropout.experiments.show.canvas import canvas
+from adversarial_dropout.experiments.studies.autoencoders.comparison import METHODS, NONE
+from adversarial_dropout.experiments.studies.autoencoders.features import Features, dead
+
+TITLES = {"none": "without dropout", "dropout": "dropout", "dropout+add": "dropout and adversarial dropout"}
+PANELS = tuple((method, of_means) for of_means in (False, True) for method in METHODS if method != NONE)
+"""The four histograms of Figure 3: of activations and of units' means, with dropout and with adversarial dropout."""
+_GAP = 1
+_BINS = 40
+_DECADES = (-3.0, 1.5)
+_ROOM = 1.45  # Above the highest bar, for the legend.
+
+
+def filters(shown: Mapping[str, Features], *methods: str) -> str:
+    """Draw Figure 2 for some methods side by side: the filters of one network of each, grey = 0, black below 0.
+
+    Grey values of all methods have one scale, so that a filter without weights looks like one.
+    """
+    scale = max(float(shown[method].filters.abs().quantile(0.995)) for method in METHODS)
+    with canvas(4.6 * len(methods), 5.1) as (figure, done):
+        grid = figure.subplots(1, len(methods), squeeze=False)[0]
+        for axes, method in zip(grid, methods, strict=True):
+            own = shown[method]
+            axes.imshow(_tiled(own.filters, scale), cmap="gray", vmin=-scale, vmax=scale)
+            count = int(dead(own.activations).sum())
+            axes.set_title(f"{TITLES[method]}\n{len(own.filters)} filters, {count} dead", fontsize=12)
+            axes.set_axis_off()
+    return done()
+
+
+def _tiled(images: Tensor, gap: float) -> np.ndarray:
+    """Images (H, C, height, width) in a square, with lines of the value ``gap`` between; colours are averaged."""
+    count, _, height, width = images.shape
+    side = math.isqrt(count - 1) + 1
+    square = torch.full((side, side, height + _GAP, width + _GAP), gap)
+    square.view(-1, height + _GAP, width + _GAP)[:count, :height, :width] = images.mean(dim=1)
+    return square.movedim(2, 1).reshape(side * (height + _GAP), side * (width + _GAP)).numpy()
+
+
+def histograms(shown: Mapping[str, Features]) -> str:
+    """Draw Figure 3: its four histograms, on logarithmic axes, with the network without dropout as a line."""
+    with canvas(9.2, 6.8) as (figure, done):
+        grid = figure.subplots(2, 2).flatten()
+        for axes, (method, of_means) in zip(grid, PANELS, strict=True):
+            _draw_histogram(axes, shown, method, of_means=of_means)
+    return done()
+
+
+def histogram(shown: Mapping[str, Features], method: str, *, of_means: bool) -> str:
+    """Draw one of the four."""
+    with canvas(4.6, 3.4) as (figure, done):
+        _draw_histogram(figure.subplots(), shown, method, of_means=of_means)
+    return done()
+
+
+def _draw_histogram(axes: Axes, shown: Mapping[str, Features], method: str, *, of_means: bool) -> None:
+    edges = np.logspace(*_DECADES, _BINS + 1)
+    highest = 0.0
+    for name, settings in (
+        ("dropout", {"color": "#0072B2", "alpha": 0.85}),
+        ("dropout+add", {"color": "#D55E00", "alpha": 0.85}),
+        (NONE, {"histtype": "step", "color": "#000000"}),
+    ):
+        values = _values(shown, name, of_means=of_means)
+        shares = 100 * np.histogram(np.clip(values[values > 0], edges[0], edges[-1]), edges)[0] / len(values)
+        highest = max(highest, float(shares.max()))
+        if name in (method, NONE):
+            zero = 100 * float((values <= 0).mean())
+            label = f"{TITLES[name]}\nmean {values.mean():.3f}, {zero:.1f} % are 0"
+            axes.hist(edges[:-1], list(edges), weights=shares, label=label, **settings)
+    axes.set_ylim(0, _ROOM * highest)  # The same for both methods, to be compared.
+    axes.set_xscale("log")
+    axes.set_xlabel("mean activation of a unit, above 0" if of_means else "activation of a unit on an image, above 0")
+    axes.set_ylabel("units in %" if of_means else "activations in %")
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+
+
+def _values(shown: Mapping[str, Features], method: str, *, of_means: bool) -> np.ndarray:
+    activations = shown[method].activations.double()
+    return (activations.mean(dim=0) if of_means else activations.flatten()).numpy()

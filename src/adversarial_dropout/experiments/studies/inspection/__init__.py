@@ -1,0 +1,1 @@
+"""What the search finds in one trained network."""

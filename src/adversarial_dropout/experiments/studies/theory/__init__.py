@@ -1,0 +1,1 @@
+"""The paper's theory: linear regression and distances of networks."""
