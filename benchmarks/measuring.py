@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved rounds, peak memory, counted FLOP, the machine's own rate."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -58,6 +59,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
+    gc.collect()  # What is freed while it runs would count against it.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     assert recorded.profiler is not None
