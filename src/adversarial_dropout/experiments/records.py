@@ -166,7 +166,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: it is not there, not readable, or damaged.
     """
-    with undamaged(path):
+    with reading(path):
         content: object = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, got {type(content).__name__}")
@@ -203,21 +203,21 @@ def read_record(folder: Path) -> Record:
         config = ExperimentConfig.from_dict(read_json(folder / CONFIG))
     except InvalidValueError as error:
         raise InvalidValueError(f"{folder / CONFIG}: {error}") from error
-    with undamaged(folder / METRICS), (folder / METRICS).open(newline="") as file:
+    with reading(folder / METRICS), (folder / METRICS).open(newline="") as file:
         metrics = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
-    with undamaged(folder / FINAL):
+    with reading(folder / FINAL):
         record = Record(folder=folder, config=config, metrics=metrics, final=final)
         if not math.isfinite(record.error + record.seconds):
             raise ValueError("error and seconds must be finite")
         final["evaluated_on"], [final["environment"][name] for name in _ENVIRONMENT]
-    with undamaged(folder / METRICS):
+    with reading(folder / METRICS):
         if len(metrics) != config.training.epochs or metrics[-1] != final["metrics"]:
             raise ValueError(f"expected {config.training.epochs} rows, the last one as in {FINAL}")
     return record
 
 
 @contextlib.contextmanager
-def undamaged(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn what damaged content raises into a :class:`RecordError` that names ``path``."""
     try:
         yield

@@ -17,7 +17,7 @@ from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run import mask_streams
-from adversarial_dropout.experiments.run.captured import WARM_UP, Again, CapturedStep
+from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, EagerRecorder
 from adversarial_dropout.experiments.run.mask_streams import CaptureError, MaskStreams
 from adversarial_dropout.experiments.run.step import Batch, Objective, Step, build_objective, eager_step
 from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
@@ -41,7 +41,7 @@ TERMS: dict[str, dict[str, Term]] = {
 }
 
 
-class Counting(Again):
+class Counting(EagerRecorder):
     """Stands in for a graph and counts what was recorded and replayed."""
 
     def __init__(self) -> None:
@@ -306,7 +306,7 @@ def test_values_are_not_overwritten_by_the_next_replay() -> None:
 
 
 def test_what_cannot_be_recorded_is_an_error_of_its_own() -> None:
-    class Failing(Again):
+    class Failing(EagerRecorder):
         def record(self, step: object, generators: object) -> Callable[[], dict[str, Tensor]]:
             raise RuntimeError("operation not permitted when stream is capturing")
 

@@ -95,7 +95,7 @@ class Place:
         if not (run / records.PLACE).exists():
             return cls()
         content = records.read_json(run / records.PLACE)
-        with records.undamaged(run / records.PLACE):
+        with records.reading(run / records.PLACE):
             return cls(Path(content["folder"]), content["skip_bad_images"])
 
 

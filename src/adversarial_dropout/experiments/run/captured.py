@@ -31,8 +31,8 @@ class Recorder(Protocol):
         """Record ``step``, which draws from ``generators``, without running it; return what runs it."""
 
 
-class Again:
-    """A recorder for devices without graphs: runs the step again, on the same tensors."""
+class EagerRecorder:
+    """A recorder for devices without graphs: runs the step anew, on the same tensors."""
 
     def run(self, step: Callable[[], Values]) -> Values:
         return step()
@@ -113,7 +113,7 @@ class CapturedStep:
         self._optimizer = optimizer
         self._step = eager_step(objective, optimizer, backward)
         self._device = device
-        self._recorder = recorder or (CudaGraphs(device) if device.type == "cuda" else Again())
+        self._recorder = recorder or (CudaGraphs(device) if device.type == "cuda" else EagerRecorder())
         self._streams = MaskStreams(device)
         self._ramp = torch.zeros((), dtype=torch.float64, device=device)
         # Fused kernels take a learning rate in float32, and nothing else.

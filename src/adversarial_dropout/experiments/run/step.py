@@ -60,12 +60,12 @@ class Objective(nn.Module):
             ramp: Factor in [0, 1] of the weights that follow the ramp-up; as a 0-dim float64 tensor it gives the same.
 
         Returns:
-            The loss, a scalar, and the detached values before weighting: of what is learned ("ce", "se") and the terms.
+            The loss, a scalar, and the detached values before weighting: of the main loss ("ce", "se") and the terms.
         """
         under, upper = cut(self.model)
         h = under(batch.images)
-        learned, loss, goal = self.learn(upper(h), batch)
-        values = {learned: loss.detach()}
+        name, loss, goal = self.main_loss(upper(h), batch)
+        values = {name: loss.detach()}
         labelled_alone = batch.unlabelled is None
         first = batch.images if batch.unlabelled is None else batch.unlabelled
         given = StepInputs(
@@ -90,8 +90,8 @@ class Objective(nn.Module):
             loss = loss + (weight.to(value.dtype) if isinstance(weight, Tensor) else weight) * value
         return loss, values
 
-    def learn(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
-        """What is learned besides the terms: its name, its loss, and the target of terms that see the same images."""
+    def main_loss(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
+        """The loss without the terms: its name, its value, and the target of terms that see the same images."""
         return "ce", F.cross_entropy(output, batch.labels), output
 
     def _regularizers(self) -> Iterator[Regularizer]:
@@ -106,7 +106,7 @@ class Reconstruction(Objective):
     All passes share the hidden units; the search starts from the masks of the first pass.
     """
 
-    def learn(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
+    def main_loss(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
         images = batch.images.flatten(1)
         return "se", reconstruction_error(images, output).mean(), images
 

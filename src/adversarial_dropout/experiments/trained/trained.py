@@ -57,11 +57,11 @@ class Trained:
                 f"delete it and give the command of the run again"
             )
         config, whitening = record.config, None
-        with records.undamaged(record.folder / records.FINAL):
+        with records.reading(record.folder / records.FINAL):
             channels, height, width = seen["shape"]
             classes, brightest = tuple(seen["classes"]), int(seen["brightest"])
         if config.data.whiten:
-            with records.undamaged(record.folder / records.WHITENING):
+            with records.reading(record.folder / records.WHITENING):
                 whitening = Whitening.load(record.folder / records.WHITENING)
         return cls(
             record=record,
@@ -98,5 +98,5 @@ class Trained:
         """
         path = self.record.folder / records.SPLIT
         content = records.read_json(path)
-        with records.undamaged(path):
+        with records.reading(path):
             return Split.from_dict(content)
