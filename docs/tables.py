@@ -82,7 +82,11 @@ def paper_table(name: str, scale: Scale) -> str:
     table = paper_tables.paper_table(name, found, scale)
     presets_shown = {cell.preset for cell in table.columns}
     own = [run for run in found if run.config.preset in presets_shown and run.config.scale == scale]
-    return f"{table.table.markdown()}\n\n{_provenance(own) if own else 'Nothing has been run yet.'}"
+    if not own:
+        return f"{table.table.markdown()}\n\nNothing has been run yet."
+    hours = sum(run.seconds for run in own) / 3600
+    cost = f"{len(own)} runs, {hours:.1f} hours of one core in all."
+    return f"{table.table.markdown()}\n\n{_provenance(own)} {cost}"
 
 
 def cifar10_quick() -> str:
@@ -203,13 +207,17 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def _provenance(found: list[Record]) -> str:
-    where = found[0].final["environment"]
+    environments = [record.final["environment"] for record in found]
     seeds = sorted({record.config.seed for record in found})
-    commits = sorted({record.final["environment"]["commit"][:7] for record in found})
+    commits = sorted({where["commit"][:7] for where in environments})
+    machines = sorted(
+        {f"{where['processor']}, {where['cores']} cores, {where['gpu'] or 'no GPU'}" for where in environments}
+    )
+    versions = sorted({where["packages"]["torch"] for where in environments})
     which = f"Seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"Seed {seeds[0]}"
     return (
-        f"{which}; {where['processor']}, {where['cores']} cores, {where['gpu'] or 'no GPU'}; "
-        f"PyTorch {where['packages']['torch']}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
+        f"{which}; {' and '.join(machines)}; PyTorch {' and '.join(versions)}; "
+        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
     )
 
 
