@@ -15,7 +15,7 @@ from adversarial_dropout.experiments.results.paper_tables import PaperTable, pap
 from adversarial_dropout.experiments.results.summary import summarise
 from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
 from adversarial_dropout.experiments.studies.theory import study as theory_study
-from adversarial_dropout.experiments.terms import At, Vat
+from adversarial_dropout.experiments.terms import At, Vadd, Vat
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -129,6 +129,15 @@ def test_the_chosen_perturbations_have_the_lowest_validation_errors() -> None:
         term = presets.get("paper/mnist-1000", method, "paper").terms[method]
         assert isinstance(term, At | Vat)
         assert min(means, key=lambda name: means[name]) == f"eps={term.eps}"
+
+
+def test_independent_noise_has_the_lower_validation_error_and_is_the_presets() -> None:
+    for method in ("vadd-kl", "vadd-qe"):
+        means = {name: statistics.fmean(values) for name, values in mnist_tuning()[method]["errors"].items()}
+        assert means["noise=independent"] < means["noise=shared"]
+        term = presets.get("paper/mnist-1000", method, "paper").terms["vadd"]
+        assert isinstance(term, Vadd)
+        assert term.noise == "independent"
 
 
 def test_the_loss_falls_in_20_steps_of_every_cifar10_preset() -> None:

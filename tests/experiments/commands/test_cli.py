@@ -128,7 +128,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     cli.main(["report", str(tmp_path / "runs")])
     printed = capsys.readouterr().out
-    assert f"│ plain  │ {record.error:.2f}" in printed
+    assert re.search(rf"│ plain +│ +{record.error:.2f}", printed)
     assert f"report: {tmp_path / 'runs' / 'report.html'}" in printed
     page = (tmp_path / "runs" / "report.html").read_bytes()
     cli.main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "elsewhere" / "page.html")])
