@@ -13,8 +13,6 @@ from adversarial_dropout.experiments.show.table import Table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CORES_OF_A_MACHINE = 16
-GIVEN_UP = ("dense product by oneDNN",)
-"""Fast paths that were kept when an older record was written."""
 # Forward passes of the whole network (U: of the part above the layer) over plain's three, a backward counted as two.
 FLOORS = {
     "plain": "1",
@@ -142,7 +140,7 @@ def fast_paths(kept: bool) -> str:
     lines = [
         (name, _spread(path["ratio"]))
         for name, path in found["paths"].items()
-        if (path["kept"] and name not in GIVEN_UP) == kept
+        if path["kept"] == kept
     ]
     return (
         Table(("", "time over that of the plain way"), lines).markdown()
