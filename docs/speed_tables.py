@@ -137,11 +137,7 @@ def epochs() -> str:
 def fast_paths(kept: bool) -> str:
     """Fast over plain."""
     found = read_json(RESULTS / "fast-paths.json")
-    lines = [
-        (name, _spread(path["ratio"]))
-        for name, path in found["paths"].items()
-        if path["kept"] == kept
-    ]
+    lines = [(name, _spread(path["ratio"])) for name, path in found["paths"].items() if path["kept"] == kept]
     return (
         Table(("", "time over that of the plain way"), lines).markdown()
         + f"\n\n{found['rounds']} rounds. {_where(found)}"
