@@ -22,8 +22,7 @@ from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.presets import paper, stated
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
-from adversarial_dropout.experiments.results import paper_tables
-from adversarial_dropout.experiments.results import summary as tables
+from adversarial_dropout.experiments.results import paper_tables, summary
 from adversarial_dropout.experiments.results.published import PRINTED, Published
 from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.studies.theory import study as theory_study
@@ -46,7 +45,7 @@ PAGES = (
 def digits() -> str:
     """Test errors of digits-100."""
     found = find_records(RESULTS / "digits-100")
-    (group,) = tables.summarise(found, presets.find("digits-100").methods)
+    (group,) = summary.summarise(found, presets.find("digits-100").methods)
     return f"{group.table.markdown()}\n\n{_provenance(found)}"
 
 

@@ -50,11 +50,11 @@ def run_grid_shown(configs: Sequence[ExperimentConfig], command: Grid, place: Pl
 
 def show(found: Sequence[Record], page: Path, console: Console) -> None:
     """Print the tables of finished runs and write their report to ``page``."""
-    from adversarial_dropout.experiments.results import summary as tables
+    from adversarial_dropout.experiments.results import summary
     from adversarial_dropout.experiments.results.page import write_report
 
     order = [method for preset in presets.PRESETS.values() for method in preset.methods]
-    for group in tables.summarise(found, order):
+    for group in summary.summarise(found, order):
         console.print(group.table)
     write_report(found, page, order)
     console.print(f"report: {page}", soft_wrap=True, markup=False)
