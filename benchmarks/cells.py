@@ -15,7 +15,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, Precision, Scale
 from adversarial_dropout.experiments.data import sources
-from adversarial_dropout.experiments.data.sources import ImageData, Place
+from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.run.captured import CapturedStep
 from adversarial_dropout.experiments.run.devices import set_products
@@ -82,15 +82,15 @@ def config_of(
     )
 
 
-def data_of(config: ExperimentConfig, device: torch.device, place: Place | None) -> ImageData:
-    """The real images if ``place`` says where they are, else generated ones: a faint picture of each class in noise."""
-    return _data(config.data, device, place)
+def data_of(config: ExperimentConfig, device: torch.device, location: DataLocation | None) -> ImageData:
+    """The real images in ``location``; without it, generated ones: a faint picture of each class in noise."""
+    return _data(config.data, device, location)
 
 
 @functools.lru_cache(maxsize=2)
-def _data(config: DataConfig, device: torch.device, place: Place | None) -> ImageData:
-    if place is not None:
-        return sources.load(config, place).to(device)
+def _data(config: DataConfig, device: torch.device, location: DataLocation | None) -> ImageData:
+    if location is not None:
+        return sources.load(config, location).to(device)
     name = config.name
     training, test = IMAGES[name] if device.type == "cuda" else SMALL_IMAGES
     draw = torch.Generator().manual_seed(0)

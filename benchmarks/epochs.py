@@ -52,7 +52,7 @@ def config_of(preset: str, method: str, steps: int | None) -> ExperimentConfig:
     return dataclasses.replace(config, training=training, data=data)
 
 
-def measure(config: ExperimentConfig, place: sources.Place) -> dict[str, Any]:
+def measure(config: ExperimentConfig, location: sources.DataLocation) -> dict[str, Any]:
     """Seconds of each part of an epoch, the median over the epochs after the first."""
     clock: dict[str, float] = defaultdict(float)
     epochs: list[dict[str, float]] = []
@@ -84,7 +84,7 @@ def measure(config: ExperimentConfig, place: sources.Place) -> dict[str, Any]:
         ):
             stack.enter_context(mock.patch.object(place_of, name, replacement))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        loop.run(config, Path(folder) / "run", ended, place)
+        loop.run(config, Path(folder) / "run", ended, location)
     seconds = {part: statistics.median(found[part] for found in epochs[1:]) for part in PARTS}
     whole = sum(seconds.values())
     return {
@@ -100,13 +100,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with MNIST and CIFAR-10 in parquet files")
     parser.add_argument("--record", type=Path, default=Path("results/epochs.json"))
     arguments = parser.parse_args()
-    place = sources.Place(arguments.data)
+    location = sources.DataLocation(arguments.data)
     found = {}
     for (preset, method), steps in RUNS.items():
         config = config_of(preset, method, steps)
-        sources.load(config.data, place)  # Decoded before the process that is measured.
+        sources.load(config.data, location)  # Decoded before the process that is measured.
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            found[f"{preset} {method}"] = process.submit(measure, config, place).result()
+            found[f"{preset} {method}"] = process.submit(measure, config, location).result()
         print(preset, method, found[f"{preset} {method}"], flush=True)
     content = {"epochs": EPOCHS - 1, "steps": {" ".join(run): steps for run, steps in RUNS.items()}, "runs": found}
     records.write_measured(arguments.record, content)

@@ -40,7 +40,7 @@ from measuring import peak_bytes, seconds, synchronize
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import Precision
 from adversarial_dropout.experiments.data.pixels import Pixels
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.results.summary import quartiles
 from adversarial_dropout.experiments.run.batches import batches
@@ -167,7 +167,7 @@ def cell_time(preset: str, method: str, arguments: argparse.Namespace) -> dict[s
     """Seconds of a step of training, with the making of its batch, over many steps."""
     device = arguments.device
     config = config_of(preset, method, device)
-    runner, data = Runner(config, Variant(precision="tf32"), device), data_of(config, device, arguments.place)
+    runner, data = Runner(config, Variant(precision="tf32"), device), data_of(config, device, arguments.location)
     split, pixels = make_split(data, config.data, 0), Pixels(config.data, data.brightest)
     order = torch.Generator().manual_seed(0)
     needs = runner.objective.needs_unlabelled
@@ -201,7 +201,7 @@ def error_after(method: str, precision: Any, seed: int, arguments: argparse.Name
     training = config.training
     if device.type != "cuda":
         training = dataclasses.replace(training, epochs=2, steps_per_epoch=arguments.steps)
-    runner, data = Runner(config, Variant(precision=precision), device), data_of(config, device, arguments.place)
+    runner, data = Runner(config, Variant(precision=precision), device), data_of(config, device, arguments.location)
     split, pixels = make_split(data, config.data, seed), Pixels(config.data, data.brightest)
     order = torch.Generator().manual_seed(seed)
     for epoch in range(training.epochs):
@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--data", type=Path, help="folder with MNIST in parquet files; otherwise images are generated")
     arguments = parser.parse_args()
-    arguments.place = None if arguments.data is None else Place(arguments.data)
+    arguments.location = None if arguments.data is None else DataLocation(arguments.data)
     arguments.steps_a_round = min(arguments.steps, 10)
     if arguments.until is None:
         arguments.until = time.time() + 60 * arguments.minutes

@@ -23,7 +23,7 @@ from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import Split
-from adversarial_dropout.experiments.presets.paper import CELLS, METHODS
+from adversarial_dropout.experiments.presets.paper import COLUMNS, METHODS
 from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.step import Objective, eager_step
 
@@ -64,8 +64,8 @@ def step(preset: str, source: str, method: str) -> dict[str, Any]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    cells = [(cell, method) for cell in CELLS for method in (METHODS if cell.family == "paper" else (DEAREST,))]
-    steps: dict[str, dict[str, Any]] = {cell.preset: {} for cell in CELLS}
+    cells = [(cell, method) for cell in COLUMNS for method in (METHODS if cell.family == "paper" else (DEAREST,))]
+    steps: dict[str, dict[str, Any]] = {cell.preset: {} for cell in COLUMNS}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, context, max_tasks_per_child=1) as processes:
         measured = processes.map(

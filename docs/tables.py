@@ -131,7 +131,7 @@ def choices(made: dict[str, stated.Choice], where: str) -> str:
 def authors() -> str:
     """Settings in which the families differ."""
     lines = []
-    for cell in paper.CELLS:
+    for cell in paper.COLUMNS:
         if cell.family == "authors":
             own = presets.get(cell.preset, "vadd-qe+vat", "paper").to_dict()
             other = presets.get(cell.preset.replace("authors/", "paper/"), "vadd-qe+vat", "paper").to_dict()

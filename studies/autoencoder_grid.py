@@ -18,7 +18,7 @@ from typing import Any
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, OptimizerName, Scale
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.grid.grid import run_grid
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder, Initialization
 from adversarial_dropout.experiments.presets import autoencoder
@@ -57,7 +57,7 @@ def config_of(
 
 def measured(
     setting: Setting,
-    place: Place,
+    location: DataLocation,
     out: Path,
     *,
     jobs: int,
@@ -69,9 +69,9 @@ def measured(
     """Train in one setting, and measure: all values by method, one per seed; ``None``: there is no such filter."""
     optimizer, rate, initialization = setting
     configs = [config_of(setting, method, seed, scale, epochs) for seed in seeds for method in (DROPOUT, ADVERSARIAL)]
-    found = run_grid(configs, out / f"{optimizer}-{rate:g}-{initialization}", jobs=jobs, place=place)
+    found = run_grid(configs, out / f"{optimizer}-{rate:g}-{initialization}", jobs=jobs, location=location)
     features = {
-        method: [look(record, images, place) for record in found if record.config.method == method]
+        method: [look(record, images, location) for record in found if record.config.method == method]
         for method in (DROPOUT, ADVERSARIAL)
     }
     compared = autoencoders.measured(features, tuple(seeds), images)
@@ -98,7 +98,7 @@ def main() -> None:
         settings.append(
             measured(
                 setting,
-                Place(options.data),
+                DataLocation(options.data),
                 options.out,
                 jobs=options.jobs,
                 seeds=options.seeds,

@@ -16,7 +16,7 @@ from typing import Any
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.grid.grid import run_grid
 from adversarial_dropout.experiments.terms import by_kind
 
@@ -43,13 +43,13 @@ def candidate(method: str, settings: dict[str, Any], seed: int) -> ExperimentCon
     )
 
 
-def measured(method: str, place: Place, out: Path, jobs: int) -> dict[str, Any]:
+def measured(method: str, location: DataLocation, out: Path, jobs: int) -> dict[str, Any]:
     """Train all candidates of ``method``: its entry of the record."""
     errors: dict[str, list[float]] = {}
     for settings in CANDIDATES[method]:
         name = " ".join(f"{key}={value}" for key, value in settings.items())
         configs = [candidate(method, settings, seed) for seed in SEEDS]
-        found = run_grid(configs, out / f"{method}-{name.replace(' ', '-')}", jobs=jobs, place=place)
+        found = run_grid(configs, out / f"{method}-{name.replace(' ', '-')}", jobs=jobs, location=location)
         errors[name] = [record.error for record in found]
         print(f"{method} {name:20} {statistics.fmean(errors[name]):.2f}", flush=True)
     training = found[0].config.training
@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     recorded(options.record)  # A record of something else is refused before training.
     for method in options.methods:
-        write(options.record, method, measured(method, Place(options.data), options.out, options.jobs))
+        write(options.record, method, measured(method, DataLocation(options.data), options.out, options.jobs))
 
 
 if __name__ == "__main__":

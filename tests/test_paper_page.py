@@ -75,7 +75,7 @@ def rows() -> list[tuple[str, dict[str, str]]]:
         if line.startswith("## "):
             heading = line[3:]
         if line.startswith("| ") and not line.startswith(("| ---", "| what |")):
-            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            cells = [column.strip() for column in line.strip("|").split(" | ")]
             assert len(cells) == 5, line
             found.append((heading, dict(zip(("what", "paper", "here", "code", "verdict"), cells, strict=True))))
     return found
@@ -139,26 +139,26 @@ def test_printed_settings(heading: str, typed: dict[str, object]) -> None:
 
 def test_every_preset_has_the_printed_settings() -> None:
     """Rows name one preset; the others of the same data have the same."""
-    for cell in paper.CELLS:
-        if cell.family != "paper":
+    for column in paper.COLUMNS:
+        if column.family != "paper":
             continue
-        typed = B1 if cell.source == "mnist" else B2
+        typed = B1 if column.source == "mnist" else B2
         for method in paper.METHODS:
-            config = presets.get(cell.preset, method, "paper")
+            config = presets.get(column.preset, method, "paper")
             training, model = config.training, config.model
             assert training.epochs == typed["epochs"]
             assert training.learning_rate == typed["learning rate"]
             rises = any(term.ramp for term in config.terms.values()) or training.ramp_up_learning_rate
             assert training.ramp_up == (typed["λ: ramp-up"] if rises else 0)
-            assert rises == (method != "plain" or cell.source != "mnist")
+            assert rises == (method != "plain" or column.source != "mnist")
             assert training.last_beta1 == typed["β₁ at the end"]
-            delta = typed["Table 3: adt, δ" if cell.source == "mnist" else "Table 4: add, δ"]
+            delta = typed["Table 3: adt, δ" if column.source == "mnist" else "Table 4: add, δ"]
             searches = any(term.searches for term in config.terms.values())
             assert model.delta == (delta if searches else None)
             assert searches == ("add" in method)
             total = training.batch_labelled + training.batch_unlabelled
-            expected = {"mnist": (128, 128)}.get(cell.source, (160, 100))[cell.all_labels]
-            if cell.preset == "paper/mnist-1000" and method in ("plain", "at", "sadd"):
+            expected = {"mnist": (128, 128)}.get(column.source, (160, 100))[column.all_labels]
+            if column.preset == "paper/mnist-1000" and method in ("plain", "at", "sadd"):
                 expected = 32  # Nothing sees the other images, and the steps of an epoch are given.
             assert total == expected
 

@@ -82,21 +82,21 @@ def _serve() -> None:
 
 def _run(commands: list[Command]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder, str(place)) for place in range(len(commands))]
+        outputs = [Path(folder, str(index)) for index in range(len(commands))]
         started = [_start(command, output) for command, output in zip(commands, outputs, strict=True)]
         codes: list[int | None] = [None] * len(commands)
         kill_at = [time.monotonic() + GIVE_UP_SECONDS] * len(commands)
         while None in codes:
-            for place, command in enumerate(commands):
-                if codes[place] is not None:
+            for index, command in enumerate(commands):
+                if codes[index] is not None:
                     continue
-                ended, status = os.waitpid(started[place], os.WNOHANG)
+                ended, status = os.waitpid(started[index], os.WNOHANG)
                 if ended:
-                    codes[place] = os.waitstatus_to_exitcode(status)
-                elif time.monotonic() >= kill_at[place]:
-                    os.kill(started[place], signal.SIGKILL)
+                    codes[index] = os.waitstatus_to_exitcode(status)
+                elif time.monotonic() >= kill_at[index]:
+                    os.kill(started[index], signal.SIGKILL)
                 elif command.watched and _epochs(Path(command.watched)) >= command.epochs:
-                    kill_at[place] = min(kill_at[place], time.monotonic() + command.delay)
+                    kill_at[index] = min(kill_at[index], time.monotonic() + command.delay)
             time.sleep(0.001)
         return [
             {"code": code, "output": output.read_text() if output.exists() else ""}

@@ -34,7 +34,7 @@ from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run import loop, optimizers
 from adversarial_dropout.experiments.run import run as under_way
-from adversarial_dropout.experiments.run.processes import Ranks, rank
+from adversarial_dropout.experiments.run.ranks import Ranks, rank
 from adversarial_dropout.experiments.run.step import Batch, Objective, Step, build_objective, choose_step
 from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, Scale
 from adversarial_dropout.experiments.data.sources import ImageData
-from adversarial_dropout.experiments.records import Record, Row
+from adversarial_dropout.experiments.records import Metrics, Record
 from adversarial_dropout.experiments.run import loop
 
 
@@ -62,7 +62,7 @@ class StoppedError(Exception):
 def interrupt(config: ExperimentConfig, folder: Path, *, after: int) -> None:
     """Run ``config``, and stop it when ``after`` epochs are recorded."""
 
-    def stop(epochs: int, row: Row) -> None:
+    def stop(epochs: int, row: Metrics) -> None:
         if epochs == after:
             raise StoppedError
 

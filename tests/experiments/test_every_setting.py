@@ -11,7 +11,7 @@ import pytest
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig, TrainingConfig
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models import NETWORKS
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.run import loop
@@ -105,15 +105,15 @@ def changes(base: ExperimentConfig) -> Iterator[tuple[str, Callable[[], Experime
     """Each setting, and what makes the config with another value of it."""
     holders: dict[str, Any] = {name: getattr(base, name) for name in ("data", "model", "training")}
     holders |= {f"terms.{kind}": term for kind, term in base.terms.items()}
-    for place, holder in holders.items():
+    for section, holder in holders.items():
         for field in dataclasses.fields(holder):
-            if (place, field.name) != ("data", "name"):
-                yield f"{place}.{field.name}", partial(changed, base, place, holder, field.name)
+            if (section, field.name) != ("data", "name"):
+                yield f"{section}.{field.name}", partial(changed, base, section, holder, field.name)
 
 
-def changed(base: ExperimentConfig, place: str, holder: Any, field: str) -> ExperimentConfig:
+def changed(base: ExperimentConfig, location: str, holder: Any, field: str) -> ExperimentConfig:
     new = dataclasses.replace(holder, **{field: other(field, getattr(holder, field))})
-    part, _, kind = place.partition(".")
+    part, _, kind = location.partition(".")
     parts: dict[str, Any] = {part: {**base.terms, kind: new} if kind else new}
     return dataclasses.replace(base, **parts)
 
@@ -126,7 +126,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcome(run: ExperimentConfig, folder: Path, images: Path) -> tuple[bytes, Any, Any]:
     """What a run leaves: weights, metrics, and on how many images it was judged."""
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, name=str(images)))
-    record = loop.run(run, folder, place=Place(images))
+    record = loop.run(run, folder, location=DataLocation(images))
     return (folder / records.WEIGHTS).read_bytes(), record.metrics, record.final["examples"]
 
 

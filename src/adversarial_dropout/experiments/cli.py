@@ -21,7 +21,7 @@ from adversarial_dropout.experiments.commands.report import Report
 from adversarial_dropout.experiments.commands.reproduce import Reproduce
 from adversarial_dropout.experiments.commands.theory import Theory
 from adversarial_dropout.experiments.commands.train import Train
-from adversarial_dropout.experiments.run import processes
+from adversarial_dropout.experiments.run import ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = parse(arguments)
         if not isinstance(command, Train):
-            processes.refuse_several(type(command).__name__.lower())
-        command.run(Console(quiet=processes.rank() > 0))
+            ranks.refuse_several(type(command).__name__.lower())
+        command.run(Console(quiet=ranks.rank() > 0))
     except AdversarialDropoutError as error:
-        where = f"rank {processes.rank()}: " if processes.launched() > 1 else ""
+        where = f"rank {ranks.rank()}: " if ranks.launched() > 1 else ""
         print(f"error: {where}{error}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, ValueError | TypeError) else 1)
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    if processes.rank() == 0:  # The others have the same cause.
+    if ranks.rank() == 0:  # The others have the same cause.
         print(f"warning: {message}", file=sys.stderr)
 
 

@@ -47,7 +47,7 @@ def test_images_that_came_later_are_not_passed_over(
 
 
 def test_moved_data_are_the_same_data(run: Path, photos: Path) -> None:
-    """Given by their new place, the error is again that of the evaluation part."""
+    """Given by their new location, the error is again that of the evaluation part."""
     own = printed_by("evaluate", run)
     moved = photos.rename(photos.with_name("moved"))
     assert printed_by("evaluate", run, "--data", moved) == own
@@ -62,7 +62,7 @@ def test_an_export_does_not_overwrite_a_run(run: Path, capsys: pytest.CaptureFix
     assert (run / records.CONFIG).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", [records.SPLIT, records.PLACE])
+@pytest.mark.parametrize("name", [records.SPLIT, records.LOCATION])
 @pytest.mark.parametrize("content", ["{}", '{"labelled": 3, "folder": 4, "skip_bad_images": 5}', "no JSON"])
 def test_a_damaged_file_is_named(name: str, content: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / name).write_text(content)

@@ -14,7 +14,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.hub import Hub
-from adversarial_dropout.experiments.data.sources import ImageData, Place
+from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.records import RecordWarning
 
 from .. import small_data
@@ -31,12 +31,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
     """A folder of images, the n-th of value n."""
-    write_all(tmp_path / "pets", *(f"{name}/{place}.png" for name in ("cats", "dogs") for place in range(5)))
+    write_all(tmp_path / "pets", *(f"{name}/{index}.png" for name in ("cats", "dogs") for index in range(5)))
     return tmp_path / "pets"
 
 
 def load(folder: Path, name: str = "images", *, skip_bad_images: bool = False, **config: Any) -> ImageData:
-    return sources.load(DataConfig(name=name, **config), Place(folder, skip_bad_images))
+    return sources.load(DataConfig(name=name, **config), DataLocation(folder, skip_bad_images))
 
 
 def equal(first: ImageData, second: ImageData) -> bool:
@@ -61,8 +61,8 @@ def test_a_folder_becomes_data(pets: Path) -> None:
 
 def test_without_a_test_part_a_fifth_of_each_class_is_held_out(tmp_path: Path) -> None:
     counts = {"few": 3, "some": 10, "many": 27}
-    write_all(tmp_path, *(f"{name}/{place:02}.png" for name, count in counts.items() for place in range(count)))
-    write_all(tmp_path / "unlabeled", *(f"{place}.png" for place in range(9)))
+    write_all(tmp_path, *(f"{name}/{index:02}.png" for name, count in counts.items() for index in range(count)))
+    write_all(tmp_path / "unlabeled", *(f"{index}.png" for index in range(9)))
     data = load(tmp_path)
     held_out = [data.classes[label] for label in data.labels[data.test].tolist()]
     assert {name: held_out.count(name) for name in counts} == {"few": 1, "some": 2, "many": 5}
@@ -84,14 +84,14 @@ def test_with_a_test_part_nothing_else_is_held_out(tmp_path: Path) -> None:
 
 
 def test_bad_images_stop_and_are_named(pets: Path, cache: Path) -> None:
-    for place in range(12):
-        write(pets / "cats" / f"bad-{place:02}.png", b"text")
+    for index in range(12):
+        write(pets / "cats" / f"bad-{index:02}.png", b"text")
     with pytest.raises(InvalidValueError) as caught:
         load(pets)
     lines = str(caught.value).splitlines()
     assert lines[0] == "expected images that can be read, got 12 of 22 that cannot:"
     assert lines[1:11] == [
-        f"  {pets}/cats/bad-{place:02}.png: not an image, or of an unknown kind" for place in range(10)
+        f"  {pets}/cats/bad-{index:02}.png: not an image, or of an unknown kind" for index in range(10)
     ]
     assert lines[11:] == ["  ...", "Mend or remove them, or leave them out with --skip-bad-images"]
     assert not cache.exists()

@@ -183,10 +183,11 @@ def facts(config: ExperimentConfig) -> Facts:
 
 
 def test_the_table_has_every_preset() -> None:
-    assert set(NAMES) == {cell.preset for cell in paper.CELLS} <= set(presets.PRESETS)
+    assert set(NAMES) == {column.preset for column in paper.COLUMNS} <= set(presets.PRESETS)
     for name in NAMES:
         assert presets.find(name).methods == METHODS
-    assert {cell.preset: cell.labels for cell in paper.CELLS} == {name: STATED[name]["labels"] for name in NAMES}
+    labels = {column.preset: column.labels for column in paper.COLUMNS}
+    assert labels == {name: STATED[name]["labels"] for name in NAMES}
 
 
 SUPERVISED = ("plain", "at", "sadd")

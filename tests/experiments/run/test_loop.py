@@ -20,7 +20,7 @@ from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.network import Task
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
-from adversarial_dropout.experiments.records import Row
+from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import checkpoint, loop
 from adversarial_dropout.experiments.run import run as under_way
 from adversarial_dropout.experiments.run.step import Batch, Objective
@@ -272,7 +272,7 @@ def test_the_callers_randomness_and_threads_are_left_alone(end: str, watch: Watc
 
 
 def test_progress_is_told_each_epoch(tmp_path: Path) -> None:
-    told: list[tuple[int, Row]] = []
+    told: list[tuple[int, Metrics]] = []
     record = loop.run(small("vadd-qe"), tmp_path, lambda epoch, row: told.append((epoch, row)))
     assert [epoch for epoch, _ in told] == [1, 2, 3]
     assert [row for _, row in told] == record.metrics
@@ -281,7 +281,7 @@ def test_progress_is_told_each_epoch(tmp_path: Path) -> None:
 
 
 def test_metrics_are_written_before_progress_is_told(tmp_path: Path) -> None:
-    def check(epoch: int, row: Row) -> None:
+    def check(epoch: int, row: Metrics) -> None:
         assert records.epochs_done(tmp_path) == epoch
         state = checkpoint.load(tmp_path)
         assert state is not None

@@ -11,7 +11,7 @@ from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.presets import paper
@@ -21,17 +21,17 @@ from adversarial_dropout.experiments.run.step import Objective
 
 from .. import small_data
 
-NAMES = [cell.preset for cell in paper.CELLS]
+NAMES = [column.preset for column in paper.COLUMNS]
 CELLS = [(name, method) for name in NAMES for method in presets.find(name).methods]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def location(tmp_path_factory: pytest.TempPathFactory) -> DataLocation:
     """Small files of all three forms."""
     folder = tmp_path_factory.mktemp("data")
     for source in small_data.SOURCES:
         small_data.hub_files(folder / source, source)
-    return Place(folder)
+    return DataLocation(folder)
 
 
 def short(name: str, method: str) -> ExperimentConfig:
@@ -58,9 +58,9 @@ def mixing() -> Whitening:
 
 
 @pytest.mark.parametrize(("name", "method"), CELLS)
-def test_a_step(name: str, method: str, place: Place) -> None:
+def test_a_step(name: str, method: str, location: DataLocation) -> None:
     config = short(name, method)
-    data = sources.load(config.data, place)
+    data = sources.load(config.data, location)
     split = make_split(data, config.data, config.seed)
     pixels = Pixels(config.data, data.brightest, mixing() if config.data.whiten else None)
     model = config.model.build(data.shape, len(data.classes))
@@ -95,10 +95,10 @@ def test_a_step(name: str, method: str, place: Place) -> None:
         ("authors/cifar10-4000", "vadd-qe+vat"),
     ],
 )
-def test_a_run(name: str, method: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run(name: str, method: str, location: DataLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "fitted", lambda *_: mixing())  # The real one takes a quarter of a minute.
     config = short(name, method)
-    record = loop.run(config, tmp_path, place=place)
+    record = loop.run(config, tmp_path, location=location)
     (row,) = record.metrics
     assert row.keys() == {"epoch", "loss", "ce", "error", *config.terms}
     shape = small_data.SHAPES[config.data.name]

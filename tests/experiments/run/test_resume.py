@@ -15,7 +15,7 @@ from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.network import Network, NoisyNetwork
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
-from adversarial_dropout.experiments.records import Row
+from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import checkpoint, loop
 from adversarial_dropout.experiments.trained.trained import Trained
 
@@ -116,7 +116,7 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
     first = loop.run(config, tmp_path)
     before = times(tmp_path)
 
-    def never(epoch: int, row: Row) -> None:
+    def never(epoch: int, row: Metrics) -> None:
         raise AssertionError("trained again")
 
     again = loop.run(config, tmp_path, never)

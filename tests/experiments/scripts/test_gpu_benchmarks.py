@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def arguments(tmp_path: Path) -> argparse.Namespace:
     return argparse.Namespace(
-        device=CPU, out=tmp_path, steps=2, steps_a_round=1, rounds=1, place=None, until=time.time() + 600
+        device=CPU, out=tmp_path, steps=2, steps_a_round=1, rounds=1, location=None, until=time.time() + 600
     )
 
 

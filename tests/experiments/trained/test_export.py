@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.run import loop
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record]
             else:
                 small_data.image_folder(folder / "data", shape=SHAPES[name], each=40)
             config = config_of(name, folder / "data")
-            made[name] = loop.run(config, folder / "run", place=Place(folder / "data"))
+            made[name] = loop.run(config, folder / "run", location=DataLocation(folder / "data"))
         return made[name]
 
     return run

@@ -9,7 +9,7 @@ from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.commands.options import REPORT, Grid, check_positive
 from adversarial_dropout.experiments.commands.terminal import run_grid_shown, show
 from adversarial_dropout.experiments.config import Scale
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,5 +32,5 @@ class Demo(Grid):
         methods = presets.find("digits-100").methods
         seeds = range(self.seeds)
         configs = [presets.get("digits-100", method, self.scale, seed) for seed in seeds for method in methods]
-        found = run_grid_shown(configs, self, Place(), console)
+        found = run_grid_shown(configs, self, DataLocation(), console)
         show(found, self.out / REPORT, console)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.commands.options import DataFolder, RunFolder
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.trained.trained import Trained
 
 
@@ -30,8 +30,8 @@ class Evaluate:
         from adversarial_dropout.experiments.trained import evaluation
 
         trained = Trained.of(self.run_folder)
-        place = None if self.folder is None else Place(self.folder, self.skip_bad_images)
-        found = evaluation.evaluate(trained, place)
+        location = None if self.folder is None else DataLocation(self.folder, self.skip_bad_images)
+        found = evaluation.evaluate(trained, location)
         console.print(f"error {found.error:.2f} % of {found.examples} images")
         console.print(found.by_class)
         if self.out is not None:

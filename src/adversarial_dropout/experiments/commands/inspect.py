@@ -9,7 +9,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.commands.options import DataFolder, RunFolder
 from adversarial_dropout.experiments.config import check_seed
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.trained.trained import Trained
 
 
@@ -44,7 +44,7 @@ class Inspect:
             Trained.of(self.run_folder),
             images=self.images,
             flips=self.flips,
-            place=None if self.folder is None else Place(self.folder),
+            location=None if self.folder is None else DataLocation(self.folder),
             seed=self.seed,
         )
         console.print(found.by_class.without_last)

@@ -14,7 +14,7 @@ from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.commands.options import DataFolder, Grid, check_positive
 from adversarial_dropout.experiments.commands.terminal import run_grid_shown
 from adversarial_dropout.experiments.config import ExperimentConfig, Scale
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.presets import autoencoder, paper
 from adversarial_dropout.experiments.presets.stated import STATED
 
@@ -93,11 +93,11 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
         for method in autoencoders.METHODS
     ]
     _refuse_other_settings(command.out, configs)
-    place = Place(command.folder)
+    location = DataLocation(command.folder)
     images = command.images or _FIGURE_IMAGES
-    check_images(images, len(sources.load(configs[0].data, place).test))  # Before anything is trained.
-    found = run_grid_shown(configs, command, place, console)
-    comparison, shown = autoencoders.compare(found, images, None if command.folder is None else place)
+    check_images(images, len(sources.load(configs[0].data, location).test))  # Before anything is trained.
+    found = run_grid_shown(configs, command, location, console)
+    comparison, shown = autoencoders.compare(found, images, None if command.folder is None else location)
     console.print(comparison.numbers.without_last, comparison.claims)
     means_nothing = "Scale tiny: two steps that show that everything runs. What is seen means nothing."
     note = f"{means_nothing}\n\n" if scale == "tiny" else ""
@@ -128,7 +128,7 @@ def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None
     ]
     _refuse_other_settings(command.out, configs, columns)
     try:
-        run_grid_shown(configs, command, Place(command.folder), console)
+        run_grid_shown(configs, command, DataLocation(command.folder), console)
     except BaseException:  # Also after Ctrl-C or a failed cell, what is finished is shown.
         with contextlib.suppress(AdversarialDropoutError):  # It must not hide what stopped the grid.
             _show_paper_table(command, scale, columns, console)
@@ -153,20 +153,20 @@ def _refuse_other_settings(out: Path, configs: Sequence[ExperimentConfig], shown
     from adversarial_dropout.experiments.results.settings import check_settings
 
     asked = {records.run_folder(out, config): config for config in configs}
-    places = {out / preset / configs[0].scale for preset in (*shown, *(config.preset for config in configs))}
+    folders = {out / preset / configs[0].scale for preset in (*shown, *(config.preset for config in configs))}
 
     def counts(folder: Path, config: dict[str, Any]) -> bool:
         on_test = not config.get("data", {}).get("validation")  # Errors on held-out images are in no table.
         return folder in asked or (bool(shown) and on_test and records.is_finished(folder))
 
-    check_settings([found for place in sorted(places) for found in _begun(place) if counts(*found)], asked)
+    check_settings([found for folder in sorted(folders) for found in _begun(folder) if counts(*found)], asked)
 
 
-def _begun(place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and config of each run at ``place`` that has something to keep."""
+def _begun(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folder and config of each run in ``folder`` that has something to keep."""
     from adversarial_dropout.experiments.run import checkpoint
 
-    for path in sorted(place.glob(f"*/*/{records.CONFIG}")):
+    for path in sorted(folder.glob(f"*/*/{records.CONFIG}")):
         if records.is_finished(path.parent) or checkpoint.exists(path.parent):
             with contextlib.suppress(records.RecordError):  # The grid says so for its cell, and goes on with others.
                 yield path.parent, records.read_json(path)

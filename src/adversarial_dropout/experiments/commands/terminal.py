@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.commands.options import Grid
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.records import Record
 
 
@@ -26,12 +26,14 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def run_grid_shown(configs: Sequence[ExperimentConfig], command: Grid, place: Place, console: Console) -> list[Record]:
+def run_grid_shown(
+    configs: Sequence[ExperimentConfig], command: Grid, location: DataLocation, console: Console
+) -> list[Record]:
     """Train every config below ``command.out``, with a bar."""
     from adversarial_dropout.experiments.grid.cluster import ray_tasks
-    from adversarial_dropout.experiments.grid.grid import processes, run_grid
+    from adversarial_dropout.experiments.grid.grid import run_grid, run_locally
 
-    backend = ray_tasks(command.ray_address) if command.backend == "ray" else processes
+    backend = ray_tasks(command.ray_address) if command.backend == "ray" else run_locally
     with progress_bar(console) as progress:
         task = progress.add_task(f"0 of {len(configs)} runs", total=1.0)
         return run_grid(
@@ -44,7 +46,7 @@ def run_grid_shown(configs: Sequence[ExperimentConfig], command: Grid, place: Pl
             progress=lambda share, done: progress.update(
                 task, completed=share, description=f"{done} of {len(configs)} runs"
             ),
-            place=place,
+            location=location,
         )
 
 

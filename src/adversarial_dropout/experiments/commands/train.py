@@ -14,7 +14,7 @@ from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.commands.options import DataFolder, Training
 from adversarial_dropout.experiments.commands.terminal import progress_bar
 from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models import NETWORKS, find_network
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.terms import TERMS
@@ -73,7 +73,7 @@ class Train(Training):
                 lambda epochs, row: progress.update(
                     task, completed=epochs, description=f"epoch {epochs}: error {row['error']:.2f} %"
                 ),
-                Place(self.folder, self.skip_bad_images),
+                DataLocation(self.folder, self.skip_bad_images),
                 self.device,
                 capture=self.capture,
             )

@@ -68,7 +68,7 @@ class ImageData:
 
 
 @dataclass(frozen=True)
-class Place:
+class DataLocation:
     """Where a data set lies on this machine; no part of what a run is.
 
     Attributes:
@@ -83,19 +83,19 @@ class Place:
         """Note it with a run, so that what looks at the run later finds the data."""
         if self.folder is not None:
             content = {"folder": str(self.folder.expanduser().resolve()), "skip_bad_images": self.skip_bad_images}
-            records.write_json(run / records.PLACE, content)
+            records.write_json(run / records.LOCATION, content)
 
     @classmethod
-    def of_run(cls, run: Path) -> "Place":
+    def of_run(cls, run: Path) -> "DataLocation":
         """What :meth:`note` has noted.
 
         Raises:
             RecordError: the note is damaged.
         """
-        if not (run / records.PLACE).exists():
+        if not (run / records.LOCATION).exists():
             return cls()
-        content = records.read_json(run / records.PLACE)
-        with records.reading(run / records.PLACE):
+        content = records.read_json(run / records.LOCATION)
+        with records.reading(run / records.LOCATION):
             return cls(Path(content["folder"]), content["skip_bad_images"])
 
 
@@ -110,15 +110,15 @@ _KNOWN = {
 }
 _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(:(?P<subset>[\w.-]+))?")
 _FORMAT = 1  # Of the files in the cache; another number makes them anew.
-NOWHERE = Place()
+DEFAULT_LOCATION = DataLocation()
 
 
-def load(config: DataConfig, place: Place = NOWHERE, like: Form | None = None) -> ImageData:
+def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Form | None = None) -> ImageData:
     """Load the source that ``config`` names. What had to be decoded is kept in :func:`cache_folder`.
 
     Args:
         config: Uses ``name`` and ``resize``.
-        place: Where it lies.
+        location: Where it lies.
         like: Bring the images to this form, and expect these classes; ``None``: those of the source itself.
 
     Raises:
@@ -131,7 +131,7 @@ def load(config: DataConfig, place: Place = NOWHERE, like: Form | None = None) -
                 f"digits have 8 × 8 pixels: expected no data.resize, got {config.resize}; leave it out"
             )
         return digits()
-    origin, form = _origin(config, place)
+    origin, form = _origin(config, location)
     form = form if like is None else dataclasses.replace(like, resize=config.resize)
     key = hashlib.sha256(f"{_FORMAT} {origin.identity} {form}".encode()).hexdigest()
     kept = cache_folder() / f"{key[:32]}.safetensors"
@@ -140,9 +140,9 @@ def load(config: DataConfig, place: Place = NOWHERE, like: Form | None = None) -
         found = read(origin, form)
         test = found.test if len(found.test) else _held_out(found.labels)
         data, bad = ImageData(found.images, found.labels, test, 255, found.classes), found.bad
-        if not bad or place.skip_bad_images:
+        if not bad or location.skip_bad_images:
             _to_cache(kept, data, bad)
-    if bad and not place.skip_bad_images:
+    if bad and not location.skip_bad_images:
         shown = "\n".join(f"  {line}" for line in bad[:10]) + ("\n  ..." if len(bad) > 10 else "")
         raise InvalidValueError(
             f"expected images that can be read, got {len(bad)} of {len(data.labels) + len(bad)} that cannot:\n{shown}\n"
@@ -154,13 +154,13 @@ def load(config: DataConfig, place: Place = NOWHERE, like: Form | None = None) -
     return data
 
 
-def _origin(config: DataConfig, place: Place) -> tuple[Origin, Form]:
+def _origin(config: DataConfig, location: DataLocation) -> tuple[Origin, Form]:
     hub, form = _KNOWN.get(config.name, (None, Form()))
     form = dataclasses.replace(form, resize=config.resize)
     named = Path(config.name).expanduser()
-    if place.folder is not None:
-        inner = None if named.is_absolute() or named == place.folder else named.name
-        return files.find(place.folder.expanduser(), inner, None if hub is None else hub.subset), form
+    if location.folder is not None:
+        inner = None if named.is_absolute() or named == location.folder else named.name
+        return files.find(location.folder.expanduser(), inner, None if hub is None else hub.subset), form
     if hub is not None:
         return hub, form
     if config.name and named.exists():

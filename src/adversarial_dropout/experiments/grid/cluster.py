@@ -100,7 +100,7 @@ def _run_cells(cells: Sequence[Cell], root: Path, jobs: int | None, *, address: 
         records.write_bytes(token, b"")
         try:
             absolute = [_anywhere(cell) for cell in todo]
-            data = absolute[0].place.folder
+            data = absolute[0].location.folder
             files = [token] if data is None else [token, data]
             found = _driven(Work(absolute, jobs, address, _PATIENCE_SECONDS, versions(), files))
         finally:
@@ -111,10 +111,10 @@ def _run_cells(cells: Sequence[Cell], root: Path, jobs: int | None, *, address: 
 
 def _anywhere(cell: Cell) -> Cell:
     """The same cell in a process that has another working folder."""
-    place = cell.place
-    if place.folder is not None:
-        place = dataclasses.replace(place, folder=place.folder.expanduser().absolute())
-    return dataclasses.replace(cell, folder=cell.folder.absolute(), place=place)
+    location = cell.location
+    if location.folder is not None:
+        location = dataclasses.replace(location, folder=location.folder.expanduser().absolute())
+    return dataclasses.replace(cell, folder=cell.folder.absolute(), location=location)
 
 
 def _driven(work: Work) -> list[str | None]:

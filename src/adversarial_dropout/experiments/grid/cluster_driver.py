@@ -126,8 +126,8 @@ class _Cluster:
         running: dict[Any, int] = {}
         while waiting or running:
             while waiting and len(running) < at_once:
-                place, start = waiting.pop(0)
-                running[start()] = place
+                index, start = waiting.pop(0)
+                running[start()] = index
             for done in ray.wait(list(running), timeout=_POLL_SECONDS)[0]:
                 failures[running.pop(done)] = _outcome(done)
             self._look()

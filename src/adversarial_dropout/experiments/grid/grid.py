@@ -16,7 +16,7 @@ from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.run import loop
 from adversarial_dropout.experiments.run.devices import check_device
-from adversarial_dropout.experiments.run.processes import refuse_several
+from adversarial_dropout.experiments.run.ranks import refuse_several
 
 _POLL_SECONDS = 0.5
 _SHARED_MEMORY = Path("/dev/shm")
@@ -38,21 +38,21 @@ class Cell:
     Attributes:
         config: What is run.
         folder: Where its record is, or will be.
-        place: Where the data lie.
+        location: Where the data lie.
         device: What to compute on.
         capture: Whether a step is recorded as one CUDA graph.
     """
 
     config: ExperimentConfig
     folder: Path
-    place: sources.Place
+    location: sources.DataLocation
     device: Device = "auto"
     capture: bool = False
 
     def run(self) -> str | None:
         """Run it, or go on with it; return why it failed, or ``None``."""
         try:
-            loop.run(self.config, self.folder, place=self.place, device=self.device, capture=self.capture)
+            loop.run(self.config, self.folder, location=self.location, device=self.device, capture=self.capture)
         except AdversarialDropoutError as error:
             return str(error)
         except Exception as error:  # The other cells go on, whatever went wrong in this one.
@@ -65,7 +65,7 @@ Backend = Callable[[Sequence[Cell], Path, int | None], list[str | None]]
 each failed, or ``None``. Raises :class:`GridError` where none can go on."""
 
 
-def processes(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str | None]:
+def run_locally(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str | None]:
     """The backend of one machine: ``jobs`` processes, one a core if that is ``None``."""
     for device, capture in {(cell.device, cell.capture) for cell in cells}:
         check_device(device, capture=capture)
@@ -94,9 +94,9 @@ def run_grid(
     root: Path,
     *,
     jobs: int | None = None,
-    backend: Backend = processes,
+    backend: Backend = run_locally,
     progress: Callable[[float, int], None] | None = None,
-    place: sources.Place = sources.NOWHERE,
+    location: sources.DataLocation = sources.DEFAULT_LOCATION,
     device: Device = "auto",
     capture: bool = False,
 ) -> list[Record]:
@@ -111,7 +111,7 @@ def run_grid(
         jobs: Number of cells at a time; ``None``: as many as the backend has room for.
         backend: Where they run.
         progress: Called about twice a second with the share of the work that is done and the number of finished cells.
-        place: Where the data lie on this machine.
+        location: Where the data lie on this machine.
         device: What to compute on.
         capture: Whether a step is recorded as one CUDA graph.
 
@@ -126,12 +126,14 @@ def run_grid(
     folders = [records.run_folder(root, config) for config in configs]
     unfinished = [config for config, folder in zip(configs, folders, strict=True) if not records.is_finished(folder)]
     for data in dict.fromkeys(config.data for config in unfinished):
-        sources.load(data, place)  # Decoded and checked once, before any process trains.
+        sources.load(data, location)  # Decoded and checked once, before any process trains.
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(configs, folders, progress, finished), daemon=True)
     watcher.start()
     try:
-        cells = [Cell(config, folder, place, device, capture) for config, folder in zip(configs, folders, strict=True)]
+        cells = [
+            Cell(config, folder, location, device, capture) for config, folder in zip(configs, folders, strict=True)
+        ]
         failures = backend(cells, root, jobs)
     finally:
         finished.set()

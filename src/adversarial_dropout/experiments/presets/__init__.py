@@ -92,13 +92,13 @@ PRESETS = {
         ),
         *(
             Preset(
-                name=cell.preset,
-                summary=cell.summary,
+                name=column.preset,
+                summary=column.summary,
                 methods=paper.METHODS,
                 scales=_PAPER_SCALES,
-                make=partial(paper.make, cell),
+                make=partial(paper.make, column),
             )
-            for cell in paper.CELLS
+            for column in paper.COLUMNS
         ),
         Preset(
             name=autoencoder.NAME,

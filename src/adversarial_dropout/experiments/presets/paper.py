@@ -28,7 +28,7 @@ Family = Literal["paper", "authors"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Column:
     """One column of a table, in one of the two families."""
 
     family: Family
@@ -57,27 +57,27 @@ _FAMILIES: tuple[tuple[Family, tuple[Source, ...]], ...] = (
     ("paper", ("mnist", "svhn", "cifar10")),
     ("authors", ("svhn", "cifar10")),  # Their code has no MNIST.
 )
-CELLS = tuple(
-    Cell(family, source, all_labels)
+COLUMNS = tuple(
+    Column(family, source, all_labels)
     for family, sources in _FAMILIES
     for source in sources
     for all_labels in (False, True)
 )
 
 
-def make(cell: Cell, method: str, scale: Scale, seed: int) -> Settings:
+def make(column: Column, method: str, scale: Scale, seed: int) -> Settings:
     """The settings of one method in one column."""
-    config = _paper(cell, method, scale, seed)
-    if cell.family == "authors":
-        config = _authors(config, cell, method)
-    return config if scale == "paper" else _shrunk(config, cell, scale)
+    config = _paper(column, method, scale, seed)
+    if column.family == "authors":
+        config = _authors(config, column, method)
+    return config if scale == "paper" else _shrunk(config, column, scale)
 
 
-def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> Settings:
-    stated = STATED[cell.source]
-    natural = cell.source != "mnist"
+def _paper(column: Column, method: str, scale: Scale, seed: int) -> Settings:
+    stated = STATED[column.source]
+    natural = column.source != "mnist"
     steps = None
-    if cell.all_labels:
+    if column.all_labels:
         labelled, unlabelled = stated.batch, 0
     elif natural:
         labelled, unlabelled = BATCH_LABELLED, BATCH_UNLABELLED
@@ -86,17 +86,17 @@ def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> Settings:
         unlabelled = stated.batch - labelled
         steps = int(LEFT_OPEN["MNIST: steps of an epoch, 1,000 labels"].value)
     return Settings(
-        preset=cell.preset,
+        preset=column.preset,
         method=method,
         scale=scale,
         seed=seed,
         data=DataConfig(
-            name=cell.source,
-            labelled=None if cell.all_labels else stated.labelled,
+            name=column.source,
+            labelled=None if column.all_labels else stated.labelled,
             overlap=False,
             centre=natural,
             translate=int(LEFT_OPEN["translation in pixels, SVHN and CIFAR-10"].value) if natural else 0,
-            flip=cell.source == "cifar10",
+            flip=column.source == "cifar10",
         ),
         model=_network(stated),
         training=TrainingConfig(
@@ -111,7 +111,7 @@ def _paper(cell: Cell, method: str, scale: Scale, seed: int) -> Settings:
             beta1=stated.beta1,
             beta1_end=stated.beta1_end,
         ),
-        terms=by_kind(*(_term(name, cell.source) for name in method.split("+") if name != "plain")),
+        terms=by_kind(*(_term(name, column.source) for name in method.split("+") if name != "plain")),
     )
 
 
@@ -146,17 +146,17 @@ _AUTHORS_STEPS = 400
 _AUTHORS_WEIGHT_QE_SVHN_ALL = 10.0
 
 
-def _authors(config: Settings, cell: Cell, method: str) -> Settings:
+def _authors(config: Settings, column: Column, method: str) -> Settings:
     """What the released code does otherwise; docs/experiments.md says where it does so."""
-    cifar = cell.source == "cifar10"
+    cifar = column.source == "cifar10"
     both = "vadd" in method and "vat" in method
     terms = dict(config.terms)
     for kind, term in config.terms.items():
         if isinstance(term, Vat):
-            terms[kind] = dataclasses.replace(term, eps=_AUTHORS_EPS[cell.source], xi=_AUTHORS_XI)
-        elif isinstance(term, Vadd) and term.divergence == "qe" and cell.source == "svhn" and cell.all_labels:
+            terms[kind] = dataclasses.replace(term, eps=_AUTHORS_EPS[column.source], xi=_AUTHORS_XI)
+        elif isinstance(term, Vadd) and term.divergence == "qe" and column.source == "svhn" and column.all_labels:
             terms[kind] = dataclasses.replace(term, weight=_AUTHORS_WEIGHT_QE_SVHN_ALL)
-    if not cell.all_labels and not terms.keys().isdisjoint(("pi", "vat", "vadd")):
+    if not column.all_labels and not terms.keys().isdisjoint(("pi", "vat", "vadd")):
         terms["entmin"] = Entmin(weight=1.0, ramp=False)
     assert isinstance(config.model, ConvLarge)
     return dataclasses.replace(
@@ -166,24 +166,24 @@ def _authors(config: Settings, cell: Cell, method: str) -> Settings:
             config.model,
             norm_momentum=_AUTHORS_NORM_MOMENTUM,
             dropout2=0.5,
-            norm_logits=not cifar or (cell.all_labels and both),
+            norm_logits=not cifar or (column.all_labels and both),
             input_noise=config.model.input_noise if cifar else 0.0,
             noise_in_evaluation=cifar,
             rescale="sum",
         ),
-        training=dataclasses.replace(config.training, steps_per_epoch=None if cell.all_labels else _AUTHORS_STEPS),
+        training=dataclasses.replace(config.training, steps_per_epoch=None if column.all_labels else _AUTHORS_STEPS),
         terms=terms,
     )
 
 
-def _shrunk(config: Settings, cell: Cell, scale: Scale) -> Settings:
+def _shrunk(config: Settings, column: Column, scale: Scale) -> Settings:
     """The same with a fixed number of steps; the ramps take the same share of the epochs."""
     training, data = config.training, config.data
     if scale == "tiny":
         epochs, steps, labelled, unlabelled = 2, 1, 2, 2
-        data = dataclasses.replace(data, labelled=None if cell.all_labels else 20, evaluated=20)
-    elif cell.source == "mnist":  # 2,400 and 1,500 steps.
-        epochs, steps = 10, 240 if cell.all_labels else 150
+        data = dataclasses.replace(data, labelled=None if column.all_labels else 20, evaluated=20)
+    elif column.source == "mnist":  # 2,400 and 1,500 steps.
+        epochs, steps = 10, 240 if column.all_labels else 150
         labelled, unlabelled = training.batch_labelled, training.batch_unlabelled
     else:  # 20 steps with an eighth of the batch: shows on a CPU that the loss falls, and no more.
         epochs, steps = 5, 4
@@ -198,7 +198,7 @@ def _shrunk(config: Settings, cell: Cell, scale: Scale) -> Settings:
             epochs=epochs,
             steps_per_epoch=steps,
             batch_labelled=labelled,
-            batch_unlabelled=0 if cell.all_labels else unlabelled,
+            batch_unlabelled=0 if column.all_labels else unlabelled,
             ramp_up=_share(training.ramp_up, epochs, training.epochs),
             ramp_down=_share(training.ramp_down, epochs, training.epochs),
         ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import Scale
-from adversarial_dropout.experiments.presets.paper import CELLS, METHODS, Cell
+from adversarial_dropout.experiments.presets.paper import COLUMNS, METHODS, Column
 from adversarial_dropout.experiments.presets.stated import STATED, TITLES
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.results.published import NAMES, PRINTED, PrintedRow, Published
@@ -17,21 +17,21 @@ from adversarial_dropout.experiments.show.table import Table
 DASH = "-"
 
 
-def columns(table: str, family: str = "paper") -> tuple[Cell, ...]:
+def columns(table: str, family: str = "paper") -> tuple[Column, ...]:
     """The columns of a table, in the paper's order.
 
     Raises:
         InvalidValueError: there is no such table, or the family has no such data set.
     """
     check_choice("table", table, tuple(PRINTED))
-    cells = {(cell.source, cell.all_labels): cell for cell in CELLS if cell.family == family}
+    cells = {(cell.source, cell.all_labels): cell for cell in COLUMNS if cell.family == family}
     found = tuple(cells[column] for column in PRINTED[table].columns if column in cells)
     if not found:
         raise InvalidValueError(f"expected a family that has {table}, got {family!r}; the authors' code has no MNIST")
     return found
 
 
-def trained(table: str, family: str = "paper") -> tuple[tuple[Cell, str], ...]:
+def trained(table: str, family: str = "paper") -> tuple[tuple[Column, str], ...]:
     """The cells that `reproduce` trains by itself: those of the paper's own rows where a figure is printed.
 
     Returns:
@@ -76,7 +76,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row.
 
     Attributes:
@@ -103,8 +103,8 @@ class PaperTable:
 
     name: str
     scale: Scale
-    columns: tuple[Cell, ...]
-    body: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    body: tuple[TableRow, ...]
 
     @property
     def table(self) -> Table:
@@ -215,14 +215,14 @@ def paper_table(
             [record for (preset, _), seeds in runs.items() if preset == cell.preset for record in seeds.values()]
         )
 
-    def entry(row: PrintedRow, place: int, cell: Cell) -> Entry:
+    def entry(row: PrintedRow, place: int, cell: Column) -> Entry:
         seeds = runs.get((cell.preset, row.method or ""), {})
         paper = row.figures[place] if row.figures else None
         printed = str(paper or DASH) if row.figures else ""
         return Entry(tuple(record.error for _, record in sorted(seeds.items())), paper, printed)
 
     rows = (*PRINTED[name].rows, *_others(name, {*methods, *(method for _, method in runs)}))
-    body = tuple(Row(row.name, row.method, tuple(entry(row, *where) for where in places)) for row in rows)
+    body = tuple(TableRow(row.name, row.method, tuple(entry(row, *where) for where in places)) for row in rows)
     return PaperTable(name, scale, cells, body)
 
 
@@ -244,7 +244,7 @@ def _check_data(column: Sequence[Record]) -> None:
         )
 
 
-def _steps(cell: Cell, scale: Scale) -> str:
+def _steps(cell: Column, scale: Scale) -> str:
     training = presets.get(cell.preset, "plain", scale).training
     if scale == "paper" or training.steps_per_epoch is None:
         return ""

@@ -17,7 +17,7 @@ BASELINES = ("pi", "vat")
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodSummary:
     """One method over its seeds.
 
     Attributes:
@@ -72,7 +72,7 @@ class Group:
     preset: str
     scale: str
     evaluated_on: str
-    rows: tuple[Row, ...]
+    rows: tuple[MethodSummary, ...]
 
     @property
     def title(self) -> str:
@@ -110,7 +110,7 @@ def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Gr
         labels = _labels(members)
         by_label = {label: [record for record, own in labels if own == label] for _, label in labels}
         means = {label: statistics.fmean(record.error for record in runs) for label, runs in by_label.items()}
-        rows = tuple(_row(label, by_label[label], means) for label in sorted(by_label, key=rank))
+        rows = tuple(_method_summary(label, by_label[label], means) for label in sorted(by_label, key=rank))
         summaries.append(Group(preset, scale, part, rows))
     return summaries
 
@@ -154,9 +154,9 @@ def distinct(found: Iterable[Record]) -> list[Record]:
     return list(by_config.values())
 
 
-def _row(method: str, runs: Sequence[Record], means: dict[str, float]) -> Row:
+def _method_summary(method: str, runs: Sequence[Record], means: dict[str, float]) -> MethodSummary:
     plain = means.get("plain")
-    return Row(
+    return MethodSummary(
         method=method,
         records=tuple(runs),
         errors=tuple(run.error for run in runs),

@@ -15,12 +15,12 @@ from adversarial_dropout.experiments.config import Device, ExperimentConfig, dif
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
 from adversarial_dropout.experiments.data.sources import ImageData
-from adversarial_dropout.experiments.records import Record, Row
-from adversarial_dropout.experiments.run import checkpoint, processes
-from adversarial_dropout.experiments.run.processes import Ranks
+from adversarial_dropout.experiments.records import Metrics, Record
+from adversarial_dropout.experiments.run import checkpoint
+from adversarial_dropout.experiments.run.ranks import Ranks, joined
 from adversarial_dropout.experiments.run.run import Run
 
-Progress = Callable[[int, Row], None]
+Progress = Callable[[int, Metrics], None]
 """Called after each epoch with the number of epochs done and the epoch's metrics."""
 
 
@@ -32,7 +32,7 @@ def run(
     config: ExperimentConfig,
     folder: Path,
     progress: Progress | None = None,
-    place: sources.Place = sources.NOWHERE,
+    location: sources.DataLocation = sources.DEFAULT_LOCATION,
     device: Device = "auto",
     *,
     capture: bool = False,
@@ -47,7 +47,7 @@ def run(
         config: What to run.
         folder: Where its record is, or will be. One run at a time works on it; a second one waits.
         progress: Called after each epoch, on rank 0.
-        place: Where the data lie on this machine.
+        location: Where the data lie on this machine.
         device: What to compute on; "auto": CUDA, if there is any.
         capture: Whether a step is recorded as one CUDA graph.
 
@@ -58,16 +58,16 @@ def run(
         DivergedError: the loss is no longer finite; the checkpoint of the epoch before stays.
         RankError: another process stopped.
     """
-    with processes.joined(device, config.training.precision, capture=capture) as ranks:
+    with joined(device, config.training.precision, capture=capture) as ranks:
         ranks.check(config)
         if ranks.from_first(_finished, config, folder):
-            if place.folder is not None:
-                ranks.from_first(_check_data, config, folder, place)
+            if location.folder is not None:
+                ranks.from_first(_check_data, config, folder, location)
         else:
             with _alone(folder, ranks), _threads(config.threads), torch.random.fork_rng(_gpus(ranks)):
                 # Another run may have finished it meanwhile.
                 if not ranks.from_first(_finished, config, folder):
-                    _train(config, folder, progress, place, ranks, capture=capture)
+                    _train(config, folder, progress, location, ranks, capture=capture)
         return ranks.from_first(records.read_record, folder)
 
 
@@ -102,9 +102,9 @@ def _refuse_another_order(config: ExperimentConfig, begun: dict[str, Any], folde
         )
 
 
-def _check_data(config: ExperimentConfig, folder: Path, place: sources.Place) -> None:
+def _check_data(config: ExperimentConfig, folder: Path, location: sources.DataLocation) -> None:
     recorded = records.read_record(folder).final.get("data", {})
-    _refuse_other_data(recorded.get("sha256"), sources.load(config.data, place).digest, folder)
+    _refuse_other_data(recorded.get("sha256"), sources.load(config.data, location).digest, folder)
 
 
 def _refuse_other_data(recorded: str | None, digest: str, folder: Path) -> None:
@@ -119,7 +119,7 @@ def _train(
     config: ExperimentConfig,
     folder: Path,
     progress: Progress | None,
-    place: sources.Place,
+    location: sources.DataLocation,
     ranks: Ranks,
     *,
     capture: bool,
@@ -127,11 +127,11 @@ def _train(
     clock = _Clock()
     environment = records.environment() | ranks.environment | ({"captured": True} if capture else {})
     with ranks.accelerator.local_main_process_first():  # It decodes the images and keeps them; the others read them.
-        data = sources.load(config.data, place)
+        data = sources.load(config.data, location)
     digest = data.digest
     ranks.check_data(digest)
     under_way = Run(config, data, digest, ranks, capture=capture)
-    pixels = _resume(under_way, folder, place, clock, ranks)
+    pixels = _resume(under_way, folder, location, clock, ranks)
     while len(under_way.rows) < config.training.epochs:
         row = _epoch(under_way, pixels, folder)
         state = under_way.state_dict()
@@ -156,16 +156,18 @@ class _Clock:
         return self.before + time.monotonic() - self._started
 
 
-def _resume(under_way: Run, folder: Path, place: sources.Place, clock: _Clock, ranks: Ranks) -> Pixels:
+def _resume(under_way: Run, folder: Path, location: sources.DataLocation, clock: _Clock, ranks: Ranks) -> Pixels:
     """Go on from the last checkpoint, if there is one; return what makes the network's view of the data."""
-    state, pixels = ranks.from_first(_begin, under_way, folder, place, ranks)
+    state, pixels = ranks.from_first(_begin, under_way, folder, location, ranks)
     if state is not None:
         under_way.load_state_dict(state)
         clock.before = state["seconds"]
     return pixels.to(ranks.device)
 
 
-def _begin(under_way: Run, folder: Path, place: sources.Place, ranks: Ranks) -> tuple[dict[str, Any] | None, Pixels]:
+def _begin(
+    under_way: Run, folder: Path, location: sources.DataLocation, ranks: Ranks
+) -> tuple[dict[str, Any] | None, Pixels]:
     """On rank 0: read the checkpoint, and write what stands before the first epoch."""
     config = under_way.config
     state = checkpoint.load(folder)
@@ -178,11 +180,11 @@ def _begin(under_way: Run, folder: Path, place: sources.Place, ranks: Ranks) -> 
     records.remove_leftovers(folder)
     records.write_json(folder / records.CONFIG, config.to_dict())
     records.write_json(folder / records.SPLIT, under_way.split.to_dict(), indent=None)
-    place.note(folder)
+    location.note(folder)
     return state, _pixels(config, under_way.data, folder, begun=state is not None).to(torch.device("cpu"))
 
 
-def _epoch(under_way: Run, pixels: Pixels, folder: Path) -> Row:
+def _epoch(under_way: Run, pixels: Pixels, folder: Path) -> Metrics:
     try:
         return under_way.epoch(pixels)
     except NonFiniteError as cause:

@@ -12,10 +12,10 @@ from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.earlier_config import upgraded_rows
-from adversarial_dropout.experiments.records import Row
+from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import optimizers
 from adversarial_dropout.experiments.run.batches import batches
-from adversarial_dropout.experiments.run.processes import Ranks
+from adversarial_dropout.experiments.run.ranks import Ranks
 from adversarial_dropout.experiments.run.step import build_objective, choose_step
 from adversarial_dropout.experiments.trained.prediction import error
 
@@ -50,7 +50,7 @@ class Run:
                 f"expected unlabelled images in {config.data.name}, got labelled ones alone; give "
                 f"--training.batch-unlabelled 0, or --data.overlap, or lower --data.labelled"
             )
-        self.rows: list[Row] = []
+        self.rows: list[Metrics] = []
         self._ranks = ranks
         self.data = data.to(ranks.device)
         torch.manual_seed(config.seed)
@@ -63,7 +63,7 @@ class Run:
         self._order = torch.Generator().manual_seed(config.seed)
         ranks.seed_noise(config.seed)
 
-    def epoch(self, pixels: Pixels) -> Row:
+    def epoch(self, pixels: Pixels) -> Metrics:
         """Train one epoch more; all processes together.
 
         Returns:

@@ -14,7 +14,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data import files, sources
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.reading import Form
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.trained.prediction import errors, outputs
 from adversarial_dropout.experiments.trained.trained import Trained
@@ -44,30 +44,30 @@ class Evaluation:
         return Table(("class", "error in %", "n"), rows)
 
 
-def evaluate(trained: Trained, place: Place | None = None) -> Evaluation:
-    """Measure the error of a run on its own evaluation part, or on all labelled images in ``place``: where these
+def evaluate(trained: Trained, location: DataLocation | None = None) -> Evaluation:
+    """Measure the error of a run on its own evaluation part, or on all labelled images in ``location``: where these
     are the data that it was trained on, on its evaluation part again.
 
     Raises:
         InvalidValueError: the images have another form, or classes that the run does not know.
     """
-    if place is None:
+    if location is None:
         data = trained.data()
         rows = trained.split().evaluation
     else:
         channels, height, width = trained.shape
         form = Form(size=height if height == width else None, channels=channels, classes=trained.classes)
-        data = sources.load(trained.record.config.data, place, like=form)
+        data = sources.load(trained.record.config.data, location, like=form)
         if data.shape != trained.shape:
             raise InvalidValueError(
                 f"expected images of shape (C, H, W) = {trained.shape}, as in training, got {data.shape} in "
-                f"{place.folder}"
+                f"{location.folder}"
             )
         rows = (data.labels != UNLABELLED).nonzero().squeeze(1)
         if data.digest == trained.record.final["data"]["sha256"]:
             rows = trained.split().evaluation  # The run's own data: not those that it was trained on.
         if not len(rows):
-            raise InvalidValueError(f"expected images with labels in {place.folder}, got {len(data.labels)} without")
+            raise InvalidValueError(f"expected images with labels in {location.folder}, got {len(data.labels)} without")
     labels = data.labels[rows]
     with _same_noise():
         found = errors(trained.model, _pixels(trained, data.brightest), data, rows, trained.task)

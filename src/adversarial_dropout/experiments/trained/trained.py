@@ -9,7 +9,7 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, records
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
-from adversarial_dropout.experiments.data.sources import ImageData, Place
+from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.models.network import Shape, Task
 from adversarial_dropout.experiments.records import Record
@@ -76,13 +76,13 @@ class Trained:
         """What it has learned."""
         return self.record.config.model.task
 
-    def data(self, place: Place | None = None) -> ImageData:
-        """The data of the run: those where they lay at the time, or in ``place``.
+    def data(self, location: DataLocation | None = None) -> ImageData:
+        """The data of the run: those where they lay at the time, or in ``location``.
 
         Raises:
             InvalidValueError: they are not the data that the run has seen.
         """
-        data = sources.load(self.record.config.data, place or Place.of_run(self.record.folder))
+        data = sources.load(self.record.config.data, location or DataLocation.of_run(self.record.folder))
         if data.digest != self.record.final["data"]["sha256"]:
             raise InvalidValueError(
                 f"expected the data that {self.record.folder} was trained on, got others: images, labels or their "

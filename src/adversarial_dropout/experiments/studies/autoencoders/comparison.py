@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.studies.autoencoders.features import MEASURES, Features, high_level, look, measure
@@ -156,13 +156,15 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(known)} ± {statistics.stdev(known):.2g}" if len(known) > 1 else mean(known)
 
 
-def compare(found: Sequence[Record], images: int, place: Place | None = None) -> tuple[Comparison, dict[str, Features]]:
+def compare(
+    found: Sequence[Record], images: int, location: DataLocation | None = None
+) -> tuple[Comparison, dict[str, Features]]:
     """Look at finished runs of the three methods, the same seeds of each.
 
     Args:
         found: Of all three methods.
         images: How many test images the units are shown.
-        place: Where the data lie, if not where they lay.
+        location: Where the data lie, if not where they lay.
 
     Returns:
         The numbers, and the units of each method for the first seed.
@@ -179,7 +181,7 @@ def compare(found: Sequence[Record], images: int, place: Place | None = None) ->
             f"expected runs of {', '.join(METHODS)} with the same seeds, got "
             f"{', '.join(f'{method}: {sorted(runs)}' for method, runs in by_method.items())}"
         )
-    features = {method: [look(runs[seed], images, place) for seed in seeds] for method, runs in by_method.items()}
+    features = {method: [look(runs[seed], images, location) for seed in seeds] for method, runs in by_method.items()}
     return measured(features, tuple(seeds), images), {method: own[0] for method, own in features.items()}
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.studies.autoencoders.spots import spots
@@ -36,13 +36,13 @@ class Features:
     lit: Tensor
 
 
-def look(record: Record, images: int, place: Place | None = None) -> Features:
+def look(record: Record, images: int, location: DataLocation | None = None) -> Features:
     """Show a trained autoencoder some images of its evaluation part, evenly spaced.
 
     Args:
         record: Of its run.
         images: How many.
-        place: Where the data lie, if not where they lay.
+        location: Where the data lie, if not where they lay.
 
     Raises:
         InvalidValueError: it is no autoencoder, there are fewer images, or an image activates no unit.
@@ -55,7 +55,7 @@ def look(record: Record, images: int, place: Place | None = None) -> Features:
         )
     rows = trained.split().evaluation
     check_images(images, len(rows))
-    stored = trained.data(place).images[evenly_spaced(rows, images)]
+    stored = trained.data(location).images[evenly_spaced(rows, images)]
     under = trained.model.get_submodule("under")
     weights = next(module.weight for module in under.modules() if isinstance(module, nn.Linear))
     pixels = trained.pixels(stored)

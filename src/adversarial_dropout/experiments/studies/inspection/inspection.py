@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments.data.sources import Place
+from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.network import CutNetwork
@@ -154,7 +154,12 @@ class Inspection:
 
 
 def inspect(
-    trained: Trained, *, images: int | None = None, flips: int | None = None, place: Place | None = None, seed: int = 0
+    trained: Trained,
+    *,
+    images: int | None = None,
+    flips: int | None = None,
+    location: DataLocation | None = None,
+    seed: int = 0,
 ) -> Inspection:
     """Search on images of a run's evaluation part for the flips that hurt most; see :func:`~.masks_at_work.observe`.
 
@@ -166,7 +171,7 @@ def inspect(
         images: How many, evenly spaced; ``None``: 1,000, or all if there are fewer.
         flips: Budget of the search per image, k ≥ 1; ``None``: that of the run, or, where no term
             searched, a share of 0.05, the usual one of the layer.
-        place: Where the run's data lie, if not where they lay.
+        location: Where the run's data lie, if not where they lay.
         seed: Of base masks and random flips.
 
     Raises:
@@ -184,7 +189,7 @@ def inspect(
     rows = trained.split().evaluation
     if images is not None:
         check_images(images, len(rows))
-    data = trained.data(place)
+    data = trained.data(location)
     rows = evenly_spaced(rows, images or USUAL_IMAGES)
     stored = data.images[rows]
     with torch.random.fork_rng():

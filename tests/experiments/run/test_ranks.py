@@ -19,9 +19,10 @@ from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig, Precision, TrainingConfig
 from adversarial_dropout.experiments.grid import grid
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
-from adversarial_dropout.experiments.records import Row
-from adversarial_dropout.experiments.run import checkpoint, devices, loop, processes
+from adversarial_dropout.experiments.records import Metrics
+from adversarial_dropout.experiments.run import checkpoint, devices, loop
 from adversarial_dropout.experiments.run import run as under_way
+from adversarial_dropout.experiments.run.ranks import Ranks, launched, noise_seed, rank
 from adversarial_dropout.experiments.run.step import build_objective
 
 from ..children import Children, Command, End
@@ -126,9 +127,9 @@ def test_a_loss_that_diverges(tmp_path: Path, children: Children) -> None:
 
 @pytest.mark.parametrize("command", [["demo", "--scale", "tiny"], ["reproduce", "table1"], ["presets"]])
 def test_what_is_for_one_process(command: list[str], children: Children) -> None:
-    for rank, end in enumerate(children.run(*ranks(command))):
+    for number, end in enumerate(children.run(*ranks(command))):
         assert end.code == 2
-        assert f"error: rank {rank}: expected one process for {command[0]}, got 2" in end.output
+        assert f"error: rank {number}: expected one process for {command[0]}, got 2" in end.output
         assert "without torchrun" in end.output
 
 
@@ -147,7 +148,7 @@ def test_processes_that_nothing_launched(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = processes.Ranks("cpu", "float32")
+    ranks = Ranks("cpu", "float32")
     ranks.number = 2
     own = {"host": "here", "versions": {"torch": "2.13.0", "python": "3.11.8"}, "config": small().to_dict()}
     other = {**own, "host": "there", "versions": {"torch": "2.12.1", "python": "3.11.8"}}
@@ -166,9 +167,9 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_synchronised_batch_norm_keeps_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = processes.Ranks("cuda", "float32")
+    ranks = Ranks("cuda", "float32")
     ranks.number = 2
-    monkeypatch.setattr(processes.Ranks, "device", torch.device("cuda"))
+    monkeypatch.setattr(Ranks, "device", torch.device("cuda"))
     config = ConvLarge(width=8, norm_logits=True)
     plain = config.build((3, 12, 12), 5)
     synchronised = ranks.synchronised(config.build((3, 12, 12), 5))
@@ -181,11 +182,11 @@ def test_synchronised_batch_norm_keeps_its_names(monkeypatch: pytest.MonkeyPatch
 
 
 def test_seeds_of_noise() -> None:
-    seeds = [[processes.noise_seed(seed, rank) for rank in range(512)] for seed in range(64)]
+    seeds = [[noise_seed(seed, rank) for rank in range(512)] for seed in range(64)]
     assert [row[0] for row in seeds] == list(range(64)), "rank 0 has the seed of the run"
     # A CPU generator takes the lower 32 bits alone.
     assert len({seed % 2**32 for row in seeds for seed in row}) == 64 * 512
-    assert processes.noise_seed(2**63 - 1, 3) < 2**63
+    assert noise_seed(2**63 - 1, 3) < 2**63
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_cuda_that_is_not_there(cuda: str | None, why: str, tmp_path: Path, monk
 def test_a_run_on_the_gpu_goes_on(precision: Precision, tmp_path: Path) -> None:
     config = with_precision(small("vadd-qe+vat", epochs=3), precision)
 
-    def stop(epochs: int, row: Row) -> None:
+    def stop(epochs: int, row: Metrics) -> None:
         raise StoppedError
 
     with pytest.raises(StoppedError):
@@ -294,7 +295,7 @@ def test_precision_has_a_choice_and_is_new(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", ["", "many"])
 def test_a_world_size_that_is_no_number_is_one_process(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", size)
-    assert (processes.launched(), processes.rank()) == (1, 0)
+    assert (launched(), rank()) == (1, 0)
 
 
 def test_recording_without_a_gpu_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""The record of a run: a folder of plain files. Training writes it; analysis reads it and nothing else."""
+
+from adversarial_dropout.experiments.records.environment import environment as environment
+from adversarial_dropout.experiments.records.environment import versions as versions
+from adversarial_dropout.experiments.records.environment import write_measured as write_measured
+from adversarial_dropout.experiments.records.files import RecordError as RecordError
+from adversarial_dropout.experiments.records.files import RecordWarning as RecordWarning
+from adversarial_dropout.experiments.records.files import locked as locked
+from adversarial_dropout.experiments.records.files import read_json as read_json
+from adversarial_dropout.experiments.records.files import reading as reading
+from adversarial_dropout.experiments.records.files import remove_leftovers as remove_leftovers
+from adversarial_dropout.experiments.records.files import write_bytes as write_bytes
+from adversarial_dropout.experiments.records.files import write_json as write_json
+from adversarial_dropout.experiments.records.files import writing as writing
+from adversarial_dropout.experiments.records.record import CONFIG as CONFIG
+from adversarial_dropout.experiments.records.record import FINAL as FINAL
+from adversarial_dropout.experiments.records.record import LOCATION as LOCATION
+from adversarial_dropout.experiments.records.record import METRICS as METRICS
+from adversarial_dropout.experiments.records.record import SPLIT as SPLIT
+from adversarial_dropout.experiments.records.record import WEIGHTS as WEIGHTS
+from adversarial_dropout.experiments.records.record import WHITENING as WHITENING
+from adversarial_dropout.experiments.records.record import Metrics as Metrics
+from adversarial_dropout.experiments.records.record import Record as Record
+from adversarial_dropout.experiments.records.record import environments as environments
+from adversarial_dropout.experiments.records.record import epochs_done as epochs_done
+from adversarial_dropout.experiments.records.record import find_records as find_records
+from adversarial_dropout.experiments.records.record import is_finished as is_finished
+from adversarial_dropout.experiments.records.record import read_record as read_record
+from adversarial_dropout.experiments.records.record import run_folder as run_folder
+from adversarial_dropout.experiments.records.record import write_metrics as write_metrics

@@ -1,0 +1,64 @@
+"""Where a result was computed: versions, hardware and commit."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adversarial_dropout.experiments.records.files import write_json
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Versions, hardware and source commit of this process."""
+    packages = ("adversarial-dropout", "torch", "accelerate", "numpy", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": environment()["python"], **environment()["packages"]}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that the package runs from, with "+" if the package was changed; ``None`` elsewhere."""
+    package = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=package, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "errors.py")  # A package that is installed inside another repository is not.
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_measured(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as JSON, with the environment in which it was measured; see :func:`write_bytes`."""
+    write_json(path, {**content, "environment": environment()})

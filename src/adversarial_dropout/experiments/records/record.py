@@ -1,0 +1,130 @@
+"""A run's folder of plain files: their names, and what a finished run has recorded in them."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.records.files import RecordError, read_json, reading, write_bytes
+
+CONFIG = "config.json"
+SPLIT = "split.json"
+METRICS = "metrics.csv"
+FINAL = "final.json"
+WEIGHTS = "model.safetensors"
+WHITENING = "whitening.safetensors"
+LOCATION = "place.json"
+
+Metrics = dict[str, float]
+"""Metrics of one epoch, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A finished run.
+
+    Attributes:
+        folder: Where it lies.
+        config: What was run.
+        metrics: One row per epoch.
+        final: Metrics of the last epoch, seconds, environment.
+    """
+
+    folder: Path
+    config: ExperimentConfig
+    metrics: list[Metrics]
+    final: dict[str, Any]
+
+    @property
+    def error(self) -> float:
+        """Error of the last epoch on the evaluation part, in percent."""
+        return float(self.final["metrics"]["error"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent training and evaluating, over all restarts."""
+        return float(self.final["seconds"])
+
+
+def write_metrics(folder: Path, rows: Sequence[Metrics]) -> None:
+    """Write the metrics of all epochs so far as CSV, numbers in full precision."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_bytes(folder / METRICS, text.getvalue().encode())
+
+
+def run_folder(root: Path, config: ExperimentConfig) -> Path:
+    """Where below ``root`` the run of ``config`` is kept."""
+    return root / config.preset / config.scale / config.method / f"seed-{config.seed}"
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs of the run in ``folder`` whose metrics are written; also while another process writes them."""
+    try:
+        return max(0, (folder / METRICS).read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether ``folder`` holds the record of a finished run."""
+    return (folder / FINAL).exists()
+
+
+def read_record(folder: Path) -> Record:
+    """Read the record of a finished run.
+
+    Raises:
+        RecordError: a file of it is missing or damaged.
+        InvalidValueError: its config belongs to another version of the program.
+    """
+    final = read_json(folder / FINAL)
+    try:
+        config = ExperimentConfig.from_dict(read_json(folder / CONFIG))
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{folder / CONFIG}: {error}") from error
+    with reading(folder / METRICS), (folder / METRICS).open(newline="") as file:
+        metrics = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
+    with reading(folder / FINAL):
+        record = Record(folder=folder, config=config, metrics=metrics, final=final)
+        if not math.isfinite(record.error + record.seconds):
+            raise ValueError("error and seconds must be finite")
+        final["evaluated_on"], [final["environment"][name] for name in _ENVIRONMENT]
+    with reading(folder / METRICS):
+        if len(metrics) != config.training.epochs or metrics[-1] != final["metrics"]:
+            raise ValueError(f"expected {config.training.epochs} rows, the last one as in {FINAL}")
+    return record
+
+
+def find_records(folder: Path) -> list[Record]:
+    """Read all finished runs below ``folder``, in the order of their paths.
+
+    Raises:
+        RecordError: there is none, or one is damaged.
+    """
+    folders = sorted(path.parent for path in folder.rglob(FINAL))
+    if not folders:
+        raise RecordError(
+            f"no finished run below {folder}; train one with `adversarial-dropout train`, or name another folder"
+        )
+    return [read_record(path) for path in folders]
+
+
+_ENVIRONMENT = ("python", "packages", "system", "processor", "cores", "gpu", "commit")
+
+
+def environments(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The different environments in which runs were made, in their order."""
+    seen: list[dict[str, Any]] = []
+    for record in records:
+        if record.final["environment"] not in seen:
+            seen.append(record.final["environment"])
+    return seen
