@@ -1,6 +1,5 @@
 """``theory``: the equations of the paper, in numbers."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +31,14 @@ class Theory:
 
     def run(self, console: Console) -> None:
         """Print how far the sides of the paper's equations are apart, and write the page, the figure and the record."""
-        from adversarial_dropout.experiments.studies.theory import study as theory_study
-        from adversarial_dropout.experiments.studies.theory import tables as theory_tables
         from adversarial_dropout.experiments.studies.theory.page import write_theory
+        from adversarial_dropout.experiments.studies.theory.study import measure
+        from adversarial_dropout.experiments.studies.theory.tables import tables
 
-        found = theory_study.study(problems=self.problems, seed=self.seed, deltas=self.deltas, flips=self.flips)
-        for table in theory_tables.tables(found):
+        study = measure(problems=self.problems, seed=self.seed, deltas=self.deltas, flips=self.flips)
+        for table in tables(study):
             console.print(table)
-        beside = self.out / "theory"
-        records.write_measured(beside.with_suffix(".json"), dataclasses.asdict(found))
-        write_theory(found, beside)
-        console.print(f"page: {beside}.html, .svg, .json", soft_wrap=True, markup=False)
+        path = self.out / "theory"
+        records.write_measured(path.with_suffix(".json"), study)
+        write_theory(study, path)
+        console.print(f"page: {path}.html, .svg, .json", soft_wrap=True, markup=False)
