@@ -66,10 +66,10 @@ def test_jacobian_equals_central_differences(case: Case, name: str) -> None:
 @given(case=networks())
 def test_jacobian_at_the_base_mask_is_0_for_its_own_output_and_not_for_labels(case: Case, name: str) -> None:
     upper, h, _, labels, mask = case
-    own = upper(h * mask)
-    at_base = jacobian_at(mask, h, upper=upper, target=own, divergence=DIVERGENCES[name])
+    output = upper(h * mask)
+    at_base = jacobian_at(mask, h, upper=upper, target=output, divergence=DIVERGENCES[name])
     assert at_base.abs().max() <= 1e-14
-    at_one = jacobian_at(torch.ones_like(mask), h, upper=upper, target=own, divergence=DIVERGENCES[name])
+    at_one = jacobian_at(torch.ones_like(mask), h, upper=upper, target=output, divergence=DIVERGENCES[name])
     assert at_one.abs().max() > 1e-8
     with_labels = jacobian_at(mask, h, upper=upper, target=labels, divergence=DIVERGENCES[name])
     assert with_labels.abs().max() > 1e-8

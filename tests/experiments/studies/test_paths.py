@@ -143,15 +143,15 @@ def test_scale_of_a_feature(method: str, setting: float) -> None:
     x, y = drawn(d=6)
     scaled = x.clone()
     scaled[:, 0] *= 10
-    w, other = fit(method, x, y, setting), fit(method, scaled, y, setting)
+    w, scaled_w = fit(method, x, y, setting), fit(method, scaled, y, setting)
     assert w[0] != 0
-    change = float((scaled @ other - x @ w).abs().max() / y.std())
+    change = float((scaled @ scaled_w - x @ w).abs().max() / y.std())
     if method == "adversarial training":
         assert change > 0.01
     else:
         assert change < 1e-6
-        other[0] *= 10
-        torch.testing.assert_close(other, w, rtol=1e-5, atol=1e-6)
+        scaled_w[0] *= 10
+        torch.testing.assert_close(scaled_w, w, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", SETTINGS)

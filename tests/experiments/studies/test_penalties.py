@@ -59,10 +59,10 @@ def test_their_sums_are_the_terms_of_the_equations() -> None:
 
 
 def test_what_scaling_does() -> None:
-    """The Discussion's first difference: with the residual kept, only adversarial dropout sees the scale of x_i."""
+    """The Discussion's first difference: at the same residual only adversarial dropout sees the scale of x_i."""
     by_change = {row["change"]: row for row in rescalings(*drawn(), delta=0.3, k=2, factor=10.0)}
     factors = {
-        "features of a data point × 10, its residual kept": (1, 1, 10, 100),
+        "features of a data point × 10, its residual unchanged": (1, 1, 10, 100),
         "features and target of a data point × 10": (10, 1, 100, 100),
         "δ × 10": (10, 100, 1, 1),
     }
@@ -70,11 +70,11 @@ def test_what_scaling_does() -> None:
         row = by_change.pop(change)
         assert row["lowest"] == pytest.approx(expected)
         assert row["highest"] == pytest.approx(expected)
-    same_target = by_change.pop("features of a data point × 10, its target kept")
+    same_target = by_change.pop("features of a data point × 10, its target unchanged")
     assert (same_target["lowest"][1], same_target["highest"][1]) == pytest.approx((1, 1))
     for term in (0, 2, 3):  # The residual changes, and so does the second term of adversarial training.
         assert same_target["highest"][term] > 2 * same_target["lowest"][term]
-    units = by_change.pop("one feature of all × 10, its coefficient / 10")
+    units = by_change.pop("one feature of all data points × 10, its coefficient / 10")
     assert (*units["lowest"][2:], *units["highest"][2:]) == pytest.approx((1, 1, 1, 1))
     assert max(units["highest"][:2]) < 1
     more = by_change.pop("k = 3 for k = 2")
@@ -106,7 +106,9 @@ def test_the_print_drops_more_than_k_only_where_there_are_zeros_or_ties() -> Non
     normal, whole = (
         [(w, x, y, k) for w, x, y, _, k in random_problems(200, 0, whole=whole)] for whole in (False, True)
     )
-    assert {**dropped_beyond_k(normal), "examples": 0} == dropped_beyond_k([(*drawn(), 0)])
+    none = dropped_beyond_k(normal)
+    assert none.pop("examples") > 0
+    assert set(none.values()) == {0}
     assert set(dropped_beyond_k([(*drawn(), 0)]).values()) == {0}
     some = dropped_beyond_k(whole)
     expected = []

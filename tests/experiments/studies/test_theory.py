@@ -193,14 +193,14 @@ def test_the_printed_rule_is_eq_14_and_drops_all_that_we_drop(problem: Problem, 
     k = data.draw(st.integers(1, len(w)))
     jacobian = (x * theory.input_gradients(w, x, y)).tolist()
     ours, printed = (theory.dropout_masks(w, x, y, k=k, printed=p).tolist() for p in (False, True))
-    for row, mask, other in zip(jacobian, ours, printed, strict=True):
+    for row, mask, printed_mask in zip(jacobian, ours, printed, strict=True):
         s = sorted(row)[k - 1]
-        assert other == [0 if value <= min(s, 0) else 1 for value in row]
-        assert all(kept or not also for kept, also in zip(mask, other, strict=True))
-        more = {row[unit] for unit, (kept, also) in enumerate(zip(mask, other, strict=True)) if kept and not also}
+        assert printed_mask == [0 if value <= min(s, 0) else 1 for value in row]
+        assert all(kept or not kept_by_print for kept, kept_by_print in zip(mask, printed_mask, strict=True))
+        more = {value for value, kept, by_print in zip(row, mask, printed_mask, strict=True) if kept > by_print}
         assert more <= {0, min(s, 0)}  # What goes beyond ours has x ∂l/∂x = 0, or ties with s.
         if 0 not in row and row.count(s) == 1:
-            assert mask == other
+            assert mask == printed_mask
 
 
 @RULES
@@ -327,11 +327,11 @@ def test_the_linearised_objective_jumps_where_a_residual_crosses_0() -> None:
         assert float(theory.squared_error(w + s, worst, vector(1))) == pytest.approx(4, rel=1e-7)
 
 
-@given(problem=problems(), other=st.lists(st.integers(-20, 20), min_size=5, max_size=5), data=st.data())
-def test_the_worst_objectives_are_convex(problem: Problem, other: list[int], data: st.DataObject) -> None:
+@given(problem=problems(), other_w=st.lists(st.integers(-20, 20), min_size=5, max_size=5), data=st.data())
+def test_the_worst_objectives_are_convex(problem: Problem, other_w: list[int], data: st.DataObject) -> None:
     w, x, y = problem
     k = data.draw(st.integers(0, len(w)))
-    ends = (w, torch.tensor(other[: len(w)], dtype=torch.float64))
+    ends = (w, torch.tensor(other_w[: len(w)], dtype=torch.float64))
     worst_inputs: list[Callable[[Tensor], Tensor]] = [
         lambda w: x * theory.worst_masks(w, x, y, k=k),
         lambda w: x + worst_perturbation(w, x, y, delta=0.5),

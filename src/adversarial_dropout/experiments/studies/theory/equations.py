@@ -20,7 +20,6 @@ Problem = tuple[Tensor, Tensor, Tensor, float, int]
 
 _DELTAS = (0.01, 0.1, 1.0, 10.0)
 _LARGEST_SIZE = 8
-_LARGEST_WHOLE_NUMBER = 2
 _ROUNDING = 1e-12
 _OTHER_NOISE = 0.1
 
@@ -57,8 +56,7 @@ def random_problems(problems: int, seed: int, *, whole: bool = False) -> Iterato
         n, d = (torch.randint(_LARGEST_SIZE, (2,), generator=generator) + 1).tolist()
         shapes = ((d,), (n, d), (n,))
         if whole:
-            most = _LARGEST_WHOLE_NUMBER
-            w, x, y = (torch.randint(-most, most + 1, shape, generator=generator).double() for shape in shapes)
+            w, x, y = (torch.randint(-2, 3, shape, generator=generator).double() for shape in shapes)
         else:
             w, x, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
         delta = _DELTAS[int(torch.randint(len(_DELTAS), (), generator=generator))]
@@ -148,12 +146,12 @@ def _networks(problems: int, seed: int) -> Iterator[dict[str, Any]]:
                 ("the output under εˢ and other noise", noisy_output),
                 ("labels", labels),
             ):
-                sizes = [
+                size_at_base, size_at_one = (
                     jacobian_at(mask, h, upper=upper, target=target, divergence=divergence).norm()
                     for mask in (base, ones)
-                ]
+                )
                 claim = f"J at εˢ against 0, in units of J at 1: {name} with {kind} as target"
-                add("J(εˢ)", claim, target is output, float(sizes[0] / sizes[1]))
+                add("J(εˢ)", claim, target is output, float(size_at_base / size_at_one))
     for (equation, claim, holds), value in largest.items():
         yield {"equation": equation, "claim": claim, "holds": holds, "value": value, "gradient": None}
 

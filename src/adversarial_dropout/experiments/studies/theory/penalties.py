@@ -54,12 +54,12 @@ def rescalings(w: Tensor, x: Tensor, y: Tensor, *, delta: float, k: int, factor:
     c = f"{factor:g}"
     more = min(k + 1, x.shape[1])
     after = {
-        f"features of a data point × {c}, its residual kept": [
+        f"features of a data point × {c}, its residual unchanged": [
             penalties(w, scaled, scaled @ w + (y - fitted), delta=delta, k=k)
         ],
-        f"features of a data point × {c}, its target kept": [penalties(w, scaled, y, delta=delta, k=k)],
+        f"features of a data point × {c}, its target unchanged": [penalties(w, scaled, y, delta=delta, k=k)],
         f"features and target of a data point × {c}": [penalties(w, scaled, factor * y, delta=delta, k=k)],
-        f"one feature of all × {c}, its coefficient / {c}": with_other_unit,
+        f"one feature of all data points × {c}, its coefficient / {c}": with_other_unit,
         f"δ × {c}": [penalties(w, x, y, delta=factor * delta, k=k)],
         f"k = {more} for k = {k}": [penalties(w, x, y, delta=delta, k=more)],
     }
