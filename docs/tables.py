@@ -25,8 +25,7 @@ from adversarial_dropout.experiments.records import Record, find_records, read_j
 from adversarial_dropout.experiments.results import paper_tables, summary
 from adversarial_dropout.experiments.results.published import PRINTED, Published
 from adversarial_dropout.experiments.show.table import Table
-from adversarial_dropout.experiments.studies.theory import study as theory_study
-from adversarial_dropout.experiments.studies.theory import tables as theory_tables
+from adversarial_dropout.experiments.studies.theory.tables import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -161,10 +160,10 @@ def autoencoders_measured() -> str:
     return f"{compared.numbers.markdown()}\n\n{seeds} {_provenance(found)}"
 
 
-def _theory(place: int) -> str:
-    found = theory_study.from_dict(read_json(RESULTS / "theory" / "theory.json"))
-    said = "" if place else f"\n\n{found.problems:,} random problems."
-    return theory_tables.tables(found)[place].markdown() + said
+def _theory(index: int) -> str:
+    study = read_json(RESULTS / "theory" / "theory.json")
+    note = "" if index else f"\n\n{study['problems']:,} random problems."
+    return tables(study)[index].markdown() + note
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import cross_entropy, kl_divergence, quadratic_error
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
-from adversarial_dropout.experiments.studies.theory import linearisation
+from adversarial_dropout.experiments.studies.theory.linearisation import (
+    equation_9,
+    equation_10,
+    equation_11,
+    jacobian_at,
+)
 
 EXACT = 1e-10
 
@@ -37,7 +42,8 @@ def networks(draw: st.DrawFn) -> Case:
 def test_equation_11(case: Case, name: str, labelled: bool) -> None:
     upper, h, logits, labels, _ = case
     target = labels if labelled else logits
-    left, right = linearisation.sides_of_equation_11(h, upper=upper, target=target, divergence=DIVERGENCES[name])
+    left = jacobian_at(torch.ones_like(h), h, upper=upper, target=target, divergence=DIVERGENCES[name])
+    right = equation_11(h, upper=upper, target=target, divergence=DIVERGENCES[name])
     assert left.shape == h.shape
     torch.testing.assert_close(left, right, rtol=EXACT, atol=1e-14)
 
@@ -46,7 +52,7 @@ def test_equation_11(case: Case, name: str, labelled: bool) -> None:
 @given(case=networks())
 def test_jacobian_equals_central_differences(case: Case, name: str) -> None:
     upper, h, logits, _, mask = case
-    jacobian = linearisation.jacobian_at(mask, h, upper=upper, target=logits, divergence=DIVERGENCES[name])
+    jacobian = jacobian_at(mask, h, upper=upper, target=logits, divergence=DIVERGENCES[name])
     step = 1e-5
     for unit in range(h.shape[1]):
         shift = torch.zeros_like(mask)
@@ -60,12 +66,12 @@ def test_jacobian_equals_central_differences(case: Case, name: str) -> None:
 @given(case=networks())
 def test_jacobian_at_the_base_mask_is_0_for_its_own_output_and_not_for_labels(case: Case, name: str) -> None:
     upper, h, _, labels, mask = case
-    own = upper(h * mask)
-    at_base = linearisation.jacobian_at(mask, h, upper=upper, target=own, divergence=DIVERGENCES[name])
+    output = upper(h * mask)
+    at_base = jacobian_at(mask, h, upper=upper, target=output, divergence=DIVERGENCES[name])
     assert at_base.abs().max() <= 1e-14
-    at_one = linearisation.jacobian_at(torch.ones_like(mask), h, upper=upper, target=own, divergence=DIVERGENCES[name])
+    at_one = jacobian_at(torch.ones_like(mask), h, upper=upper, target=output, divergence=DIVERGENCES[name])
     assert at_one.abs().max() > 1e-8
-    with_labels = linearisation.jacobian_at(mask, h, upper=upper, target=labels, divergence=DIVERGENCES[name])
+    with_labels = jacobian_at(mask, h, upper=upper, target=labels, divergence=DIVERGENCES[name])
     assert with_labels.abs().max() > 1e-8
     assert all(parameter.grad is None for parameter in upper.parameters())
 
@@ -75,14 +81,15 @@ def test_jacobian_at_the_base_mask_is_0_for_its_own_output_and_not_for_labels(ca
 def test_equation_9_is_exact_to_first_order(case: Case, name: str) -> None:
     upper, h, logits, _, mask = case
     divergence = DIVERGENCES[name]
-    around = linearisation.linearise(h, upper=upper, target=logits, divergence=divergence)
     ones = torch.ones_like(mask)
-    assert torch.equal(around.expansion(ones), divergence(logits, upper(h)).detach())
+    at_one = divergence(logits, upper(h)).detach()
+    jacobian = jacobian_at(ones, h, upper=upper, target=logits, divergence=divergence)
+    assert torch.equal(equation_9(ones, at_one=at_one, jacobian=jacobian), at_one)
 
     def left_out(step: float) -> Tensor:
         moved = ones + step * (mask - 1)
-        real = linearisation.divergence_at(moved, h, upper=upper, target=logits, divergence=divergence)
-        return real - around.expansion(moved)
+        real = divergence(logits, upper(h * moved)).detach()
+        return real - equation_9(moved, at_one=at_one, jacobian=jacobian)
 
     small, smaller = left_out(1e-3), left_out(5e-4)
     third_order = (small - 4 * smaller).abs()  # Half the step leaves out a quarter.
@@ -93,12 +100,13 @@ def test_equation_9_is_exact_to_first_order(case: Case, name: str) -> None:
 @given(case=networks())
 def test_equation_10_differs_from_eq_9_by_a_constant_and_has_the_same_best_mask(case: Case) -> None:
     upper, h, logits, _, mask = case
-    around = linearisation.linearise(h, upper=upper, target=logits, divergence=kl_divergence)
+    jacobian = jacobian_at(torch.ones_like(mask), h, upper=upper, target=logits, divergence=kl_divergence)
+    at_one = kl_divergence(logits, upper(h)).detach()
     masks = [mask, 1 - mask, torch.ones_like(mask), torch.zeros_like(mask)]
-    objectives, expansions = (
-        torch.stack([side(one) for one in masks]) for side in (around.objective, around.expansion)
-    )
-    torch.testing.assert_close(expansions - objectives, around.constant.expand(4, -1), rtol=EXACT, atol=1e-12)
+    objectives = torch.stack([equation_10(mask, jacobian=jacobian) for mask in masks])
+    expansions = torch.stack([equation_9(mask, at_one=at_one, jacobian=jacobian) for mask in masks])
+    constant = (at_one - jacobian.sum(dim=1)).expand(4, -1)
+    torch.testing.assert_close(expansions - objectives, constant, rtol=EXACT, atol=1e-12)
     gaps = [side - side[:1] for side in (objectives, expansions)]
     torch.testing.assert_close(*gaps, rtol=EXACT, atol=1e-12)
     assert (objectives[3] == 0).all()  # Nothing kept: Σ ε_i J_i is 0 and eq. 9 is not, so they are not proportional.
@@ -108,18 +116,20 @@ def test_equation_10_differs_from_eq_9_by_a_constant_and_has_the_same_best_mask(
 def test_equation_10_by_hand() -> None:
     """docs/theory.md: h = (1, 1), D = squared difference from 3 of the sum, J = (−2, −2)."""
 
+    def upper(inputs: Tensor) -> Tensor:
+        return inputs.sum(dim=1, keepdim=True)
+
     def square(target: Tensor, prediction: Tensor) -> Tensor:
         return (target - prediction).square().sum(dim=1)
 
     h, target = torch.ones(1, 2).double(), torch.full((1, 1), 3.0).double()
-    around = linearisation.linearise(
-        h, upper=lambda inputs: inputs.sum(dim=1, keepdim=True), target=target, divergence=square
-    )
-    assert around.jacobian.tolist() == [[-2, -2]]
+    jacobian = jacobian_at(torch.ones_like(h), h, upper=upper, target=target, divergence=square)
+    at_one = square(target, upper(h))
+    assert jacobian.tolist() == [[-2, -2]]
     masks = [torch.tensor([bits]).double() for bits in ((1, 1), (1, 0), (0, 0))]
-    assert [float(around.objective(mask)) for mask in masks] == [-4, -2, 0]
-    assert [float(around.expansion(mask)) for mask in masks] == [1, 3, 5]
-    assert float(around.constant) == 5
+    assert [float(equation_10(mask, jacobian=jacobian)) for mask in masks] == [-4, -2, 0]
+    assert [float(equation_9(mask, at_one=at_one, jacobian=jacobian)) for mask in masks] == [1, 3, 5]
+    assert float(at_one - jacobian.sum()) == 5
 
 
 @pytest.mark.parametrize("name", ["kl", "qe"])
@@ -128,7 +138,7 @@ def test_other_noise_in_the_target_gives_the_base_mask_a_gradient(case: Case, na
     upper, h, _, _, mask = case
     mask[:, 1] = 1
     noisy = upper((h + 0.1) * mask)
-    at_base = linearisation.jacobian_at(mask, h, upper=upper, target=noisy, divergence=DIVERGENCES[name])
+    at_base = jacobian_at(mask, h, upper=upper, target=noisy, divergence=DIVERGENCES[name])
     assert (at_base.abs().max(dim=1).values > 1e-8).all()
 
 
@@ -150,4 +160,4 @@ X, Y = torch.ones(3, 2).double(), torch.ones(3).double()
 )
 def test_bad_activations(mask: Tensor, h: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        linearisation.jacobian_at(mask, h, upper=nn.Linear(2, 2).double(), target=Y.long(), divergence=kl_divergence)
+        jacobian_at(mask, h, upper=nn.Linear(2, 2).double(), target=Y.long(), divergence=kl_divergence)

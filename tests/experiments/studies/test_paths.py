@@ -12,16 +12,14 @@ from torch import Tensor
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
 from adversarial_dropout.experiments.studies.theory.equations import equations
 from adversarial_dropout.experiments.studies.theory.paths import (
-    METHODS,
     SETTINGS,
-    Method,
     coefficient_path,
     fit,
     least_delta_of_zero,
 )
-from adversarial_dropout.experiments.studies.theory.study import Study, study
+from adversarial_dropout.experiments.studies.theory.study import measure
 
-CASES: list[tuple[Method, float]] = [
+CASES: list[tuple[str, float]] = [
     ("adversarial training", 0.1),
     ("adversarial training", 0.4),
     ("adversarial dropout", 1),
@@ -39,7 +37,7 @@ def drawn(n: int = 40, d: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
     return (x - x.mean(dim=0)) / x.std(dim=0), y - y.mean()
 
 
-def choices(method: Method, x: Tensor, setting: float) -> Tensor:
+def choices(method: str, x: Tensor, setting: float) -> Tensor:
     """All inputs among which the worst one is, shape (C, N, D): the corners of the cube, or the masks."""
     d = x.shape[1]
     if method == "adversarial training":
@@ -74,7 +72,7 @@ def lower_bound(w: Tensor, inputs: Tensor, y: Tensor) -> float:
 
 @pytest.mark.parametrize(("method", "setting"), CASES)
 @pytest.mark.parametrize("seed", range(3))
-def test_is_a_minimum(method: Method, setting: float, seed: int) -> None:
+def test_is_a_minimum(method: str, setting: float, seed: int) -> None:
     x, y = drawn(d=6, seed=seed)
     w = fit(method, x, y, setting)
     inputs = choices(method, x, setting)
@@ -84,7 +82,7 @@ def test_is_a_minimum(method: Method, setting: float, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("method", "setting"), CASES)
-def test_the_bound_is_below_the_minimum_wherever_it_is_taken(method: Method, setting: float) -> None:
+def test_the_bound_is_below_the_minimum_wherever_it_is_taken(method: str, setting: float) -> None:
     x, y = drawn(d=3)
     w = fit(method, x, y, setting)
     inputs = choices(method, x, setting)
@@ -93,9 +91,9 @@ def test_the_bound_is_below_the_minimum_wherever_it_is_taken(method: Method, set
         assert lower_bound(elsewhere, inputs, y) < objective(w, inputs, y) < objective(elsewhere, inputs, y)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SETTINGS)
 @pytest.mark.parametrize("features", [1, 4])
-def test_without_an_adversary_it_is_least_squares(method: Method, features: int) -> None:
+def test_without_an_adversary_it_is_least_squares(method: str, features: int) -> None:
     x, y = drawn(d=features)
     expected = torch.linalg.lstsq(x, y.unsqueeze(1)).solution.squeeze(1)
     torch.testing.assert_close(fit(method, x, y, 0), expected, rtol=1e-7, atol=1e-8)
@@ -141,94 +139,99 @@ def test_two_copies_of_a_feature_share_its_weight() -> None:
 
 
 @pytest.mark.parametrize(("method", "setting"), [*CASES[1:]])
-def test_scale_of_a_feature(method: Method, setting: float) -> None:
+def test_scale_of_a_feature(method: str, setting: float) -> None:
     x, y = drawn(d=6)
     scaled = x.clone()
     scaled[:, 0] *= 10
-    w, other = fit(method, x, y, setting), fit(method, scaled, y, setting)
+    w, scaled_w = fit(method, x, y, setting), fit(method, scaled, y, setting)
     assert w[0] != 0
-    change = float((scaled @ other - x @ w).abs().max() / y.std())
+    change = float((scaled @ scaled_w - x @ w).abs().max() / y.std())
     if method == "adversarial training":
         assert change > 0.01
     else:
         assert change < 1e-6
-        other[0] *= 10
-        torch.testing.assert_close(other, w, rtol=1e-5, atol=1e-6)
+        scaled_w[0] *= 10
+        torch.testing.assert_close(scaled_w, w, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_path(method: Method) -> None:
+@pytest.mark.parametrize("method", SETTINGS)
+def test_path(method: str) -> None:
     x, y = drawn()
     grid = [0, 1, 2] if SETTINGS[method] == "k" else [0.01, 0.3, 3.0]
-    path = coefficient_path(method, x, y, grid)
-    assert (path.method, path.grid) == (method, tuple(grid))
-    for setting, coefficients, r_squared in zip(path.grid, path.coefficients, path.r_squared, strict=True):
+    path = coefficient_path(method, x, y, [*reversed(grid), grid[0]])
+    assert (path["method"], path["grid"]) == (method, grid)
+    for setting, coefficients, r_squared in zip(grid, path["coefficients"], path["r_squared"], strict=True):
         w = fit(method, x, y, setting)
-        assert coefficients == tuple(w.tolist())
+        assert coefficients == w.tolist()
         assert r_squared == pytest.approx(1 - float((y - x @ w).square().sum() / y.square().sum()))
-    assert path.r_squared[0] > path.r_squared[1] > path.r_squared[2] or path.r_squared[2] == 0
+    first, second, third = path["r_squared"]
+    assert first > second > third or third == 0
 
 
 # The study
 
 
 @pytest.fixture(scope="module")
-def small_study() -> Study:
-    return study(problems=20, levels=4)
+def small_study() -> dict[str, Any]:
+    return measure(problems=20, seed=0, deltas=(0.0, 0.0125), flips=())
 
 
-def test_what_should_hold_does_and_the_other_readings_do_not(small_study: Study) -> None:
-    assert {deviation.equation for deviation in small_study.deviations} == {"9", "10", "11", "13", "16", "J(εˢ)"}
-    for deviation in small_study.deviations:
-        worst = max(deviation.value, deviation.gradient or 0.0)
-        assert worst < 1e-10 if deviation.holds else worst > 0.1, deviation.claim
-    assert [deviation.holds for deviation in small_study.deviations].count(False) == 8
-    assert 0 < small_study.overshoot < 0.5
+def test_what_should_hold_does_and_the_other_readings_do_not(small_study: dict[str, Any]) -> None:
+    deviations = small_study["deviations"]
+    assert {deviation["equation"] for deviation in deviations} == {"9", "10", "11", "13", "16", "J(εˢ)"}
+    for deviation in deviations:
+        worst = max(deviation["value"], deviation["gradient"] or 0.0)
+        assert worst < 1e-10 if deviation["holds"] else worst > 0.1, deviation["claim"]
+    assert [deviation["holds"] for deviation in deviations].count(False) == 8
+    assert 0 < small_study["overshoot"] < 0.5
 
 
-def test_adversarial_dropout_saturates_on_diabetes(small_study: Study) -> None:
-    (path,) = (path for path in small_study.paths if path.method == "adversarial dropout")
-    assert path.grid == tuple(range(11))
-    assert [sum(value == 0 for value in w) for w in path.coefficients] == [0] * 4 + [10] * 7
+def test_adversarial_dropout_saturates_on_diabetes(small_study: dict[str, Any]) -> None:
+    _, path = small_study["paths"]
+    assert (path["method"], path["grid"]) == ("adversarial dropout", list(range(11)))
+    assert [w.count(0) for w in path["coefficients"]] == [0] * 4 + [10] * 7
 
 
-def test_the_discussions_two_differences_on_diabetes(small_study: Study) -> None:
-    residual_kept = small_study.rescalings[0]
-    assert residual_kept.lowest == pytest.approx((1, 1, 10, 100))
-    assert residual_kept.highest == pytest.approx((1, 1, 10, 100))
-    by_coefficients = {(one.data, one.coefficients.split(",")[0]): one for one in small_study.activities}
+def test_the_discussions_two_differences_on_diabetes(small_study: dict[str, Any]) -> None:
+    same_residual = small_study["rescalings"][0]
+    assert same_residual["lowest"] == pytest.approx((1, 1, 10, 100))
+    assert same_residual["highest"] == pytest.approx((1, 1, 10, 100))
+    by_coefficients = {(row["data"], row["coefficients"].split(",")[0]): row for row in small_study["activities"]}
     everywhere = by_coefficients["diabetes", "least squares"]
-    assert everywhere.training == 1
-    assert everywhere.flips == (1, 2, 5, 10)
-    assert everywhere.dropout[0] == pytest.approx(0.1)
-    assert max(everywhere.dropout) < 0.6
-    assert by_coefficients["diabetes", "adversarial training"].training == pytest.approx(0.4)
-    assert by_coefficients["random", "random"].training == 1
+    assert everywhere["training"] == 1
+    assert everywhere["flips"] == [1, 2, 5, 10]
+    assert everywhere["dropout"][0] == pytest.approx(0.1)
+    assert max(everywhere["dropout"]) < 0.6
+    assert by_coefficients["diabetes", "adversarial training"]["training"] == pytest.approx(0.4)
+    assert by_coefficients["random", "random"]["training"] == 1
 
 
-def test_the_print_drops_more_than_k_on_diabetes_where_coefficients_are_0(small_study: Study) -> None:
-    over = {(one.data.split(",")[1], one.flips): one.printed for one in small_study.dropped if one.flips}
+def test_the_print_drops_more_than_k_on_diabetes_where_coefficients_are_0(small_study: dict[str, Any]) -> None:
+    diabetes = [row for row in small_study["dropped"] if row["flips"]]
+    over = {(row["data"].split(",")[1], row["flips"]): row["printed"] for row in diabetes}
     assert over.pop((" adversarial training", 5)) == 442
     assert 0 < over.pop((" adversarial training", 1)) < 442
     assert set(over.values()) == {0}
-    assert {one.ours for one in small_study.dropped} == {0}
+    assert {row["ours"] for row in small_study["dropped"]} == {0}
 
 
-def test_the_study_is_repeatable_and_its_settings_are_checked(small_study: Study) -> None:
-    assert equations(problems=20, seed=0) == small_study.deviations
-    with pytest.raises(InvalidValueError, match="problems to be finite and above 0, got 0"):
-        study(problems=0)
-    with pytest.raises(InvalidValueError, match="factor"):
-        study(factor=-1)
-    with pytest.raises(InvalidValueError, match="levels"):
-        study(levels=1)
+def test_the_study_is_repeatable_and_its_settings_are_checked(small_study: dict[str, Any]) -> None:
+    assert equations(problems=20, seed=0) == small_study["deviations"]
+    with pytest.raises(InvalidValueError, match="problems to be a whole number, 1 or more, got 0"):
+        measure(problems=0, seed=0, deltas=(), flips=())
+
+
+def test_without_settings_the_path_of_adversarial_training_ends_at_zero() -> None:
+    training, _ = measure(problems=1, seed=0, deltas=(), flips=(0,))["paths"]
+    assert (training["grid"][0], len(training["grid"])) == (0, 26)
+    assert [w.count(0) for w in training["coefficients"]][::25] == [0, 10]
 
 
 # Bad arguments
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_bad_data(method: Method) -> None:
+@pytest.mark.parametrize("method", SETTINGS)
+def test_bad_data(method: str) -> None:
     x, y = drawn()
     cases: list[tuple[Any, Any, type[Exception], str]] = [
         (x, y * 0, InvalidValueError, "targets that vary, got 0 alone"),
@@ -245,8 +248,8 @@ def test_bad_data(method: Method) -> None:
         least_delta_of_zero(x, y * 0)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_feature_of_zeros_has_no_coefficient(method: Method) -> None:
+@pytest.mark.parametrize("method", SETTINGS)
+def test_a_feature_of_zeros_has_no_coefficient(method: str) -> None:
     x, y = drawn()
     x[:, 2] = 0
     w = fit(method, x, y, 1 if SETTINGS[method] == "k" else 0.1)
@@ -263,6 +266,6 @@ def test_a_feature_of_zeros_has_no_coefficient(method: Method) -> None:
         ("adversarial drpout", 1, InvalidValueError, "method to be one of .*, got 'adversarial drpout'; did you mean"),
     ],
 )
-def test_bad_settings(method: Any, setting: Any, error: type[Exception], message: str) -> None:
+def test_bad_settings(method: str, setting: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fit(method, *drawn(), setting)

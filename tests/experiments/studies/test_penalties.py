@@ -9,7 +9,13 @@ from torch import Tensor
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
 from adversarial_dropout.experiments.studies.theory import theory
 from adversarial_dropout.experiments.studies.theory.equations import random_problems
-from adversarial_dropout.experiments.studies.theory.penalties import TERMS, activity, dropped, penalties, rescalings
+from adversarial_dropout.experiments.studies.theory.penalties import (
+    TERMS,
+    activity,
+    dropped_beyond_k,
+    penalties,
+    rescalings,
+)
 
 Problem = tuple[Tensor, Tensor, Tensor]
 
@@ -53,67 +59,68 @@ def test_their_sums_are_the_terms_of_the_equations() -> None:
 
 
 def test_what_scaling_does() -> None:
-    """The Discussion's first difference: with the residual kept, only adversarial dropout sees the scale of x_i."""
-    found = {one.change: one for one in rescalings(*drawn(), delta=0.3, k=2, factor=10.0)}
+    """The Discussion's first difference: at the same residual only adversarial dropout sees the scale of x_i."""
+    by_change = {row["change"]: row for row in rescalings(*drawn(), delta=0.3, k=2, factor=10.0)}
     factors = {
-        "features of a data point × 10, its residual kept": (1, 1, 10, 100),
+        "features of a data point × 10, its residual unchanged": (1, 1, 10, 100),
         "features and target of a data point × 10": (10, 1, 100, 100),
         "δ × 10": (10, 100, 1, 1),
     }
     for change, expected in factors.items():
-        one = found.pop(change)
-        assert one.lowest == pytest.approx(expected)
-        assert one.highest == pytest.approx(expected)
-    target_kept = found.pop("features of a data point × 10, its target kept")
-    assert (target_kept.lowest[1], target_kept.highest[1]) == pytest.approx((1, 1))
+        row = by_change.pop(change)
+        assert row["lowest"] == pytest.approx(expected)
+        assert row["highest"] == pytest.approx(expected)
+    same_target = by_change.pop("features of a data point × 10, its target unchanged")
+    assert (same_target["lowest"][1], same_target["highest"][1]) == pytest.approx((1, 1))
     for term in (0, 2, 3):  # The residual changes, and so does the second term of adversarial training.
-        assert target_kept.highest[term] > 2 * target_kept.lowest[term]
-    units = found.pop("one feature of all × 10, its coefficient / 10")
-    assert (*units.lowest[2:], *units.highest[2:]) == pytest.approx((1, 1, 1, 1))
-    assert max(units.highest[:2]) < 1
-    more = found.pop("k = 3 for k = 2")
-    assert (*more.lowest[:2], *more.highest[:2]) == pytest.approx((1, 1, 1, 1))
-    assert min(more.highest[2:]) > 1.1
-    assert min(more.lowest) == pytest.approx(1)
-    assert not found
-    assert all(len(one.lowest) == len(TERMS) for one in (target_kept, units, more))
+        assert same_target["highest"][term] > 2 * same_target["lowest"][term]
+    units = by_change.pop("one feature of all data points × 10, its coefficient / 10")
+    assert (*units["lowest"][2:], *units["highest"][2:]) == pytest.approx((1, 1, 1, 1))
+    assert max(units["highest"][:2]) < 1
+    more = by_change.pop("k = 3 for k = 2")
+    assert (*more["lowest"][:2], *more["highest"][:2]) == pytest.approx((1, 1, 1, 1))
+    assert min(more["highest"][2:]) > 1.1
+    assert min(more["lowest"]) == pytest.approx(1)
+    assert not by_change
+    assert all(len(row["lowest"]) == len(TERMS) for row in (same_target, units, more))
 
 
 def test_how_many_pairs_have_a_penalty() -> None:
     """The Discussion's second difference, and where "always" does not hold."""
     w, x, y = drawn()
-    found = activity(w, x, y, flips=(0, 1, 3, 6), data="random", coefficients="random")
+    shares = activity(w, x, y, flips=(0, 1, 3, 6))
     negative = x * theory.input_gradients(w, x, y) < 0
     expected = [float(negative.sum(dim=1).clamp(max=k).sum()) / negative.numel() for k in (0, 1, 3, 6)]
-    assert found.training == 1
-    assert found.dropout == pytest.approx(expected)
-    assert found.dropout[0] == 0
-    assert found.dropout[3] < 1
+    assert shares["training"] == 1
+    assert shares["dropout"] == pytest.approx(expected)
+    assert shares["dropout"][0] == 0
+    assert shares["dropout"][3] < 1
     w[:2] = 0
     y[:20] = (x @ w)[:20]  # No residual in half of the examples.
-    sparse = activity(w, x, y, flips=(6,), data="random", coefficients="with zeros")
-    assert sparse.training == pytest.approx(0.5 * 4 / 6)
-    assert sparse.dropout[0] < sparse.training
+    sparse = activity(w, x, y, flips=(6,))
+    assert sparse["training"] == pytest.approx(0.5 * 4 / 6)
+    assert sparse["dropout"][0] < sparse["training"]
 
 
 def test_the_print_drops_more_than_k_only_where_there_are_zeros_or_ties() -> None:
     normal, whole = (
         [(w, x, y, k) for w, x, y, _, k in random_problems(200, 0, whole=whole)] for whole in (False, True)
     )
-    none = dropped(normal, data="normal")
-    assert (none.printed, none.printed_squared, none.most, none.ours) == (0, 0, 0, 0)
-    some = dropped(whole, data="whole")
+    none = dropped_beyond_k(normal)
+    assert none.pop("examples") > 0
+    assert set(none.values()) == {0}
+    assert set(dropped_beyond_k([(*drawn(), 0)]).values()) == {0}
+    some = dropped_beyond_k(whole)
     expected = []
     for w, x, y, k in whole:
         for row in (x * theory.input_gradients(w, x, y)).tolist() if k else ():
             s = sorted(row)[k - 1]
             expected.append((sum(value <= min(s, 0) for value in row), k))
-    assert some.examples == len(expected)
-    assert some.printed == sum(count > k for count, k in expected) > 0
-    assert some.printed_squared == sum(count > k * k for count, k in expected) > 0
-    assert some.most == max(count - k for count, k in expected)
-    assert some.ours == 0
-    assert dropped([(*drawn(), 0)], data="no flips").examples == 0
+    assert some["examples"] == len(expected)
+    assert some["printed"] == sum(count > k for count, k in expected) > 0
+    assert some["printed_squared"] == sum(count > k * k for count, k in expected) > 0
+    assert some["most"] == max(count - k for count, k in expected)
+    assert some["ours"] == 0
 
 
 def test_bad_arguments() -> None:
@@ -123,8 +130,8 @@ def test_bad_arguments() -> None:
     with pytest.raises(InvalidValueError, match="delta to be finite and 0 or more"):
         penalties(w, x, y, delta=-1, k=1)
     with pytest.raises(InvalidTypeError, match="x to be a float64 tensor"):
-        activity(w, x.float(), y, flips=(1,), data="", coefficients="")
+        activity(w, x.float(), y, flips=(1,))
     with pytest.raises(InvalidValueError, match=r"x of shape \(N, D\)"):
         rescalings(w, x[:3], y, delta=0.1, k=1, factor=10.0)
     with pytest.raises(InvalidValueError, match="between 0 and D"):
-        dropped([(w, x, y, 7)], data="")
+        dropped_beyond_k([(w, x, y, 7)])

@@ -1,6 +1,5 @@
-"""``theory``: the equations of the paper, in numbers."""
+"""``theory``: the paper's equations in numbers."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +11,18 @@ from adversarial_dropout.experiments.config import check_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Theory:
-    """Check the paper's equations on random problems, count the penalties of its Discussion, and show on diabetes data
-    what adversarial dropout does to a linear regression, beside adversarial training.
+    """Check the paper's equations on random problems, measure the penalties of its Discussion, and compare adversarial
+    dropout with adversarial training in linear regression on the diabetes data.
     """
 
     problems: int = 200
-    """Random problems for each equation."""
+    """Number of random problems for each equation."""
     seed: int = 0
-    """Their seed."""
+    """Seed of the random problems."""
     deltas: tuple[float, ...] = ()
-    """Sizes δ ≥ 0 of adversarial training's perturbation; from 0 to where all coefficients are 0 if not given."""
+    """Sizes δ ≥ 0 of adversarial training's perturbation; default: from 0 to where all coefficients are 0."""
     flips: tuple[int, ...] = ()
-    """Features k that adversarial dropout may drop, 0 to 10; all of these if not given."""
+    """Numbers k of features that adversarial dropout may drop, 0 to 10; default: all of these."""
     out: Path = Path("runs")
     """Folder for theory.html, theory.json and theory.svg."""
 
@@ -31,15 +30,15 @@ class Theory:
         check_seed(self.seed)
 
     def run(self, console: Console) -> None:
-        """Print how far the sides of the paper's equations are apart, and write the page, the figure and the record."""
-        from adversarial_dropout.experiments.studies.theory import study as theory_study
-        from adversarial_dropout.experiments.studies.theory import tables as theory_tables
+        """Print the tables and write the page, the figure and the record."""
         from adversarial_dropout.experiments.studies.theory.page import write_theory
+        from adversarial_dropout.experiments.studies.theory.study import measure
+        from adversarial_dropout.experiments.studies.theory.tables import tables
 
-        found = theory_study.study(problems=self.problems, seed=self.seed, deltas=self.deltas, flips=self.flips)
-        for table in theory_tables.tables(found):
+        study = measure(problems=self.problems, seed=self.seed, deltas=self.deltas, flips=self.flips)
+        for table in tables(study):
             console.print(table)
-        beside = self.out / "theory"
-        records.write_measured(beside.with_suffix(".json"), dataclasses.asdict(found))
-        write_theory(found, beside)
-        console.print(f"page: {beside}.html, .svg, .json", soft_wrap=True, markup=False)
+        path = self.out / "theory"
+        records.write_measured(path.with_suffix(".json"), study)
+        write_theory(study, path)
+        console.print(f"page: {path}.html, .svg, .json", soft_wrap=True, markup=False)

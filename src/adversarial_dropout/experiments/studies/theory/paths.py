@@ -1,13 +1,12 @@
 """Coefficient paths of linear regression under adversarial training and adversarial dropout, as convex programs.
 
-No intercept: centre x and y first. Source of the objectives: eqs. 12 to 16 of Park et al., AAAI 2018, each with its
-exact worst case, which is convex; the linearised eq. 15 is not even continuous where a residual crosses 0, so it need
-not have a minimum. The solver is Clarabel, an interior-point method, through cvxpy.
+There is no intercept: centre x and y first. The objectives are those of eqs. 12 to 16 of Park et al., AAAI 2018, each
+with its exact worst case, which is convex. The linearised eq. 15 is not even continuous where a residual crosses 0, so
+it need not have a minimum. The solver is Clarabel, an interior-point method, called through cvxpy.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Iterable
+from typing import Any
 
 import cvxpy as cp
 import torch
@@ -16,73 +15,45 @@ from torch import Tensor
 from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments.studies.theory.theory import check_delta, check_k, squared_error
 
-Method = Literal["adversarial training", "adversarial dropout"]
-METHODS: tuple[Method, ...] = get_args(Method)
-SETTINGS: dict[Method, str] = {"adversarial training": "δ", "adversarial dropout": "k"}
-"""What the grid of each method is over."""
+TRAINING, DROPOUT = "adversarial training", "adversarial dropout"
+SETTINGS = {TRAINING: "δ", DROPOUT: "k"}
+"""The setting of each method."""
 
 _GAP = 1e-10
 _SLACK = 10 * _GAP
 
 
-@dataclass(frozen=True, kw_only=True)
-class Path:
-    """The coefficients of one method over its setting.
-
-    Attributes:
-        method: One of :data:`METHODS`.
-        grid: Values of its setting (:data:`SETTINGS`).
-        coefficients: w at each, len(grid) tuples of D numbers.
-        r_squared: Share of Σ y² that the model explains on its training data, at each.
-    """
-
-    method: Method
-    grid: tuple[float, ...]
-    coefficients: tuple[tuple[float, ...], ...]
-    r_squared: tuple[float, ...]
-
-
 def least_delta_of_zero(x: Tensor, y: Tensor) -> float:
     """The least δ from which adversarial training gives w = 0: ‖xᵀy‖_∞ / ‖y‖₁.
 
-    Going from w = 0 in direction d changes Σ_i (abs(r_i) + δ‖w‖₁)² at the rate 2 (δ ‖y‖₁ ‖d‖₁ − yᵀx d), which is ≥ 0
-    for every d from this δ on.
-
-    Args and Raises: as :func:`fit`.
+    From w = 0 in direction d, Σ_i (abs(r_i) + δ‖w‖₁)² changes at the rate 2 (δ ‖y‖₁ ‖d‖₁ − yᵀx d). From this δ on, the
+    rate is ≥ 0 for every d.
     """
     _check_data(x, y)
     return float((x.T @ y).abs().max() / y.abs().sum())
 
 
-def fit(method: Method, x: Tensor, y: Tensor, setting: float) -> Tensor:
-    """Coefficients w that minimise the sum of the squared worst residuals, shape (D,); r_i = y_i − x_i·w.
+def fit(method: str, x: Tensor, y: Tensor, setting: float) -> Tensor:
+    """Coefficients w, shape (D,), that minimise the sum of the squared worst residuals.
 
-    - Adversarial training: abs(r_i) + δ‖w‖₁ (eq. 12 with its worst perturbation).
-    - Adversarial dropout: max over ε_i of abs(y_i − (ε_i ⊙ x_i)·w), where ε_i drops at most k features (eqs. 14, 15).
-      That is max(r_i + Σ top-k of max(a_i, 0), −r_i + Σ top-k of max(−a_i, 0)) with a_ij = x_ij w_j. w and x occur in
-      these products alone, so the scale of a feature does not matter: the predictions are the same.
+    x is of shape (N, D), y of shape (N,), both float64. The worst residuals are
 
-    The solver stops at a gap of 1e-10 Σ y², near a coefficient of 0 and not at it. So coefficients are set to 0, the
-    smallest first, where the objective stays within 1e-9 Σ y² of the least. Where several w are best, it is one.
+    - Adversarial training with δ: abs(r_i) + δ‖w‖₁ (eq. 12 with its worst perturbation).
+    - Adversarial dropout with k: max over ε_i of abs(y_i − (ε_i ⊙ x_i)·w), where ε_i drops at most k features (eqs. 14
+      and 15). That is max(r_i + Σ top-k of max(a_i, 0), −r_i + Σ top-k of max(−a_i, 0)) with a_ij = x_ij w_j. x and w
+      occur only in these products, so the scale of a feature does not change the predictions.
 
-    Args:
-        method: One of :data:`METHODS`.
-        x: Features, shape (N, D), float64.
-        y: Targets, shape (N,), float64, not all 0.
-        setting: δ ≥ 0, in the unit of the features, or k, a whole number between 0 and D.
-
-    Raises:
-        InvalidTypeError: A dtype other than those above, or a setting of another type.
-        InvalidValueError: An unknown method, shapes that do not fit, NaN, targets of 0 alone, or a setting out of its
-            range.
+    The solver stops at a gap of 1e-10 Σ y², where coefficients are near 0, but not 0. So coefficients are set to 0, the
+    smallest first, as long as the objective stays within 1e-9 Σ y² of the least. Where several w are best, it is one of
+    them.
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, tuple(SETTINGS))
     _check_data(x, y)
     x, y = x.detach(), y.detach()
     w = cp.Variable(x.shape[1])
     size = float(y.norm())
     r = (y / size).numpy() - x.numpy() @ w
-    if method == "adversarial training":
+    if method == TRAINING:
         check_delta(setting)
         if setting >= least_delta_of_zero(x, y):
             return torch.zeros_like(x[0])
@@ -103,18 +74,20 @@ def fit(method: Method, x: Tensor, y: Tensor, setting: float) -> Tensor:
     return torch.from_numpy(best * size)
 
 
-def coefficient_path(method: Method, x: Tensor, y: Tensor, grid: Sequence[float]) -> Path:
-    """Fit one method at each value of its setting.
+def coefficient_path(method: str, x: Tensor, y: Tensor, settings: Iterable[float]) -> dict[str, Any]:
+    """Fit a method at each setting.
 
-    Args and Raises: as :func:`fit`; ``grid`` holds values of ``setting``.
+    Returns the ``method``, its settings (``grid``), and at each of them w (``coefficients``) and the share of Σ y² that
+    the model explains on its training data (``r_squared``).
     """
+    grid = sorted(set(settings))
     fitted = [fit(method, x, y, setting) for setting in grid]
-    return Path(
-        method=method,
-        grid=tuple(grid),
-        coefficients=tuple(tuple(w.tolist()) for w in fitted),
-        r_squared=tuple(1 - float(squared_error(w, x, y) / y.square().sum()) for w in fitted),
-    )
+    return {
+        "method": method,
+        "grid": grid,
+        "coefficients": [w.tolist() for w in fitted],
+        "r_squared": [1 - float(squared_error(w, x, y) / y.square().sum()) for w in fitted],
+    }
 
 
 def _check_data(x: Tensor, y: Tensor) -> None:

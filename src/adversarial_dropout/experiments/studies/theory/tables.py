@@ -1,75 +1,69 @@
 """The tables of the page on the theory."""
 
-from adversarial_dropout.experiments.show.table import Table
-from adversarial_dropout.experiments.studies.theory.distances import Proportion
-from adversarial_dropout.experiments.studies.theory.equations import Deviation
-from adversarial_dropout.experiments.studies.theory.paths import SETTINGS, Path
-from adversarial_dropout.experiments.studies.theory.penalties import TERMS, Activity, Dropped, Rescaling
-from adversarial_dropout.experiments.studies.theory.study import Study
+from typing import Any
 
-Row = tuple[object, ...]
+from adversarial_dropout.experiments.show.table import Table
+from adversarial_dropout.experiments.studies.theory.paths import DROPOUT, SETTINGS
+from adversarial_dropout.experiments.studies.theory.penalties import TERMS
+
+TableRow = tuple[object, ...]
 
 _SHOWN_LEVELS = 6
 _EQUAL = 1e-10
 _ALIKE = 1e-9
 
 
-def tables(found: Study) -> list[Table]:
-    """What was found, in the order of the page."""
+def tables(study: dict[str, Any]) -> list[Table]:
+    """The numbers of :func:`.study.measure`, in the order of the page."""
     return [
         Table(
             ("eq.", "what is compared", "equal", "values", "gradients"),
-            [_deviation(one) for one in found.deviations],
-            f"Both sides of each equation on {found.problems} random problems: largest relative deviation",
+            [_deviation(**deviation) for deviation in study["deviations"]],
+            f"Both sides of each equation on {study['problems']} random problems: largest relative deviation",
         ),
         Table(
             ("data", "k", "examples", "printed: over k", "most", "printed: over k²", "library: over k"),
-            [_dropped(one) for one in found.dropped],
+            [_dropped(**dropped) for dropped in study["dropped"]],
             "Examples of which more than k features are dropped",
         ),
         Table(
             ("change", *TERMS),
-            [_rescaling(one) for one in found.rescalings],
+            [(scaled["change"], *map(_span, scaled["lowest"], scaled["highest"])) for scaled in study["rescalings"]],
             "What a change multiplies the penalties of an example by: least to largest over diabetes data",
         ),
         Table(
-            ("data", "coefficients", "eq. 13", *(f"eq. 16, k = {k}" for k in found.activities[0].flips)),
-            [_activity(one) for one in found.activities],
+            ("data", "coefficients", "eq. 13", *(f"eq. 16, k = {k}" for k in study["activities"][0]["flips"])),
+            [
+                (active["data"], active["coefficients"], *map(_percent, (active["training"], *active["dropout"])))
+                for active in study["activities"]
+            ],
             "Share of the pairs of example and feature that have a penalty",
         ),
         Table(
             ("method", "setting", "R²", "zeros", "largest"),
-            [_point(path, level) for path in found.paths for level in _shown(path)],
+            [row for path in study["paths"] for row in _path(**path)],
             "Linear regression on the diabetes data: R² in training, coefficients that are 0, largest coefficient",
         ),
         Table(
             ("quotient", "pairs", "least", "largest", "proportional"),
-            [_proportion(one) for one in found.proportions],
+            [_proportion(**proportion) for proportion in study["proportions"]],
             "Quotients of the distances between two masks of a layer",
         ),
     ]
 
 
-def _deviation(one: Deviation) -> Row:
-    gradient = None if one.gradient is None else f"{one.gradient:.1e}"
-    return one.equation, one.claim, _verdict(one), f"{one.value:.1e}", gradient
+def _deviation(*, equation: str, claim: str, holds: bool, value: float, gradient: float | None) -> TableRow:
+    equal = max(value, gradient or 0.0) < _EQUAL
+    expected = ", need not be" if equal and not holds else "" if equal == holds else ": UNEXPECTED"
+    verdict = f"{'yes' if equal else 'no'}{expected}"
+    return equation, claim, verdict, f"{value:.1e}", None if gradient is None else f"{gradient:.1e}"
 
 
-def _verdict(one: Deviation) -> str:
-    """Whether the sides were equal, and whether they should have been."""
-    equal = max(one.value, one.gradient or 0.0) < _EQUAL
-    expected = ", need not be" if equal and not one.holds else "" if equal == one.holds else ": UNEXPECTED"
-    return f"{'yes' if equal else 'no'}{expected}"
-
-
-def _dropped(one: Dropped) -> Row:
-    most = f"k + {one.most}" if one.most else "k"
-    flips = "0 to D" if one.flips is None else one.flips
-    return one.data, flips, one.examples, one.printed, most, one.printed_squared, one.ours
-
-
-def _rescaling(one: Rescaling) -> Row:
-    return one.change, *(_span(*ends) for ends in zip(one.lowest, one.highest, strict=True))
+def _dropped(
+    *, data: str, flips: int | None, examples: int, printed: int, printed_squared: int, most: int, ours: int
+) -> TableRow:
+    k = "0 to D" if flips is None else flips
+    return data, k, examples, printed, f"k + {most}" if most else "k", printed_squared, ours
 
 
 def _span(lowest: float, highest: float) -> str:
@@ -77,29 +71,27 @@ def _span(lowest: float, highest: float) -> str:
     return least if highest - lowest < _ALIKE * highest else f"{least} to {largest}"
 
 
-def _activity(one: Activity) -> Row:
-    return one.data, one.coefficients, *(f"{100 * share:.1f} %" for share in (one.training, *one.dropout))
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
-def _shown(path: Path) -> list[int]:
-    """All levels of k, and some of δ."""
-    last = len(path.grid) - 1
-    if SETTINGS[path.method] == "k" or last < _SHOWN_LEVELS:
-        return list(range(last + 1))
-    return [round(last * step / (_SHOWN_LEVELS - 1)) for step in range(_SHOWN_LEVELS)]
+def _path(*, method: str, grid: list[float], coefficients: list[list[float]], r_squared: list[float]) -> list[TableRow]:
+    """All settings of k, and some of δ."""
+    last = len(grid) - 1
+    levels = list(range(last + 1))
+    if method != DROPOUT and last >= _SHOWN_LEVELS:
+        levels = [round(last * step / (_SHOWN_LEVELS - 1)) for step in range(_SHOWN_LEVELS)]
+    return [
+        (
+            method,
+            f"{SETTINGS[method]} = {grid[level]:.3g}",
+            f"{r_squared[level]:.3f}",
+            f"{coefficients[level].count(0)} of {len(coefficients[level])}",
+            f"{max(map(abs, coefficients[level])):.0f}",
+        )
+        for level in levels
+    ]
 
 
-def _point(path: Path, level: int) -> Row:
-    w = path.coefficients[level]
-    return (
-        path.method,
-        f"{SETTINGS[path.method]} = {path.grid[level]:.3g}",
-        f"{path.r_squared[level]:.3f}",
-        f"{sum(value == 0 for value in w)} of {len(w)}",
-        f"{max(map(abs, w)):.0f}",
-    )
-
-
-def _proportion(one: Proportion) -> Row:
-    proportional = "yes" if one.highest - one.lowest < _ALIKE else "no"
-    return one.quotient, one.pairs, f"{one.lowest:.3g}", f"{one.highest:.3g}", proportional
+def _proportion(*, quotient: str, pairs: str, lowest: float, highest: float) -> TableRow:
+    return quotient, pairs, f"{lowest:.3g}", f"{highest:.3g}", "yes" if highest - lowest < _ALIKE else "no"

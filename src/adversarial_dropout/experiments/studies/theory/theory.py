@@ -1,11 +1,15 @@
-"""The paper's theory as functions: linear regression under adversarial training and under adversarial dropout.
+"""Linear regression under adversarial training and under adversarial dropout, as in the paper.
 
 Source: Park, Park, Shin, Moon, "Adversarial Dropout for Supervised and Semi-supervised Learning", AAAI 2018, eqs. 12
-to 16 and 22 to 31. Notation: x of shape (N, D), y (N,), w (D,), residuals r_i = y_i − x_i·w, l(w) = Σ_i r_i².
-Everything is float64 and differentiable in w; signs and masks are constants.
+to 16 and 22 to 31.
 
-The paper takes x_i for a column in x_iᵀw and for a row in Γ, where it prints sign(∇)ᵀ sign(∇) and dᵀd. Γ is a (D, D)
-matrix here, a sum of outer products: with the inner product of columns neither eq. 13 nor eq. 16 holds.
+The functions take coefficients w of shape (D,), features x of shape (N, D) and targets y of shape (N,), all float64.
+They raise InvalidTypeError for other dtypes, and InvalidValueError for shapes that do not fit and for entries that are
+NaN or infinite. The residuals are r_i = y_i − x_i·w, the plain loss is l(w) = Σ_i r_i². Objectives are differentiable
+in w; signs and masks are constants.
+
+Γ is a (D, D) matrix, a sum of outer products. The paper prints its terms as sign(∇)ᵀ sign(∇) and dᵀd, which are numbers
+if x_i is a column, as in x_iᵀw; eqs. 13 and 16 do not hold for those.
 """
 
 import math
@@ -26,7 +30,7 @@ class Decomposition:
     Attributes:
         loss: l(w).
         first_order: The term linear in the perturbation.
-        quadratic: wᵀ Γ w, for adversarial training with the factor δ².
+        quadratic: wᵀ Γ w, for adversarial training times δ².
         gamma: Γ, shape (D, D), symmetric, positive semidefinite; constant in w.
     """
 
@@ -41,66 +45,40 @@ class Decomposition:
         return self.loss + self.first_order + self.quadratic
 
 
+def residuals(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """r_i = y_i − x_i·w, shape (N,)."""
+    for name, tensor, dimensions in (("w", w, 1), ("x", x, 2), ("y", y, 1)):
+        check_tensor(name, tensor, dimensions)
+    if x.shape != (len(y), len(w)):
+        raise InvalidValueError(
+            f"expected x of shape (N, D) = {(len(y), len(w))}, to fit y and w, got {tuple(x.shape)}"
+        )
+    return y - x @ w
+
+
 def squared_error(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """l(w) = Σ_i (y_i − x_i·w)², a sum, not a mean.
-
-    Args:
-        w: Coefficients, shape (D,), float64.
-        x: Features, shape (N, D), float64.
-        y: Targets, shape (N,), float64.
-
-    Raises:
-        InvalidTypeError: An argument is not a float64 tensor.
-        InvalidValueError: Shapes do not fit, or an entry is NaN or infinite.
-    """
-    return _residuals(w, x, y).square().sum()
+    """l(w) = Σ_i r_i², a sum, not a mean."""
+    return residuals(w, x, y).square().sum()
 
 
 def input_gradients(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """∂l/∂x_ij = −2 r_i w_j, shape (N, D).
-
-    Args and Raises: as :func:`squared_error`.
-    """
-    return -2 * torch.outer(_residuals(w, x, y), w)
+    """∂l/∂x_ij = −2 r_i w_j, shape (N, D)."""
+    return -2 * torch.outer(residuals(w, x, y), w)
 
 
 def sign_perturbation(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Tensor:
-    """Adversarial training's perturbation δ·sign(∇_{x_i} l), shape (N, D) (eqs. 12 and 22).
+    """Adversarial training's perturbation δ·sign(∇_{x_i} l), shape (N, D), for δ ≥ 0 (eqs. 12 and 22).
 
-    The sign of 0 is 0: no perturbation where r_i = 0 or w_j = 0.
-
-    Args:
-        w: Coefficients, shape (D,), float64.
-        x: Features, shape (N, D), float64.
-        y: Targets, shape (N,), float64.
-        delta: Size δ ≥ 0 of each entry, in the unit of the features.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: As :func:`squared_error`, or δ is not a finite number ≥ 0.
+    The sign of 0 is 0: there is no perturbation where r_i = 0 or w_j = 0.
     """
     check_delta(delta)
     return delta * input_gradients(w.detach(), x, y).sign()
 
 
-def worst_perturbation(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Tensor:
-    """The perturbation with entries in [−δ, δ] that raises each squared residual the most, shape (N, D).
-
-    That of eq. 22, but with a sign also where r_i = 0: there eq. 22 does nothing, although any direction does harm.
-    The worst objective is Σ_i (abs(r_i) + δ‖w‖₁)², convex in w.
-
-    Args and Raises: as :func:`sign_perturbation`.
-    """
-    check_delta(delta)
-    r = _residuals(w.detach(), x, y)
-    return -delta * torch.outer(torch.where(r >= 0, 1.0, -1.0).to(r), w.detach().sign())
-
-
 def adversarial_training(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Tensor:
     """Objective of adversarial training, computed directly: l at x_i + δ·sign(∇_{x_i} l) (eqs. 12 and 22).
 
-    Where no residual is 0 it equals Σ_i (abs(r_i) + δ‖w‖₁)².
-
-    Args and Raises: as :func:`sign_perturbation`.
+    Where no residual is 0, it equals Σ_i (abs(r_i) + δ‖w‖₁)².
     """
     return squared_error(w, x + sign_perturbation(w, x, y, delta=delta), y)
 
@@ -108,10 +86,8 @@ def adversarial_training(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Te
 def decompose_training(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Decomposition:
     """The same objective as l(w) + Σ_ij abs(δ ∂l/∂x_ij) + δ² wᵀ Γ w (eqs. 13, 23 and 24).
 
-    Γ = Σ_i sign(∇_{x_i} l) sign(∇_{x_i} l)ᵀ. Equal to :func:`adversarial_training` for every w, also in its gradient.
-    Γ knows nothing of the features: with n residuals that are not 0 it is n sign(w) sign(w)ᵀ, and wᵀ Γ w = n ‖w‖₁².
-
-    Args and Raises: as :func:`sign_perturbation`.
+    Γ = Σ_i sign(∇_{x_i} l) sign(∇_{x_i} l)ᵀ. The value and the gradient equal those of :func:`adversarial_training` for
+    every w. Γ does not depend on the features: with n nonzero residuals it is n sign(w) sign(w)ᵀ, so wᵀ Γ w = n ‖w‖₁².
     """
     check_delta(delta)
     gradients = input_gradients(w, x, y)
@@ -126,29 +102,14 @@ def decompose_training(w: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Deco
 
 
 def dropout_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: bool = False) -> Tensor:
-    """Adversarial dropout's masks of the features, linearised in the mask (eqs. 14 and 25).
+    """Adversarial dropout's masks of the features, shape (N, D), float64, 1 = kept (eqs. 14 and 25).
 
-    Features with the lowest J_ij = x_ij ∂l/∂x_ij are dropped, at most k and only those with J_ij < 0, the ones whose
-    loss raises l: Algorithm 1, by the library's :func:`~adversarial_dropout.masks.adversarial_mask`. Ties go to the
-    lower index.
+    The library's rule is Algorithm 1, by :func:`~adversarial_dropout.masks.adversarial_mask`: it drops the features
+    with the lowest J_ij = x_ij ∂l/∂x_ij, at most k and only those with J_ij < 0. Ties go to the lower index.
 
-    The printed rule drops all features with J_ij ≤ min{s_ik, 0}, where s_ik is the k-th lowest J_ij. It differs in its
-    "≤": features with J_ij = 0 go where fewer than k are negative (all D of them where the residual is 0), and so do
-    all that tie with s_ik. So it can drop more than k, against the constraint that the paper prints after it. For
-    k = 0 there is no s_ik; the paper says that nothing is dropped then.
-
-    Args:
-        w: Coefficients, shape (D,), float64.
-        x: Features, shape (N, D), float64.
-        y: Targets, shape (N,), float64.
-        k: Largest number of features to drop, between 0 and D.
-        printed: Take the printed rule.
-
-    Returns:
-        Masks ε, shape (N, D), float64, 1 = kept.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: As :func:`squared_error`, or k is not a whole number in [0, D].
+    The printed rule drops all features with J_ij ≤ min{s_ik, 0}, where s_ik is the k-th lowest J_ij. Because of its "≤"
+    it also drops features with J_ij = 0 where fewer than k are negative, and all that tie with s_ik. So it can drop
+    more than k, against the constraint that the paper prints after it. For k = 0 nothing is dropped, as the paper says.
     """
     jacobian = x * input_gradients(w.detach(), x, y)
     check_k(k, x.shape[1])
@@ -159,16 +120,14 @@ def dropout_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: bool = Fa
 
 
 def worst_masks(w: Tensor, x: Tensor, y: Tensor, *, k: int) -> Tensor:
-    """The masks that raise each squared residual the most, of all that drop at most k features.
+    """The masks, shape (N, D), that raise each squared residual the most, of all that drop at most k features.
 
-    Dropping feature j adds a_j = x_ij w_j to the residual. So the worst mask drops either the k largest positive a_j
-    or the k lowest negative ones: abs(residual) = max(r + Σ top-k of max(a, 0), −r + Σ top-k of max(−a, 0)). Equal
-    ones go to the positive side. :func:`dropout_masks` looks in the direction of r only and misses the other one where
-    it overshoots 0 and ends farther away. The worst objective is a maximum of convex functions: convex in w.
-
-    Args, Returns and Raises: as :func:`dropout_masks`.
+    Dropping feature j adds a_j = x_ij w_j to the residual. So the worst mask drops either the k largest positive a_j or
+    the k lowest negative ones: abs(residual) = max(r + Σ top-k of max(a, 0), −r + Σ top-k of max(−a, 0)). If both are
+    equal, it drops the positive ones. :func:`dropout_masks` only looks in the direction of r, and misses the worst mask
+    where the other direction overshoots 0 and ends farther away.
     """
-    r = _residuals(w.detach(), x, y)
+    r = residuals(w.detach(), x, y)
     check_k(k, x.shape[1])
     added = x * w.detach()
     up, down = (side.clamp(min=0).topk(k, dim=1) for side in (added, -added))
@@ -181,8 +140,6 @@ def adversarial_dropout(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: boo
     """Objective of adversarial dropout, computed directly: l at ε_i ⊙ x_i (eqs. 15 and 26).
 
     With the library's rule, where no residual is 0, it equals Σ_i (abs(r_i) + Σ top-k of max(sign(r_i) x_ij w_j, 0))².
-
-    Args and Raises: as :func:`dropout_masks`.
     """
     return squared_error(w, dropout_masks(w, x, y, k=k, printed=printed) * x, y)
 
@@ -190,14 +147,12 @@ def adversarial_dropout(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: boo
 def decompose_dropout(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: bool = False) -> Decomposition:
     """The same objective as l(w) + Σ_i Σ_{j ∈ S_i} abs(x_ij ∂l/∂x_ij) + wᵀ Γ w (eqs. 16 and 27 to 31).
 
-    S_i are the features that are dropped, Γ = Σ_i d_i d_iᵀ with d_i = (1 − ε_i) ⊙ x_i. Equal to
-    :func:`adversarial_dropout` for both rules, because both drop features with x_ij ∂l/∂x_ij ≤ 0 alone. (The paper says
-    "always negative"; 0 does no harm.) The gradients by w are equal, too, unless the printed rule drops a feature with
-    x_ij ∂l/∂x_ij = 0 ≠ x_ij: the absolute value has a kink there, and eq. 15 under the same mask has none.
+    S_i are the dropped features, Γ = Σ_i d_i d_iᵀ with d_i = (1 − ε_i) ⊙ x_i. The value equals that of
+    :func:`adversarial_dropout` for both rules, because both only drop features with x_ij ∂l/∂x_ij ≤ 0. (The paper says
+    "always negative"; 0 does no harm.) So does the gradient, unless the printed rule drops a feature with
+    x_ij ∂l/∂x_ij = 0 ≠ x_ij: there the absolute value has a kink, and eq. 15 under the same mask has none.
 
-    The first two terms are eq. 9 for this loss, the third is all that the linearisation leaves out.
-
-    Args and Raises: as :func:`dropout_masks`.
+    The first two terms are eq. 9 for this loss. The third is all that the linearisation leaves out.
     """
     dropped = (1 - dropout_masks(w, x, y, k=k, printed=printed)) * x
     gamma = dropped.T @ dropped
@@ -209,23 +164,8 @@ def decompose_dropout(w: Tensor, x: Tensor, y: Tensor, *, k: int, printed: bool 
     )
 
 
-def _residuals(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    for name, tensor, dimensions in (("w", w, 1), ("x", x, 2), ("y", y, 1)):
-        check_tensor(name, tensor, dimensions)
-    if x.shape != (len(y), len(w)):
-        raise InvalidValueError(
-            f"expected x of shape (N, D) = {(len(y), len(w))}, to fit y and w, got {tuple(x.shape)}"
-        )
-    return y - x @ w
-
-
 def check_tensor(name: str, tensor: Tensor, dimensions: int) -> None:
-    """Refuse what is not a finite float64 tensor with so many dimensions.
-
-    Raises:
-        InvalidTypeError: It is not a float64 tensor.
-        InvalidValueError: It has another number of dimensions, or an entry is NaN or infinite.
-    """
+    """Raise unless ``tensor`` is a finite float64 tensor with this number of dimensions."""
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.float64:
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise InvalidTypeError(f"expected {name} to be a float64 tensor, got {got}; use torch.as_tensor(...).double()")
@@ -234,15 +174,11 @@ def check_tensor(name: str, tensor: Tensor, dimensions: int) -> None:
             f"expected {name} to have {dimensions} dimension{'s' * (dimensions > 1)}, got shape {tuple(tensor.shape)}"
         )
     if not tensor.isfinite().all():
-        raise NonFiniteError(f"expected {name} to be finite, got NaN or infinite entries; take these examples out")
+        raise NonFiniteError(f"expected {name} to be finite, got NaN or infinite entries; remove these examples")
 
 
 def check_delta(delta: float) -> None:
-    """Refuse what is not a finite number ≥ 0.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: As it says.
-    """
+    """Raise unless δ is a finite number, 0 or more."""
     if isinstance(delta, bool) or not isinstance(delta, float | numbers.Real):
         raise InvalidTypeError(f"expected delta to be a number, got {delta!r} ({type(delta).__name__})")
     if not 0 <= delta < math.inf:
@@ -250,12 +186,8 @@ def check_delta(delta: float) -> None:
 
 
 def check_k(k: float, features: int) -> None:
-    """Refuse what is not a whole number between 0 and the number of features.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: As it says.
-    """
+    """Raise unless k is a whole number between 0 and the number of features."""
     if isinstance(k, bool) or not isinstance(k, int | numbers.Integral):
-        raise InvalidTypeError(f"expected k, a count of features, to be a whole number, got {k!r}")
+        raise InvalidTypeError(f"expected k, a number of features, to be a whole number, got {k!r}")
     if not 0 <= k <= features:
-        raise InvalidValueError(f"expected k, a count of features, between 0 and D = {features}, got {k}")
+        raise InvalidValueError(f"expected k, a number of features, between 0 and D = {features}, got {k}")
