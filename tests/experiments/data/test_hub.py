@@ -159,7 +159,7 @@ def test_no_network(
     identifier = address.partition("/tree")[0]
     assert str(caught.value) == (
         f"cannot load {identifier}: the Hugging Face hub does not answer, and there is no folder of that name here. "
-        f"With another machine, download train-*.parquet and test-*.parquet from "
+        f"On another machine, download train-*.parquet and test-*.parquet from "
         f"https://huggingface.co/datasets/{address}, put them into a folder here, and give that with --data FOLDER"
     )
     assert not datasets.config.HF_HUB_OFFLINE, "the next one is tried again"
@@ -187,5 +187,5 @@ def test_a_folder_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pyte
     write(tmp_path / "me" / "pets" / "notes.txt", b"")
     write_parquet(tmp_path / "me" / "pets" / "x.parquet", image=images(1, 2), label=["a", "b"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "_hub_answers", lambda: pytest.fail("asked the hub"))
     assert sources.load(DataConfig(name="me/pets")).classes == ("a", "b")

@@ -13,27 +13,28 @@ import torch
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data import files
-from adversarial_dropout.experiments.data.reading import Decoded, Form, read
+from adversarial_dropout.experiments.data.pictures import Form
+from adversarial_dropout.experiments.data.sources import ImageData, read
 from adversarial_dropout.experiments.records import RecordError
 
 from ..pictures import as_tensor, encoded, images, noise, plain, write, write_all, write_parquet
 
 
-def values(found: Decoded) -> list[int]:
+def values(found: ImageData) -> list[int]:
     """What the plain images were, each still of one value."""
     first = found.images.flatten(1)[:, :1]
     assert (found.images.flatten(1) == first).all()
     return [int(value) for value in first]
 
 
-def read_table(folder: Path, form: Form | None = None, **columns: Any) -> Decoded:
+def read_table(folder: Path, form: Form | None = None, **columns: Any) -> ImageData:
     """Read a table; its images are plain ones, numbered, unless it says otherwise."""
     rows = len(next(iter(columns.values())))
     write_parquet(folder / "train.parquet", **{"image": images(*range(rows)), **columns})
     return read(files.find(folder), form or Form())
 
 
-def names(found: Decoded) -> list[str | None]:
+def names(found: ImageData) -> list[str | None]:
     """The name of each row's class."""
     return [None if label == -1 else found.classes[label] for label in found.labels.tolist()]
 
@@ -48,7 +49,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     rows = list(zip(values(found), names(found), strict=True))
     assert rows == [(4, "b"), (1, "a"), (0, "b"), (2, None), (3, None)]
     assert found.test.tolist() == [0]
-    assert found.bad == []
+    assert found.bad == ()
 
 
 def test_two_readings_are_the_same(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_columns_known_by_their_kind(tmp_path: Path) -> None:
     }
     rows = {"photo": [plain(1), plain(2)], "kind": [1, 0], "image": ["of a cat", "of a dog"]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InvalidValueError, match=r"expected encoded images .* got str in row 0 of train; encode them"):
+    with pytest.raises(InvalidValueError, match=r"encoded images .* in column image of train, got .*string.*; enc"):
         read(files.find(tmp_path), Form())
     del kinds["image"], rows["image"]
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "a.parquet")
@@ -219,7 +220,7 @@ def test_no_column(columns: dict[str, Any], message: str, tmp_path: Path) -> Non
 
 
 def test_images_that_are_not_encoded(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match=r"expected encoded images .* got list in row 0 of train; encode them"):
+    with pytest.raises(InvalidValueError, match=r"encoded images .* in column image of train, got .*int64.*; enc"):
         read_table(tmp_path, image=[[1, 2], [3, 4]], label=[0, 1])
 
 
@@ -316,20 +317,20 @@ def test_nothing_that_can_be_read(tmp_path: Path) -> None:
 def test_16_bits_are_told_by_name(tmp_path: Path) -> None:
     write_all(tmp_path, "a/1.png", "b/2.png")
     write(tmp_path / "b/deep.png", encoded(PIL.Image.fromarray(np.full((4, 4), 999, dtype=np.uint16))))
-    assert read(files.find(tmp_path), Form()).bad == [
-        f"{tmp_path / 'b/deep.png'}: expected 8 bits per channel, got 16 or more; convert it first"
-    ]
+    assert read(files.find(tmp_path), Form()).bad == (
+        f"{tmp_path / 'b/deep.png'}: expected 8 bits per channel, got 16 or more; convert it first",
+    )
 
 
 def test_mixed_sizes(tmp_path: Path) -> None:
     write(tmp_path / "a" / "1.png", plain(1, size=(4, 6)))
     write(tmp_path / "b" / "2.png", plain(2, size=(6, 4)))
     message = (
-        f"expected images of 4 × 6 pixels, got 6 × 4 in {tmp_path / 'b/2.png'}; bring all to one size with --data.re"
+        f"expected images of 4 × 6 pixels, got 6 × 4 in {tmp_path / 'b/2.png'}; resize all images with --data.resize"
     )
     with pytest.raises(InvalidValueError, match=message):
         read(files.find(tmp_path), Form())
-    found = read(files.find(tmp_path), Form(resize=5))
+    found = read(files.find(tmp_path), Form((5, 5), resize=True))
     assert found.images.shape == (2, 1, 5, 5)
     assert values(found) == [1, 2]
 
@@ -344,10 +345,10 @@ def test_sizes_and_channels_adapt(tmp_path: Path) -> None:
 
 
 def test_the_size_of_a_known_set(tmp_path: Path) -> None:
-    message = "expected images of 28 × 28 pixels, got 4 × 4 in row 0 of train; give the folder of .* or .*resize 28"
+    message = "expected images of 28 × 28 pixels, got 4 × 4 in row 0 of train; resize .*resize PIXELS, or give"
     with pytest.raises(InvalidValueError, match=message):
-        read_table(tmp_path, Form(size=28), label=[0, 1])
-    assert read_table(tmp_path, Form(size=28, resize=4), label=[0, 1]).images.shape == (2, 1, 4, 4)
+        read_table(tmp_path, Form((28, 28)), label=[0, 1])
+    assert read_table(tmp_path, Form((4, 4), resize=True), label=[0, 1]).images.shape == (2, 1, 4, 4)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"text", "cut", "empty"])
@@ -357,7 +358,7 @@ def test_a_broken_parquet_file(content: bytes | str, tmp_path: Path) -> None:
         write_parquet(path, image=[], label=[])
     else:
         path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[:-20])
-    with pytest.raises(RecordError, match=rf"cannot read the parquet files in {tmp_path} \(.+\); are they whole"):
+    with pytest.raises(RecordError, match=rf"cannot read the parquet files in {tmp_path} \(.+\); check that"):
         read(files.find(tmp_path), Form())
 
 

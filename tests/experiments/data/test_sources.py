@@ -93,7 +93,7 @@ def test_bad_images_stop_and_are_named(pets: Path, cache: Path) -> None:
     assert lines[1:11] == [
         f"  {pets}/cats/bad-{index:02}.png: not an image, or of an unknown kind" for index in range(10)
     ]
-    assert lines[11:] == ["  ...", "Mend or remove them, or leave them out with --skip-bad-images"]
+    assert lines[11:] == ["  ...", "Repair or remove them, or leave them out with --skip-bad-images"]
     assert not cache.exists()
 
 
@@ -169,7 +169,7 @@ def test_damage_to_what_is_kept(damage: str, pets: Path, cache: Path, monkeypatc
     if damage == "a folder":
         kept.unlink()
         kept.mkdir()
-        with pytest.warns(RecordWarning, match="the decoded images are not kept"):
+        with pytest.warns(RecordWarning, match="the decoded images cannot be cached"):
             assert equal(load(pets), first)
         return
     kept.write_bytes(damages(kept)[damage])
@@ -187,7 +187,7 @@ def test_no_room_for_the_cache(code: int, cause: str, pets: Path, cache: Path, m
 
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", full)
-        message = f"not kept, and will be decoded again next time: .*{cause}; set ADVERSARIAL_DROPOUT_CACHE to a folder"
+        message = f"cannot be cached, and will be decoded again next time: .*{cause}; set ADVERSARIAL_DROPOUT_CACHE"
         with pytest.warns(RecordWarning, match=message):
             data = load(pets)
     assert data.images[:, 0, 0, 0].tolist() == list(range(10))
@@ -201,7 +201,7 @@ def test_no_room_for_the_cache(code: int, cause: str, pets: Path, cache: Path, m
 def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "file", b"")
     monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.warns(RecordWarning, match="the decoded images are not kept"):
+    with pytest.warns(RecordWarning, match="the decoded images cannot be cached"):
         assert len(load(pets).labels) == 10
 
 
@@ -330,7 +330,7 @@ def test_known_sets_keep_their_form(tmp_path: Path) -> None:
 def test_other_data_for_a_known_set(tmp_path: Path) -> None:
     write_known(tmp_path, 32, 3)
     with pytest.raises(
-        InvalidValueError, match="expected images of 28 × 28 pixels, got 32 × 32 in row 0 of test; give"
+        InvalidValueError, match="expected images of 28 × 28 pixels, got 32 × 32 in row 0 of test; resize"
     ):
         load(tmp_path, "mnist")
     write_known(tmp_path, 32, 3, labels=range(12))

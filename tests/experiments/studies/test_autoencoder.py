@@ -21,8 +21,8 @@ from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run.step import Batch, build_objective
 from adversarial_dropout.experiments.terms import Add, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.trained import evaluation
+from adversarial_dropout.experiments.trained.evaluation import error
 from adversarial_dropout.experiments.trained.export import export
-from adversarial_dropout.experiments.trained.prediction import error
 from adversarial_dropout.experiments.trained.trained import Trained
 
 from .. import small_data

@@ -155,7 +155,8 @@ def test_images_that_cannot_be_compared(fruit: Run, tmp_path: Path, capsys: pyte
     small_data.image_folder(tmp_path / "large", shape=(3, 20, 20))
     code, printed = fails(capsys, "evaluate", fruit.folder, "--data", tmp_path / "large")
     assert code == 2
-    assert "(3, 16, 20), as in training, got (3, 20, 20)" in printed
+    assert "expected images of 20 × 16 pixels, got 20 × 20 in" in printed
+    assert "that is the size of the training images" in printed
     code, printed = fails(capsys, "evaluate", fruit.folder, "--data", tmp_path / "nowhere")
     assert code == 2
     assert str(tmp_path / "nowhere") in printed

@@ -1,4 +1,4 @@
-"""From stored pixels to what the network sees: scaling, whitening, augmentation."""
+"""Turns stored pixels into the input of a network: scaling, whitening, augmentation."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data.sources import ImageData, cache_folder
 from adversarial_dropout.experiments.records import RecordError
 
-# Of the largest eigenvalue. What is smaller is rounding, and is not blown up.
+# Relative to the largest eigenvalue. Smaller ones are rounding errors, which whitening must not amplify.
 _SMALLEST_EIGENVALUE = 1e-7
 _AT_A_TIME = 2048
 
@@ -35,7 +35,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, images: Tensor) -> "Whitening":
-        """Fit to float images, shape (N, C, H, W), in float64."""
+        """Fit to float images, shape (N, C, H, W); computed in float64."""
         size = images[0].numel()
         product = torch.zeros(size, size, dtype=torch.float64, device=images.device)
         mean = images.flatten(1).mean(dim=0, dtype=torch.float64)
@@ -53,35 +53,35 @@ class Whitening:
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
-        """Read what :meth:`save` has written."""
+        """Read what :meth:`save` wrote."""
         return cls(**safetensors.torch.load_file(path))
 
     def to(self, device: torch.device) -> "Whitening":
-        """The same on ``device``."""
+        """The same whitening on ``device``."""
         return Whitening(self.mean.to(device), self.matrix.to(device))
 
 
 def fitted(config: DataConfig, data: ImageData) -> Whitening:
-    """The whitening of all training images of ``data``, with and without label; kept in the cache folder."""
-    kept = cache_folder() / f"zca-{data.digest[:32]}-{'centred' if config.centre else 'plain'}.safetensors"
+    """Fit to all training images of ``data``, with and without label, or read the fit from the cache folder."""
+    path = cache_folder() / f"zca-{data.digest[:32]}-{'centred' if config.centre else 'plain'}.safetensors"
     try:
-        return Whitening.load(kept)
+        return Whitening.load(path)
     except (OSError, safetensors.SafetensorError, TypeError):
-        pass  # Not there, or damaged: it is made anew.
+        pass  # It is missing or damaged.
     whitening = Whitening.fit(Pixels(config, data.brightest)(data.images[data.training]))
-    with contextlib.suppress(RecordError):  # It is kept with the run as well.
-        whitening.save(kept)
+    with contextlib.suppress(RecordError):  # The run's folder has it as well.
+        whitening.save(path)
     return whitening
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Makes float images from stored ones, as a config says.
+    """Turns stored images into float images, as a config says.
 
     Attributes:
         config: Uses ``centre``, ``translate`` and ``flip``.
         brightest: The stored value that stands for 1.
-        whitening: Fitted to the training images, if the config asks for it.
+        whitening: The whitening, if the config asks for it.
     """
 
     config: DataConfig
@@ -89,11 +89,11 @@ class Pixels:
     whitening: Whitening | None = None
 
     def to(self, device: torch.device) -> "Pixels":
-        """The same on ``device``."""
+        """The same object on ``device``."""
         return dataclasses.replace(self, whitening=None if self.whitening is None else self.whitening.to(device))
 
     def __call__(self, stored: Tensor) -> Tensor:
-        """What the network sees in evaluation: uint8 to float32, shape (N, C, H, W) kept."""
+        """The network's input in evaluation: uint8 to float32, shape (N, C, H, W)."""
         x = stored.float() / self.brightest
         if self.config.centre:
             x = x - 0.5
@@ -102,7 +102,7 @@ class Pixels:
         return x
 
     def view(self, stored: Tensor) -> Tensor:
-        """A random view for training: translated and flipped as the config says, each image by its own draw."""
+        """A random view for training: each image is translated and flipped at random, as the config says."""
         x = self(stored)
         if self.config.translate:
             x = translated(x, self.config.translate)
@@ -113,7 +113,7 @@ class Pixels:
 
 
 def translated(x: Tensor, most: int) -> Tensor:
-    """Shift each image of ``x`` (N, C, H, W) by -most to most pixels in each direction, uniformly; gaps are 0."""
+    """Shift each image of ``x`` (N, C, H, W) at random by at most ``most`` pixels in each direction; gaps are 0."""
     n, _, height, width = x.shape
     padded = F.pad(x, (most, most, most, most)).movedim(1, 3)
     corner = torch.randint(2 * most + 1, (2, n, 1), device=x.device)

@@ -1,4 +1,4 @@
-"""A trained network for use elsewhere: safetensors with its config, and ONNX."""
+"""Exports a trained network: safetensors with its config, and ONNX."""
 
 import logging
 import warnings
@@ -16,7 +16,7 @@ _ONNX = "model.onnx"
 
 
 class _Whole(nn.Module):
-    """From stored pixels, as floats, to probabilities."""
+    """A network with its preprocessing: stored pixels as floats in, probabilities out."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
@@ -29,16 +29,16 @@ class _Whole(nn.Module):
 
 
 def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
-    """Write weights and config of ``trained`` to ``folder``, and the whole as ONNX if asked for.
+    """Write weights and config of ``trained`` to ``folder``, and the network with its preprocessing as ONNX.
 
     The ONNX model takes "images", float32 of shape (N, C, H, W) with stored pixel values (0 to 255 for usual images),
-    and gives "probabilities", (N, classes), in the order of config.json's classes.
+    and returns "probabilities", (N, classes), in the order of config.json's classes.
 
     Returns:
         The files written.
 
     Raises:
-        InvalidValueError: onnxscript is not installed, the network is an autoencoder, or ``folder`` holds a run.
+        InvalidValueError: ``folder`` holds a run, or, for ONNX, onnxscript is missing or there are no classes.
         RecordError: a file cannot be written.
     """
     run = trained.record.folder
@@ -67,11 +67,11 @@ def _onnx(trained: Trained) -> bytes:
         )
     for module in trained.model.modules():
         if isinstance(module, GaussianNoise):
-            module.in_evaluation = False  # What is exported has no noise, whatever its preset says.
+            module.in_evaluation = False  # An export has no noise, whatever its preset says.
     example = torch.zeros(2, *trained.shape)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of the exporter, about its own insides.
+        warnings.simplefilter("ignore")  # The exporter warns about its own internals.
         program = torch.onnx.export(
             _Whole(trained).eval(),
             (example,),
