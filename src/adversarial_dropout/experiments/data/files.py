@@ -50,21 +50,16 @@ class Files:
         return f"files {self.folder.resolve()} {described}"
 
     def load(self) -> dict[str, Any]:
-        """Load all splits, each a ``datasets.Dataset``.
-
-        Raises:
-            RecordError: a parquet file cannot be read.
-        """
+        """Load all splits, each a ``datasets.Dataset``."""
         import datasets
 
         if self.classes is not None:
             features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
-            return {
-                split: datasets.Dataset.from_dict(
-                    {"image": list(map(str, paths)), "label": list(map(self.classes.get, paths))}, features
-                )
+            columns = {
+                split: {"image": list(map(str, paths)), "label": list(map(self.classes.get, paths))}
                 for split, paths in self.splits.items()
             }
+            return {split: datasets.Dataset.from_dict(content, features) for split, content in columns.items()}
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 return {
@@ -85,10 +80,6 @@ def find(folder: Path, name: str | None = None, subset: str | None = None) -> Fi
 
     Parquet files directly in it, in ``data/`` or in ``subset/`` (the layouts of the hub) come first, then images in a
     folder per class, then parquet files anywhere below. Hidden files and other files are ignored.
-
-    Raises:
-        InvalidValueError: there is no data set, or more than one.
-        RecordError: a folder cannot be read.
     """
     if not folder.is_dir():
         raise InvalidValueError(

@@ -12,12 +12,7 @@ _SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set on the hub.
-
-    Attributes:
-        name: OWNER/NAME.
-        subset: One of its subsets, if it has several.
-    """
+    """A data set on the hub: OWNER/NAME, and one of its subsets if it has several."""
 
     name: str
     subset: str | None = None
@@ -28,11 +23,7 @@ class Hub:
         return f"hub {self.name} {self.subset}"
 
     def load(self) -> dict[str, Any]:
-        """Load all splits, each a ``datasets.Dataset``.
-
-        Raises:
-            RecordError: the data set does not exist, or was not downloaded before and the hub does not answer.
-        """
+        """Load all splits, each a ``datasets.Dataset``."""
         import datasets
 
         answers = _hub_answers()

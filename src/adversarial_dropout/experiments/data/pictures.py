@@ -56,12 +56,7 @@ class Stack:
         self._arrays: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
 
     def add(self, stored: bytes | Path | None, name: str) -> None:
-        """Decode the content of an image file, or the file itself; messages call it ``name``.
-
-        Raises:
-            UnreadableError: it cannot be decoded.
-            InvalidValueError: it has another size.
-        """
+        """Decode the content of an image file, or the file itself; messages call it ``name``."""
         picture = _decode(stored)
         grey = self._form.channels == 1 or (self._form.channels is None and picture.mode in _GREY)
         if "transparency" in picture.info:

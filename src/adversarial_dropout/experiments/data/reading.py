@@ -65,15 +65,9 @@ class Part:
 
 
 def read_parts(origin: Hub | Files, classes: Sequence[str] | None) -> list[Part]:
-    """Read the test part, the training part and the unlabelled part, in this order, of those that there are.
+    """Read the test, training and unlabelled parts of ``origin`` in this order, whatever the order of its files.
 
-    Args:
-        origin: Where the data set is.
-        classes: The names for numbers without names.
-
-    Raises:
-        InvalidValueError: no such part, a column is missing or does not hold images or labels, or a label is missing.
-        RecordError: the files cannot be read, or the data set cannot be downloaded.
+    Numbers without names among the labels stand for ``classes``.
     """
     import datasets  # Imported here, because it takes a second and data in the cache do not need it.
 
@@ -92,11 +86,7 @@ def read_parts(origin: Hub | Files, classes: Sequence[str] | None) -> list[Part]
 
 
 def class_names(parts: Sequence[Part], expected: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Names of all classes: ``expected``, or those that the files declare, then the others that occur, sorted.
-
-    Raises:
-        InvalidValueError: there are classes that are not expected, or, if none are expected, fewer than two.
-    """
+    """Names of all classes: ``expected``, or those that the files declare, then the others that occur, sorted."""
     declared = [name for part in parts for name in part.declared]
     occurring = {label for part in parts for label in part.labels if label is not None}
     classes = tuple(dict.fromkeys([*declared, *sorted(occurring, key=_numbers_first)]))

@@ -90,11 +90,7 @@ class DataLocation:
 
     @classmethod
     def of_run(cls, run: Path) -> "DataLocation":
-        """Read what :meth:`note` wrote.
-
-        Raises:
-            RecordError: the file is damaged.
-        """
+        """Read what :meth:`note` wrote."""
         if not (run / records.LOCATION).exists():
             return cls()
         content = records.read_json(run / records.LOCATION)
@@ -177,12 +173,7 @@ def _origin(name: str, hub: Hub | None, location: DataLocation) -> Hub | files.F
 
 
 def read(origin: Hub | files.Files, form: Form) -> ImageData:
-    """Decode all images of ``origin``, bad ones excepted. Without a test part, a fifth of each class becomes one.
-
-    Raises:
-        InvalidValueError: images of several sizes, labels outside the classes, no labels, or no image.
-        RecordError: the files cannot be read, or the data set cannot be downloaded.
-    """
+    """Decode all images of ``origin`` except bad ones. Without a test part, a fifth of each class becomes one."""
     parts = read_parts(origin, form.classes)
     classes = class_names(parts, form.classes)
     index: dict[str | None, int] = {name: label for label, name in enumerate(classes)}

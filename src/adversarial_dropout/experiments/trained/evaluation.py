@@ -42,9 +42,6 @@ def errors(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task
 
     For a classifier it is 0 or 100. For an autoencoder it is the squared error over the mean squared distance of the
     images from their mean, so that the mean over all rows is the share of the variance that is not explained.
-
-    Raises:
-        InvalidValueError: the images of an autoencoder are all the same.
     """
     output = outputs(model, pixels, data.images[rows])
     if task == "images":
@@ -63,13 +60,7 @@ def error(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors on labelled images.
-
-    Attributes:
-        error: In percent.
-        examples: Number of images.
-        classes: Error in percent and number of images, by class.
-    """
+    """Error in percent and number of labelled images: of all images, and by class."""
 
     error: float
     examples: int
@@ -86,9 +77,6 @@ def evaluate(trained: Trained, location: DataLocation | None = None) -> Evaluati
     """Measure the error of a run on its evaluation part, or on all labelled images in ``location``.
 
     If the data in ``location`` are those of the run, its evaluation part is used as well.
-
-    Raises:
-        InvalidValueError: the images have another size, or classes that the run does not know.
     """
     if location is None:
         data = trained.data()
@@ -126,19 +114,12 @@ Prediction = TypedDict(
 
 
 def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -> tuple[list[Prediction], list[str]]:
-    """Predict the classes of image files.
+    """Predict the classes of image files, and of those in folders.
 
-    Args:
-        trained: The network.
-        images: Files, or folders of them.
-        resize: Whether to resize images to the size of the training images; otherwise another size is an error. A run
-            that was trained on resized images always resizes.
+    With ``resize``, or if the training images were resized, images of another size are resized as well.
 
     Returns:
         A prediction for each image that can be used, and a line for each of the others.
-
-    Raises:
-        InvalidValueError: there is no image at all, or the run has no classes to predict.
     """
     if trained.task == "images":
         raise InvalidValueError(

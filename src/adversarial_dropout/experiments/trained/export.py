@@ -12,8 +12,6 @@ from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.trained.trained import Trained
 
-_ONNX = "model.onnx"
-
 
 class _Whole(nn.Module):
     """A network with its preprocessing: stored pixels as floats in, probabilities out."""
@@ -33,16 +31,10 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
 
     The ONNX model takes "images", float32 of shape (N, C, H, W) with stored pixel values (0 to 255 for usual images),
     and returns "probabilities", (N, classes), in the order of config.json's classes.
-
-    Returns:
-        The files written.
-
-    Raises:
-        InvalidValueError: ``folder`` holds a run, or, for ONNX, onnxscript is missing or there are no classes.
-        RecordError: a file cannot be written.
+    Returns the files written.
     """
     run = trained.record.folder
-    if (folder / records.FINAL).exists():
+    if records.is_finished(folder):
         raise InvalidValueError(f"expected a folder for the export alone, got {folder}, which holds a run")
     names = [records.WEIGHTS, *([records.WHITENING] if trained.pixels.whitening is not None else [])]
     for name in names:
@@ -51,8 +43,8 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
     records.write_json(folder / records.CONFIG, content)
     names.append(records.CONFIG)
     if onnx:
-        records.write_bytes(folder / _ONNX, _onnx(trained))
-        names.append(_ONNX)
+        names.append("model.onnx")
+        records.write_bytes(folder / names[-1], _onnx(trained))
     return [folder / name for name in names]
 
 

@@ -46,11 +46,7 @@ class Trained:
 
     @classmethod
     def load(cls, record: Record) -> "Trained":
-        """Load what a finished run saved.
-
-        Raises:
-            InvalidValueError, RecordError: a file is missing or damaged, or an earlier version wrote it.
-        """
+        """Load what a finished run saved."""
         described = record.final.get("data")
         if described is None:
             raise InvalidValueError(
@@ -80,11 +76,7 @@ class Trained:
         return Form((width, height), channels, self.classes, resize, "that is the size of the training images")
 
     def data(self, location: DataLocation | None = None) -> ImageData:
-        """Load the data of the run from where they were during training, or from ``location``.
-
-        Raises:
-            InvalidValueError: they are not the data that the run was trained on.
-        """
+        """Load the data of the run from where they were during training, or from ``location``."""
         data = sources.load(self.record.config.data, location or DataLocation.of_run(self.record.folder))
         if data.digest != self.record.final["data"]["sha256"]:
             raise InvalidValueError(
@@ -94,11 +86,7 @@ class Trained:
         return data
 
     def split(self) -> Split:
-        """Read the run's split of the data.
-
-        Raises:
-            RecordError: the file is missing or damaged.
-        """
+        """Read the run's split of the data."""
         path = self.record.folder / records.SPLIT
         content = records.read_json(path)
         with records.reading(path):
