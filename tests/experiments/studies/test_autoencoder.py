@@ -169,7 +169,7 @@ def test_trained_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "unexplained" in printed_by("report", tmp_path / "runs")
     assert fails(capsys, "predict", run, data) == (
         2,
-        f"error: expected a run that predicts classes, got the autoencoder {run}; `inspect` looks at it",
+        f"error: expected a run that predicts classes, got the autoencoder {run}; use `inspect` instead",
     )
     trained = Trained.of(run)
     assert [path.name for path in export(trained, tmp_path / "plain")] == ["model.safetensors", "config.json"]

@@ -1,14 +1,12 @@
 """Turns stored pixels into the input of a network: scaling, whitening, augmentation."""
 
 import contextlib
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adversarial_dropout.experiments import records
@@ -18,14 +16,13 @@ from adversarial_dropout.experiments.records import RecordError
 
 # Relative to the largest eigenvalue. Smaller ones are rounding errors, which whitening must not amplify.
 _SMALLEST_EIGENVALUE = 1e-7
-_AT_A_TIME = 2048
+_BATCH = 2048
 
 
-@dataclass(frozen=True, eq=False)
-class Whitening:
-    """ZCA: x ↦ (x - mean) · matrix, for flattened images.
+class Whitening(nn.Module):
+    """ZCA: x ↦ (x - mean) · matrix, for images that are flattened meanwhile.
 
-    Attributes:
+    Args:
         mean: Shape (D,), float32.
         matrix: U diag(1 / √s) Uᵀ of the covariance U diag(s) Uᵀ, shape (D, D), float32.
     """
@@ -33,13 +30,18 @@ class Whitening:
     mean: Tensor
     matrix: Tensor
 
+    def __init__(self, mean: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("matrix", matrix)
+
     @classmethod
     def fit(cls, images: Tensor) -> "Whitening":
         """Fit to float images, shape (N, C, H, W); computed in float64."""
         size = images[0].numel()
         product = torch.zeros(size, size, dtype=torch.float64, device=images.device)
         mean = images.flatten(1).mean(dim=0, dtype=torch.float64)
-        for part in torch.split(images, _AT_A_TIME):
+        for part in torch.split(images, _BATCH):
             centred = part.flatten(1).double() - mean
             product += centred.T @ centred
         values, vectors = torch.linalg.eigh(product / len(images))
@@ -49,16 +51,15 @@ class Whitening:
 
     def save(self, path: Path) -> None:
         """Write it as safetensors."""
-        records.write_bytes(path, safetensors.torch.save({"mean": self.mean, "matrix": self.matrix}))
+        records.write_bytes(path, safetensors.torch.save(self.state_dict()))
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
         """Read what :meth:`save` wrote."""
         return cls(**safetensors.torch.load_file(path))
 
-    def to(self, device: torch.device) -> "Whitening":
-        """The same whitening on ``device``."""
-        return Whitening(self.mean.to(device), self.matrix.to(device))
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.flatten(1) - self.mean) @ self.matrix).view_as(x)
 
 
 def fitted(config: DataConfig, data: ImageData) -> Whitening:
@@ -74,36 +75,30 @@ def fitted(config: DataConfig, data: ImageData) -> Whitening:
     return whitening
 
 
-@dataclass(frozen=True, eq=False)
-class Pixels:
-    """Turns stored images into float images, as a config says.
+class Pixels(nn.Module):
+    """Turns stored images, uint8 (N, C, H, W), into the float32 images of that shape that a network sees in evaluation.
 
-    Attributes:
+    Args:
         config: Uses ``centre``, ``translate`` and ``flip``.
         brightest: The stored value that stands for 1.
         whitening: The whitening, if the config asks for it.
     """
 
-    config: DataConfig
-    brightest: int
-    whitening: Whitening | None = None
+    def __init__(self, config: DataConfig, brightest: int, whitening: Whitening | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.brightest = brightest
+        self.whitening = whitening
 
-    def to(self, device: torch.device) -> "Pixels":
-        """The same object on ``device``."""
-        return dataclasses.replace(self, whitening=None if self.whitening is None else self.whitening.to(device))
-
-    def __call__(self, stored: Tensor) -> Tensor:
-        """The network's input in evaluation: uint8 to float32, shape (N, C, H, W)."""
+    def forward(self, stored: Tensor) -> Tensor:
         x = stored.float() / self.brightest
         if self.config.centre:
             x = x - 0.5
-        if self.whitening is not None:
-            x = ((x.flatten(1) - self.whitening.mean) @ self.whitening.matrix).view_as(x)
-        return x
+        return x if self.whitening is None else self.whitening(x)
 
     def view(self, stored: Tensor) -> Tensor:
         """A random view for training: each image is translated and flipped at random, as the config says."""
-        x = self(stored)
+        x: Tensor = self(stored)
         if self.config.translate:
             x = translated(x, self.config.translate)
         if self.config.flip:

@@ -114,16 +114,12 @@ def _numbers_first(name: str) -> tuple[int, int, str]:
 def _column(features: Any, usual: Iterable[str], kind: type, what: str, split: str) -> str:
     """The column with a usual name, preferably of the fitting kind; otherwise the only one of that kind."""
     fitting = [name for name in features if isinstance(features[name], kind)]
-    for names in (fitting, list(features)):
-        by_name = {name.lower(): name for name in names}
-        for name in usual:
-            if name in by_name:
-                return str(by_name[name])
-    if len(fitting) == 1:
-        return str(fitting[0])
-    raise InvalidValueError(
-        f"expected a column of {what} ({', '.join(usual)}) in {split}, got {', '.join(features)}; rename one"
-    )
+    named = [name for names in (fitting, features) for word in usual for name in names if name.lower() == word]
+    if not named and len(fitting) != 1:
+        raise InvalidValueError(
+            f"expected a column of {what} ({', '.join(usual)}) in {split}, got {', '.join(features)}; rename one"
+        )
+    return str((named or fitting)[0])
 
 
 def _label(value: object, names: Sequence[str] | None, row: str) -> str | None:

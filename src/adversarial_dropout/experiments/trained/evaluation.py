@@ -78,25 +78,20 @@ def evaluate(trained: Trained, location: DataLocation | None = None) -> Evaluati
 
     If the data in ``location`` are those of the run, its evaluation part is used as well.
     """
-    if location is None:
-        data = trained.data()
+    config = trained.record.config.data
+    data = trained.data() if location is None else sources.load(config, location, like=trained.form)
+    if location is None or data.digest == trained.record.final["data"]["sha256"]:
         rows = trained.split().evaluation
     else:
-        data = sources.load(trained.record.config.data, location, like=trained.form)
         rows = (data.labels != UNLABELLED).nonzero().squeeze(1)
-        if data.digest == trained.record.final["data"]["sha256"]:
-            rows = trained.split().evaluation
         if not len(rows):
             raise InvalidValueError(f"expected images with labels in {location.folder}, got {len(data.labels)} without")
     with _same_noise():
-        pixels = dataclasses.replace(trained.pixels, brightest=data.brightest)
+        pixels = Pixels(config, data.brightest, trained.pixels.whitening)
         wrong = errors(trained.model, pixels, data, rows, trained.task)
-    by_class = {}
-    for label, name in enumerate(trained.classes):
-        of_class = wrong[data.labels[rows] == label]
-        if len(of_class):
-            by_class[name] = (float(of_class.sum()) / len(of_class), len(of_class))
-    return Evaluation(float(wrong.sum()) / len(rows), len(rows), by_class)
+    by_class = {name: wrong[data.labels[rows] == label] for label, name in enumerate(trained.classes)}
+    classes = {name: (float(part.sum()) / len(part), len(part)) for name, part in by_class.items() if len(part)}
+    return Evaluation(float(wrong.sum()) / len(rows), len(rows), classes)
 
 
 @contextlib.contextmanager
@@ -130,23 +125,20 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
         raise InvalidValueError(
             f"expected image files, or folders of them, got {', '.join(map(str, images)) or 'none'}"
         )
-    stack = Stack(
-        dataclasses.replace(trained.form, resize=resize or trained.form.resize, advice="resize it with --resize")
-    )
+    form = trained.form
+    stack = Stack(dataclasses.replace(form, resize=form.resize or resize, advice="resize it with --resize"))
     readable, bad = [], []
     for path in paths:
         try:
             stack.add(path, str(path))
-        except UnreadableError as error:
-            bad.append(f"expected an image, but {path} cannot be read: {error}")
-        except InvalidValueError as error:
-            bad.append(str(error))
+        except (UnreadableError, InvalidValueError) as error:
+            bad.append(f"{path}: {error}")
         else:
             readable.append(str(path))
     if not readable:
         return [], bad
     with _same_noise():
-        pixels = dataclasses.replace(trained.pixels, brightest=_BRIGHTEST)
+        pixels = Pixels(trained.pixels.config, _BRIGHTEST, trained.pixels.whitening)
         probabilities = outputs(trained.model, pixels, stack.tensor()).softmax(dim=1)
     predictions: list[Prediction] = []
     for image, row in zip(readable, probabilities, strict=True):

@@ -5,25 +5,12 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.trained.trained import Trained
-
-
-class _Whole(nn.Module):
-    """A network with its preprocessing: stored pixels as floats in, probabilities out."""
-
-    def __init__(self, trained: Trained) -> None:
-        super().__init__()
-        self.model = trained.model
-        self.pixels = trained.pixels
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.pixels(images))
-        return logits.softmax(dim=1)
 
 
 def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
@@ -65,7 +52,7 @@ def _onnx(trained: Trained) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The exporter warns about its own internals.
         program = torch.onnx.export(
-            _Whole(trained).eval(),
+            nn.Sequential(trained.pixels, trained.model, nn.Softmax(dim=1)).eval(),
             (example,),
             input_names=["images"],
             output_names=["probabilities"],
