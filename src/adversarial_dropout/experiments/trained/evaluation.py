@@ -1,8 +1,7 @@
 """Applies a trained network to images: its errors on labelled ones, the predicted classes of others."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -86,20 +85,13 @@ def evaluate(trained: Trained, location: DataLocation | None = None) -> Evaluati
         rows = (data.labels != UNLABELLED).nonzero().squeeze(1)
         if not len(rows):
             raise InvalidValueError(f"expected images with labels in {location.folder}, got {len(data.labels)} without")
-    with _same_noise():
-        pixels = Pixels(config, data.brightest, trained.pixels.whitening)
+    pixels = Pixels(config, data.brightest, trained.pixels.whitening)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # Noise in evaluation, which the authors' presets have, is the same in every call.
         wrong = errors(trained.model, pixels, data, rows, trained.task)
     by_class = {name: wrong[data.labels[rows] == label] for label, name in enumerate(trained.classes)}
     classes = {name: (float(part.sum()) / len(part), len(part)) for name, part in by_class.items() if len(part)}
     return Evaluation(float(wrong.sum()) / len(rows), len(rows), classes)
-
-
-@contextlib.contextmanager
-def _same_noise() -> Iterator[None]:
-    """Noise in evaluation, which the authors' presets have, is the same in every call."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 Prediction = TypedDict(
@@ -137,8 +129,9 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
             readable.append(str(path))
     if not readable:
         return [], bad
-    with _same_noise():
-        pixels = Pixels(trained.pixels.config, _BRIGHTEST, trained.pixels.whitening)
+    pixels = Pixels(trained.pixels.config, _BRIGHTEST, trained.pixels.whitening)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
         probabilities = outputs(trained.model, pixels, stack.tensor()).softmax(dim=1)
     predictions: list[Prediction] = []
     for image, row in zip(readable, probabilities, strict=True):
