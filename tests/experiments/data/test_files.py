@@ -15,12 +15,12 @@ from adversarial_dropout.experiments.records import RecordError
 from ..pictures import images, write, write_all, write_parquet
 
 
-def layout(found: Files) -> dict[str, dict[str, str | None]]:
+def layout(origin: Files) -> dict[str, dict[str, str | None]]:
     """Class by path, by split."""
-    assert found.classes is not None
+    assert origin.classes is not None
     return {
-        split: {path.relative_to(found.folder).as_posix(): found.classes.get(path) for path in paths}
-        for split, paths in found.splits.items()
+        split: {path.relative_to(origin.folder).as_posix(): origin.classes.get(path) for path in paths}
+        for split, paths in origin.splits.items()
     }
 
 
@@ -125,9 +125,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 def test_a_broken_link_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
     write_all(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / "b" / "3.png").symlink_to(tmp_path / "gone.png")
-    found = files.find(tmp_path)
-    assert "b/3.png" in layout(found)["train"]
-    assert found.identity == files.find(tmp_path).identity
+    origin = files.find(tmp_path)
+    assert "b/3.png" in layout(origin)["train"]
+    assert origin.identity == files.find(tmp_path).identity
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_the_same_files_have_the_same_identity(tmp_path: Path, monkeypatch: pyte
     write_all(tmp_path / "data", "a/1.png", "b/2.png")
     (tmp_path / "link").symlink_to(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    same = [files.find(Path(place)).identity for place in (tmp_path / "data", "data", "./data/../data", "link")]
+    same = [files.find(Path(name)).identity for name in (tmp_path / "data", "data", "./data/../data", "link")]
     assert set(same) == {files.find(tmp_path / "data").identity}
 
 

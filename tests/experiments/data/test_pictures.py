@@ -1,4 +1,4 @@
-"""Images of every kind become uint8 pixels of one form; what is none, is broken or does not fit is told apart."""
+"""Images of every kind become uint8 pixels of one form, with an error for each kind of bad image."""
 
 import io
 
@@ -235,13 +235,13 @@ def test_an_image_too_large_to_be_meant(monkeypatch: pytest.MonkeyPatch) -> None
 
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]),
-    place=st.floats(0, 1),
+    index=st.floats(0, 1),
     value=st.integers(0, 255),
     length=st.floats(0, 1),
 )
-def test_whatever_is_broken_there_is_one_error(kind: str, place: float, value: int, length: float) -> None:
+def test_whatever_is_broken_there_is_one_error(kind: str, index: float, value: int, length: float) -> None:
     content = bytearray(encoded(noise(1), kind))
-    content[int(place * (len(content) - 1))] = value
+    content[int(index * (len(content) - 1))] = value
     stack = Stack(Form((5, 7), 3))
     try:
         stack.add(bytes(content[: int(length * len(content))]), "broken")

@@ -1,4 +1,4 @@
-"""Where data come from: a known set, a folder, the hub. What is decoded is kept; damage to that is harmless."""
+"""Where data come from: a known set, a folder, the hub. What is decoded is cached; damage to that is harmless."""
 
 import errno
 import os
@@ -24,8 +24,8 @@ from ..pictures import encoded, images, noise, plain, write, write_all, write_pa
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, which is not there yet."""
-    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "kept" / "here"))
-    return tmp_path / "kept" / "here"
+    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "cache" / "here"))
+    return tmp_path / "cache" / "here"
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_file_that_changed_is_decoded_again(pets: Path, cache: Path) -> None:
 
 
 def damages(path: Path) -> dict[str, bytes]:
-    """What may become of a kept file."""
+    """Ways in which a cached file may be damaged."""
     whole = path.read_bytes()
     tensors = safetensors.torch.load(whole)
     return {
@@ -165,14 +165,14 @@ def damages(path: Path) -> dict[str, bytes]:
 )
 def test_damage_to_what_is_kept(damage: str, pets: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(pets)
-    [kept] = cache.iterdir()
+    [cached] = cache.iterdir()
     if damage == "a folder":
-        kept.unlink()
-        kept.mkdir()
+        cached.unlink()
+        cached.mkdir()
         with pytest.warns(RecordWarning, match="the decoded images cannot be cached"):
             assert equal(load(pets), first)
         return
-    kept.write_bytes(damages(kept)[damage])
+    cached.write_bytes(damages(cached)[damage])
     assert equal(load(pets), first)
     forbid_reading(monkeypatch)
     assert equal(load(pets), first), "mended"
