@@ -290,7 +290,7 @@ def test_part_of_the_evaluation(evaluated: int, validation: int) -> None:
         (
             data_with(0, 1, test=(0, 1)),
             {"labelled": None},
-            "expected images for training in mine, got 2 for test alone",
+            "expected images for training in mine, got 2 test images only",
         ),
     ],
 )

@@ -115,14 +115,7 @@ DEFAULT_LOCATION = DataLocation()
 def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Form | None = None) -> ImageData:
     """Load the source that ``config`` names. Decoded images are cached in :func:`cache_folder`.
 
-    Args:
-        config: Uses ``name`` and ``resize``.
-        location: Where the data set is.
-        like: The form that the data must have; ``None``: that of the source itself, with ``resize``.
-
-    Raises:
-        InvalidValueError: there is no such source, or it does not contain labelled images of one size.
-        RecordError: it cannot be read, or cannot be downloaded.
+    The data must have the form ``like``, or, without it, that of the source with the config's ``resize``.
     """
     if config.name == "digits" and like is None:
         if config.resize is not None:

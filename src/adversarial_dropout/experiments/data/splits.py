@@ -52,16 +52,11 @@ def _from_text(text: str) -> Tensor:
 
 
 def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
-    """Draw the split of a run. Validation and labelled rows depend on the seed, the test part does not.
-
-    Raises:
-        InvalidValueError: there are no training rows, too many rows are held out, the number of labels is not a
-            multiple of the number of classes, or a class has too few labelled rows.
-    """
+    """Draw the split of a run. Validation and labelled rows depend on the seed, the test part does not."""
     generator = torch.Generator().manual_seed(seed)
     pool = data.training
     if not len(pool):
-        raise InvalidValueError(f"expected images for training in {config.name}, got {len(data.test)} for test alone")
+        raise InvalidValueError(f"expected images for training in {config.name}, got {len(data.test)} test images only")
     pool = pool[torch.randperm(len(pool), generator=generator)]
     known = pool[data.labels.cpu()[pool] != UNLABELLED]
     if config.validation >= len(known):
@@ -89,20 +84,19 @@ def _labelled(data: ImageData, shuffled: Tensor, config: DataConfig) -> Tensor:
     classes = len(data.classes)
     labels = data.labels.cpu()[shuffled]
     by_class = [shuffled[labels == label] for label in range(classes)]
-    least = 1
+    least, advice = 1, "add labels"
     if config.labelled is not None:
         if config.labelled % classes:
             raise InvalidValueError(
                 f"expected data.labelled to be a multiple of the {classes} classes of {config.name}, got "
                 f"{config.labelled}"
             )
-        least = config.labelled // classes
+        least, advice = config.labelled // classes, "lower data.labelled, or add labels"
         by_class = [rows[:least] for rows in by_class]
-    shortest = min(range(classes), key=lambda label: len(by_class[label]))
-    if len(by_class[shortest]) < least:
-        advice = "add labels" if config.labelled is None else "lower data.labelled, or add labels"
+    name, rows = min(zip(data.classes, by_class, strict=True), key=lambda pair: len(pair[1]))
+    if len(rows) < least:
         raise InvalidValueError(
-            f"expected {least} labelled examples of each class, but class {data.classes[shortest]!r} of {config.name} "
-            f"has {len(by_class[shortest])} training examples with a label; {advice}"
+            f"expected {least} labelled examples of each class, but class {name!r} of {config.name} has "
+            f"{len(rows)} training examples with a label; {advice}"
         )
     return torch.cat(by_class).sort().values
