@@ -7,6 +7,7 @@ at different depths; and it takes a file called ``my-test-photo.png`` for a test
 
 import glob
 import itertools
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -136,21 +137,22 @@ def _parquet_below(folder: Path) -> Files:
 
 def _by_class(folder: Path, paths: list[Path]) -> Files:
     """Images in a folder per class; with a ``train/``, these folders are in ``train/``, ``test/``, ``unlabeled/``."""
-    around = {path: path.relative_to(folder).parts[:-1] for path in paths}
-    while len({parts[:1] for parts in around.values()}) == 1 and all(len(parts) > 1 for parts in around.values()):
-        folder = folder / around[paths[0]][0]  # A single folder contains everything.
-        around = {path: parts[1:] for path, parts in around.items()}
+    parents = {path.parent for path in paths}
+    outer = Path(os.path.commonpath(parents))
+    if outer in parents and outer != folder:
+        outer = outer.parent  # The folder of the only class.
+    folders = {path: path.relative_to(outer).parts[:-1] for path in paths}
     # A train/ with images directly in it is a class of that name.
-    is_split = any(len(parts) > 1 and parts[0].lower() in TRAIN_NAMES for parts in around.values())
-    unexpected = sorted({parts[0] for parts in around.values() if parts and parts[0].lower() not in _SPLITS})
+    is_split = any(len(parts) > 1 and parts[0].lower() in TRAIN_NAMES for parts in folders.values())
+    unexpected = sorted({parts[0] for parts in folders.values() if parts and parts[0].lower() not in _SPLITS})
     if is_split and unexpected:
         raise InvalidValueError(
-            f"expected no other folders of images beside train/, test/ and unlabeled/ in {folder}, got "
+            f"expected no other folders of images beside train/, test/ and unlabeled/ in {outer}, got "
             f"{', '.join(unexpected)}; move them into these, or away"
         )
     splits: dict[str, list[Path]] = {}
     classes = {}
-    for path, parts in around.items():
+    for path, parts in folders.items():
         split, *inner = parts if is_split and parts else ("train", *parts)
         splits.setdefault(split.lower(), []).append(path)
         if not any(name.lower() in UNLABELLED_NAMES for name in (split, *inner[:1])):
@@ -160,7 +162,7 @@ def _by_class(folder: Path, paths: list[Path]) -> Files:
             f"expected each image in a folder of its class, got {len(loose)} outside, such as {loose[0]}; make a "
             f"folder per class and move them there, or into unlabeled/"
         )
-    return Files(folder, splits, classes)
+    return Files(outer, splits, classes)
 
 
 def _inside(folder: Path) -> list[Path]:

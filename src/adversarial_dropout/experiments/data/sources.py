@@ -169,7 +169,7 @@ def read(origin: Hub | files.Files, form: Form) -> ImageData:
     """Decode all images of ``origin`` except bad ones. Without a test part, a fifth of each class becomes one."""
     parts = read_parts(origin, form.classes)
     classes = class_names(parts, form.classes)
-    index: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    label_of: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     stack = Stack(form)
     labels: list[int] = []
     test: list[int] = []
@@ -183,7 +183,7 @@ def read(origin: Hub | files.Files, form: Form) -> ImageData:
                 continue
             if part.is_test:
                 test.append(len(labels))
-            labels.append(index.get(label, -1))
+            labels.append(label_of.get(label, -1))
     if not labels:
         raise InvalidValueError(f"expected images, got none that can be read; the first is {bad[0]}")
     labelled = torch.tensor(labels)
