@@ -86,10 +86,11 @@ def read_parts(origin: Hub | Files, classes: Sequence[str] | None) -> list[Part]
 
 
 def class_names(parts: Sequence[Part], expected: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Names of all classes: ``expected``, or those that the files declare, then the others that occur, sorted."""
+    """Names of all classes: ``expected``, or those that the files declare, then others, numbers first."""
     declared = [name for part in parts for name in part.declared]
     occurring = {label for part in parts for label in part.labels if label is not None}
-    classes = tuple(dict.fromkeys([*declared, *sorted(occurring, key=_numbers_first)]))
+    ordered = sorted(occurring, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    classes = tuple(dict.fromkeys([*declared, *ordered]))
     shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
     if expected is not None:
         for names in (expected, tuple(str(number) for number in range(len(expected)))):
@@ -105,10 +106,6 @@ def class_names(parts: Sequence[Part], expected: tuple[str, ...] | None) -> tupl
             f"of {len(classes)}: {shown or 'none has a label'}; put them into a folder per class, or add a label column"
         )
     return classes
-
-
-def _numbers_first(name: str) -> tuple[int, int, str]:
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
 
 
 def _column(features: Any, usual: Iterable[str], kind: type, what: str, split: str) -> str:

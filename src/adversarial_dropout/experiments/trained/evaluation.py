@@ -137,6 +137,6 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
     for image, row in zip(readable, probabilities, strict=True):
         order = row.argsort(descending=True, stable=True).tolist()
         by_class = {trained.classes[label]: float(row[label]) for label in order}
-        best, probability = next(iter(by_class.items()))
-        predictions.append({"image": image, "class": best, "probability": probability, "probabilities": by_class})
+        best = trained.classes[order[0]]
+        predictions.append({"image": image, "class": best, "probability": by_class[best], "probabilities": by_class})
     return predictions, bad
