@@ -46,7 +46,7 @@ from adversarial_dropout.experiments.results.summary import quartiles
 from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.captured import WARM_UP
 from adversarial_dropout.experiments.run.schedules import ramp_down, ramp_up
-from adversarial_dropout.experiments.trained.prediction import error
+from adversarial_dropout.experiments.trained.evaluation import error
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = ("paper/mnist-1000", "paper/mnist-all", "paper/svhn-1000", "paper/cifar10-4000")

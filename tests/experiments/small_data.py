@@ -32,8 +32,8 @@ def pictures(shape: tuple[int, int, int], classes: int, number: int, *, seed: in
     """``number`` images, uint8 of ``shape`` (C, H, W), with their class: 0, 1, 2, ..., and again from 0."""
     draw = torch.Generator().manual_seed(seed)
     channels, height, _ = shape
-    for place in range(number):
-        label = place % classes
+    for index in range(number):
+        label = index % classes
         image = torch.randint(0, 80, shape, generator=draw, dtype=torch.uint8)
         bar = torch.randint(180, 256, shape, generator=draw, dtype=torch.uint8)
         rows = slice(label * height // classes, (label + 1) * height // classes)

@@ -55,9 +55,9 @@ def test_pixels_are_between_zero_and_one() -> None:
 
 
 def test_the_test_part_is_fixed() -> None:
-    again = sources.digits().test
+    repeated = sources.digits().test
     torch.manual_seed(99)
-    assert torch.equal(DIGITS.test, again)
+    assert torch.equal(DIGITS.test, repeated)
     assert torch.equal(DIGITS.test, sources.digits().test)
     assert len(rows(DIGITS.test)) == 500
     # These very rows: numbers quoted in the docs are about them.
@@ -87,9 +87,9 @@ def test_all_training_rows_are_used_without_validation() -> None:
 
 
 def test_seeds_differ_and_repeat() -> None:
-    first, second, again = split(0, validation=200), split(1, validation=200), split(0, validation=200)
+    first, second, repeated = split(0, validation=200), split(1, validation=200), split(0, validation=200)
     for name in ("labelled", "unlabelled", "evaluation"):
-        assert torch.equal(getattr(first, name), getattr(again, name))
+        assert torch.equal(getattr(first, name), getattr(repeated, name))
         assert not torch.equal(getattr(first, name), getattr(second, name))
     overlap = len(rows(first.labelled) & rows(second.labelled))
     assert overlap < 30, "two draws of 100 among 1,097 share about 9"
@@ -117,10 +117,10 @@ def test_plain_text() -> None:
 @given(chosen=st.lists(st.lists(st.integers(0, 40), unique=True), min_size=3, max_size=3))
 def test_plain_text_loses_nothing(chosen: list[list[int]]) -> None:
     made = Split(*(torch.tensor(sorted(rows), dtype=torch.int64) for rows in chosen))
-    again = Split.from_dict(json.loads(json.dumps(made.to_dict())))
+    repeated = Split.from_dict(json.loads(json.dumps(made.to_dict())))
     for name in ("labelled", "unlabelled", "evaluation"):
-        assert torch.equal(getattr(again, name), getattr(made, name))
-        assert getattr(again, name).dtype == torch.int64
+        assert torch.equal(getattr(repeated, name), getattr(made, name))
+        assert getattr(repeated, name).dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -165,14 +165,14 @@ def test_moving_keeps_everything() -> None:
     assert (moved.brightest, moved.classes) == (16, DIGITS.classes)
 
 
-def own(*labels: int, test: tuple[int, ...] = (), classes: str = "ab") -> ImageData:
+def data_with(*labels: int, test: tuple[int, ...] = (), classes: str = "ab") -> ImageData:
     """Data with these labels, row by row; -1 = none."""
     images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
     return ImageData(images, torch.tensor(labels), torch.tensor(test, dtype=torch.int64), 255, tuple(classes))
 
 
 def test_all_labels() -> None:
-    data = own(0, -1, 1, 0, -1, 1, 1, test=(5,))
+    data = data_with(0, -1, 1, 0, -1, 1, 1, test=(5,))
     made = make_split(data, DataConfig(labelled=None), 0)
     assert made.labelled.tolist() == [0, 2, 3, 6]
     assert made.unlabelled.tolist() == [0, 1, 2, 3, 4, 6]
@@ -183,7 +183,7 @@ def test_all_labels() -> None:
 
 
 def test_all_labels_of_all_images_leave_none_without() -> None:
-    made = make_split(own(0, 1, 0, 1, test=(3,)), DataConfig(labelled=None, overlap=False), 0)
+    made = make_split(data_with(0, 1, 0, 1, test=(3,)), DataConfig(labelled=None, overlap=False), 0)
     assert made.unlabelled.tolist() == []
     assert made.unlabelled.dtype == torch.int64
 
@@ -203,7 +203,7 @@ def test_every_split_of_uneven_classes(
     shuffled = torch.tensor(labels)[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     firsts = (next(row for row in range(len(labels)) if shuffled[row] == label) for label in range(len(counts)))
     test = tuple(sorted(firsts))
-    data = own(*shuffled.tolist(), test=test, classes="abcd"[: len(counts)])
+    data = data_with(*shuffled.tolist(), test=test, classes="abcd"[: len(counts)])
     labelled = None if each is None else each * len(counts)
     made = make_split(data, DataConfig(labelled=labelled, validation=validation, overlap=overlap), seed)
     seen, unseen, judged = rows(made.labelled), rows(made.unlabelled), rows(made.evaluation)
@@ -217,15 +217,15 @@ def test_every_split_of_uneven_classes(
     assert seen | unseen == training - held_out
     assert seen <= unseen if overlap else not seen & unseen
     assert all(data.labels[row] >= 0 for row in seen | judged)
-    found = torch.bincount(data.labels[made.labelled], minlength=len(counts)).tolist()
+    drawn_counts = torch.bincount(data.labels[made.labelled], minlength=len(counts)).tolist()
     if each is not None:
-        assert found == [each] * len(counts)
+        assert drawn_counts == [each] * len(counts)
     else:
         assert seen == {row for row in training - held_out if data.labels[row] >= 0}
 
 
 def test_each_example_of_a_class_is_as_likely_to_be_labelled() -> None:
-    data = own(*([0] * 10 + [1] * 4 + [-1] * 6))
+    data = data_with(*([0] * 10 + [1] * 4 + [-1] * 6))
     draws = 2000
     counts = torch.zeros(20)
     for seed in range(draws):
@@ -245,7 +245,7 @@ def test_part_of_the_evaluation(evaluated: int, validation: int) -> None:
     assert torch.equal(part.labelled, whole.labelled)
     assert torch.equal(part.unlabelled, whole.unlabelled)
     number = min(evaluated, 500)
-    expected = [whole.evaluation.tolist()[int(place * 500 / number)] for place in range(number)]
+    expected = [whole.evaluation.tolist()[int(index * 500 / number)] for index in range(number)]
     assert part.evaluation.tolist() == expected
 
 
@@ -253,27 +253,47 @@ def test_part_of_the_evaluation(evaluated: int, validation: int) -> None:
     ("data", "config", "message"),
     [
         (
-            own(0, 0, 0, 1, 1, 2, 2, 2, classes="abc"),
+            data_with(0, 0, 0, 1, 1, 2, 2, 2, classes="abc"),
             {"labelled": 9},
-            "expected 3 labelled examples of each class, but class 'b' of own has 2 training examples with a label; ",
+            "expected 3 labelled examples of each class, but class 'b' of mine has 2 training examples with a label; ",
         ),
-        (own(0, 0, 1, 1, -1, test=(3,)), {"labelled": 4}, "expected 2 labelled .* class 'b' of own has 1 training"),
         (
-            own(0, 0, -1, -1),
-            {"labelled": None},
-            "expected 1 labelled .* class 'b' of own has 0 training examples with a label; add labels",
-        ),
-        (own(0, 1, 0, 1, test=(1, 3)), {"labelled": None}, "but class 'b' of own has 0 training examples with a label"),
-        (own(0, 1, 0, classes="abc"), {"labelled": None}, "but class 'c' of own has 0 training examples with a label"),
-        (
-            own(0, 1, 0, classes="abc"),
+            data_with(0, 0, 1, 1, -1, test=(3,)),
             {"labelled": 4},
-            "expected data.labelled to be a multiple of the 3 classes of own",
+            "expected 2 labelled .* class 'b' of mine has 1 training",
         ),
-        (own(0, 1, -1, -1), {"labelled": 2, "validation": 2}, "data.validation below the 2 labelled training examples"),
-        (own(0, 1, test=(0, 1)), {"labelled": None}, "expected images for training in own, got 2 for test alone"),
+        (
+            data_with(0, 0, -1, -1),
+            {"labelled": None},
+            "expected 1 labelled .* class 'b' of mine has 0 training examples with a label; add labels",
+        ),
+        (
+            data_with(0, 1, 0, 1, test=(1, 3)),
+            {"labelled": None},
+            "but class 'b' of mine has 0 training examples with a label",
+        ),
+        (
+            data_with(0, 1, 0, classes="abc"),
+            {"labelled": None},
+            "but class 'c' of mine has 0 training examples with a label",
+        ),
+        (
+            data_with(0, 1, 0, classes="abc"),
+            {"labelled": 4},
+            "expected data.labelled to be a multiple of the 3 classes of mine",
+        ),
+        (
+            data_with(0, 1, -1, -1),
+            {"labelled": 2, "validation": 2},
+            "data.validation below the 2 labelled training examples",
+        ),
+        (
+            data_with(0, 1, test=(0, 1)),
+            {"labelled": None},
+            "expected images for training in mine, got 2 test images only",
+        ),
     ],
 )
 def test_data_that_do_not_suffice(data: ImageData, config: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
-        make_split(data, DataConfig(name="own", **config), 0)
+        make_split(data, DataConfig(name="mine", **config), 0)

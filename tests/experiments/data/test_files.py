@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data import files
 from adversarial_dropout.experiments.data.files import Files
 from adversarial_dropout.experiments.records import RecordError
 
-from ..pictures import as_tensor, encoded, images, noise, plain, write, write_all, write_parquet
+from ..pictures import images, write, write_all, write_parquet
 
 
-def layout(found: Files) -> dict[str, dict[str, str | None]]:
+def layout(origin: Files) -> dict[str, dict[str, str | None]]:
     """Class by path, by split."""
-    assert found.classes is not None
+    assert origin.classes is not None
     return {
-        split: {path.relative_to(found.folder).as_posix(): found.classes.get(path) for path in paths}
-        for split, paths in found.splits.items()
+        split: {path.relative_to(origin.folder).as_posix(): origin.classes.get(path) for path in paths}
+        for split, paths in origin.splits.items()
     }
 
 
@@ -79,7 +78,7 @@ def test_classes_and_splits_by_folder(
 )
 def test_an_image_in_no_class_folder(names: list[str], count: int, first: str, tmp_path: Path) -> None:
     write_all(tmp_path, *names)
-    message = f"each image in a folder of its class, got {count} without, such as {tmp_path / first}; make a folder per"
+    message = f"each image in a folder of its class, got {count} outside, such as {tmp_path / first}; make a folder per"
     with pytest.raises(InvalidValueError, match=message):
         files.find(tmp_path)
 
@@ -126,9 +125,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 def test_a_broken_link_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
     write_all(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / "b" / "3.png").symlink_to(tmp_path / "gone.png")
-    found = files.find(tmp_path)
-    assert "b/3.png" in layout(found)["train"]
-    assert found.identity == files.find(tmp_path).identity
+    origin = files.find(tmp_path)
+    assert "b/3.png" in layout(origin)["train"]
+    assert origin.identity == files.find(tmp_path).identity
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_the_named_one_of_several_sets(tmp_path: Path) -> None:
         write_parquet(tmp_path / name, image=images(1), label=[0])
     assert files.find(tmp_path, "two").folder == tmp_path / "two" / "plain"
     message = f"expected one data set in {tmp_path}, got parquet files in {tmp_path / 'one/plain'}, {tmp_path / 'two'}"
-    with pytest.raises(InvalidValueError, match=f"{message}/plain; give one of these"):
+    with pytest.raises(InvalidValueError, match=f"{message}/plain; give one of these folders"):
         files.find(tmp_path, "three")
     write_all(tmp_path / "two" / "pictures", "a/1.png", "b/2.png")
     assert set(layout(files.find(tmp_path / "two" / "pictures"))["train"].values()) == {"a", "b"}
@@ -232,7 +231,7 @@ def test_the_same_files_have_the_same_identity(tmp_path: Path, monkeypatch: pyte
     write_all(tmp_path / "data", "a/1.png", "b/2.png")
     (tmp_path / "link").symlink_to(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    same = [files.find(Path(place)).identity for place in (tmp_path / "data", "data", "./data/../data", "link")]
+    same = [files.find(Path(name)).identity for name in (tmp_path / "data", "data", "./data/../data", "link")]
     assert set(same) == {files.find(tmp_path / "data").identity}
 
 
@@ -275,29 +274,3 @@ def test_links_that_change_their_class_have_another_identity(tmp_path: Path) -> 
     before = files.find(tmp_path / "data").identity
     link.rename(tmp_path / "data" / "b" / "link.png")
     assert files.find(tmp_path / "data").identity != before
-
-
-def test_decoding_one_file(tmp_path: Path) -> None:
-    picture = noise(1, size=(5, 7))
-    path = write(tmp_path / "é 1.png", picture)
-    assert torch.equal(files.decode(path, (3, 7, 5)), as_tensor(picture))
-    assert torch.equal(files.decode(path, (1, 7, 5)), as_tensor(picture.convert("L")))
-    assert torch.equal(files.decode(path, (3, 4, 6), resize=True), as_tensor(picture.resize((6, 4))))
-    grey = write(tmp_path / "grey.png", plain(9))
-    assert torch.equal(files.decode(grey, (3, 4, 4)), torch.full((3, 4, 4), 9, dtype=torch.uint8))
-
-
-def test_decoding_one_file_of_another_size(tmp_path: Path) -> None:
-    path = write(tmp_path / "1.png", plain(1, size=(9, 8)))
-    message = f"expected images of 8 × 9 pixels, got 9 × 8 in {path}; that is the size in training; .* with --resize"
-    with pytest.raises(InvalidValueError, match=message):
-        files.decode(path, (1, 9, 8))
-
-
-@pytest.mark.parametrize("content", [b"", b"text", encoded(noise(1))[:-30]])
-def test_decoding_what_is_no_image(content: bytes, tmp_path: Path) -> None:
-    path = write(tmp_path / "1.png", content)
-    with pytest.raises(InvalidValueError, match=f"expected an image, but {path} cannot be read: "):
-        files.decode(path, (3, 7, 5))
-    with pytest.raises(InvalidValueError, match=f"{tmp_path / 'absent.png'} cannot be read: .*No such file"):
-        files.decode(tmp_path / "absent.png", (3, 7, 5))

@@ -31,36 +31,40 @@ from adversarial_dropout.experiments.data import sources
 begin = time.monotonic()
 try:
     data = sources.load(DataConfig(name=sys.argv[1]))
-    found = {"first": data.images[:, 0, 0, 0].tolist(), "labels": data.labels.tolist(), "test": data.test.tolist()}
+    result = {"first": data.images[:, 0, 0, 0].tolist(), "labels": data.labels.tolist(), "test": data.test.tolist()}
 except AdversarialDropoutError as error:
-    found = {"error": str(error)}
-print(json.dumps({**found, "seconds": time.monotonic() - begin}))
+    result = {"error": str(error)}
+print(json.dumps({**result, "seconds": time.monotonic() - begin}))
 """
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine of its own: what it has downloaded lies in ``home``."""
+    """A machine with its own downloads in ``home``."""
 
     home: Path
 
     def load(self, name: str, address: str, **environment: str) -> dict[str, Any]:
         """Load a data set in a new process, which reads the address of the hub at its start."""
-        own = {"HF_HOME": str(self.home / "hf"), "ADVERSARIAL_DROPOUT_CACHE": str(self.home / "cache"), **environment}
+        variables = {
+            "HF_HOME": str(self.home / "hf"),
+            "ADVERSARIAL_DROPOUT_CACHE": str(self.home / "cache"),
+            **environment,
+        }
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", CODE, name],
-            env={**os.environ, "HF_ENDPOINT": address, **own},
+            env={**os.environ, "HF_ENDPOINT": address, **variables},
             cwd=self.home,
             capture_output=True,
             text=True,
             check=True,
             timeout=100,
         )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
 
     def forget_decoded(self) -> None:
-        """Leave only what ``datasets`` itself has kept."""
+        """Leave only the downloads of ``datasets``."""
         for path in (self.home / "cache").iterdir():
             path.unlink()
 
@@ -93,8 +97,8 @@ Served = Callable[[], contextlib.AbstractContextManager[FakeHub]]
 EXPECTED = {"first": [8, 9, 0, 1, 2, 3], "labels": [0, 1, 1, 0, 1, 0], "test": [0, 1]}
 
 
-def content(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name != "seconds"}
+def content(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "seconds"}
 
 
 def test_from_the_hub_then_without_it(machine: Machine, served: Served) -> None:
@@ -106,19 +110,19 @@ def test_from_the_hub_then_without_it(machine: Machine, served: Served) -> None:
         assert len(fake.asked) == asked, "what is decoded needs no hub"
         address = fake.address
     machine.forget_decoded()
-    found = machine.load(NAME, address)
-    assert content(found) == EXPECTED, "what was downloaded needs none either"
-    assert found["seconds"] < 20
+    result = machine.load(NAME, address)
+    assert content(result) == EXPECTED, "what was downloaded needs none either"
+    assert result["seconds"] < 20
     machine.forget_decoded()
     assert content(machine.load(NAME, address, HF_HUB_OFFLINE="1")) == EXPECTED
 
 
 def test_what_the_hub_does_not_have(machine: Machine, served: Served) -> None:
     with served() as fake:
-        found = machine.load("me/absent", fake.address)
+        result = machine.load("me/absent", fake.address)
         message = "cannot load me/absent from the Hugging Face hub, and there is no folder of that name here: "
-        assert found["error"].startswith(f"{message}DatasetNotFoundError: Dataset 'me/absent' doesn't exist")
-        assert found["seconds"] < 20
+        assert result["error"].startswith(f"{message}DatasetNotFoundError: Dataset 'me/absent' doesn't exist")
+        assert result["seconds"] < 20
         assert "BuilderConfig 'other' not found" in machine.load(f"{NAME}:other", fake.address)["error"]
 
 
@@ -159,7 +163,7 @@ def test_no_network(
     identifier = address.partition("/tree")[0]
     assert str(caught.value) == (
         f"cannot load {identifier}: the Hugging Face hub does not answer, and there is no folder of that name here. "
-        f"With another machine, download train-*.parquet and test-*.parquet from "
+        f"On another machine, download train-*.parquet and test-*.parquet from "
         f"https://huggingface.co/datasets/{address}, put them into a folder here, and give that with --data FOLDER"
     )
     assert not datasets.config.HF_HUB_OFFLINE, "the next one is tried again"
@@ -187,5 +191,5 @@ def test_a_folder_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pyte
     write(tmp_path / "me" / "pets" / "notes.txt", b"")
     write_parquet(tmp_path / "me" / "pets" / "x.parquet", image=images(1, 2), label=["a", "b"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "_hub_answers", lambda: pytest.fail("asked the hub"))
     assert sources.load(DataConfig(name="me/pets")).classes == ("a", "b")

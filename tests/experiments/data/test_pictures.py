@@ -1,4 +1,4 @@
-"""Images of every kind become uint8 pixels of one form; what is none, is broken or does not fit is told apart."""
+"""Images of every kind become uint8 pixels of one form, with an error for each kind of bad image."""
 
 import io
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments.data.pictures import ENDINGS, Stack, UnreadableError
+from adversarial_dropout.experiments.data.pictures import ENDINGS, Form, Stack, UnreadableError
 
 from ..pictures import as_tensor, encoded, noise, plain, png_of_16_bits
 
@@ -19,9 +19,9 @@ from ..pictures import as_tensor, encoded, noise, plain, png_of_16_bits
 def stacked(
     *contents: bytes, channels: int | None = None, size: tuple[int, int] | None = None, resize: bool = False
 ) -> Tensor:
-    stack = Stack(channels, size, resize=resize, advice="do something")
-    for place, content in enumerate(contents):
-        stack.add(content, f"image {place}")
+    stack = Stack(Form(size, channels, resize=resize, advice="do something"))
+    for index, content in enumerate(contents):
+        stack.add(content, f"image {index}")
     return stack.tensor()
 
 
@@ -235,14 +235,14 @@ def test_an_image_too_large_to_be_meant(monkeypatch: pytest.MonkeyPatch) -> None
 
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]),
-    place=st.floats(0, 1),
+    index=st.floats(0, 1),
     value=st.integers(0, 255),
     length=st.floats(0, 1),
 )
-def test_whatever_is_broken_there_is_one_error(kind: str, place: float, value: int, length: float) -> None:
+def test_whatever_is_broken_there_is_one_error(kind: str, index: float, value: int, length: float) -> None:
     content = bytearray(encoded(noise(1), kind))
-    content[int(place * (len(content) - 1))] = value
-    stack = Stack(3, (5, 7), resize=False, advice="")
+    content[int(index * (len(content) - 1))] = value
+    stack = Stack(Form((5, 7), 3))
     try:
         stack.add(bytes(content[: int(length * len(content))]), "broken")
     except (UnreadableError, InvalidValueError):

@@ -1,4 +1,4 @@
-"""What the network is shown: scaled, whitened, moved and flipped, each image by a draw of its own."""
+"""The input of a network: scaled, whitened, and moved and flipped at random, independently for each image."""
 
 import errno
 import os
@@ -118,7 +118,7 @@ def test_further_than_the_image_is_wide() -> None:
 
 
 def lit_corner(n: int, size: int, most: int) -> Tensor:
-    """Images with one bright pixel, so far from the border that it stays inside: where it lies tells the shift."""
+    """Images with one bright pixel, so far from the border that it stays inside: its position tells the shift."""
     x = torch.zeros(n, 1, size, size)
     x[:, :, most, most] = 1
     return x
@@ -126,15 +126,15 @@ def lit_corner(n: int, size: int, most: int) -> Tensor:
 
 def shifts(after: Tensor, most: int) -> Tensor:
     """Shift of each image of :func:`lit_corner`, (n, 2), from 0 to 2 · most."""
-    place = after.flatten(1).argmax(dim=1)
+    position = after.flatten(1).argmax(dim=1)
     assert torch.equal(after.flatten(1).sum(dim=1), torch.ones(len(after)))
-    return torch.stack([place // after.shape[3], place % after.shape[3]], dim=1)
+    return torch.stack([position // after.shape[3], position % after.shape[3]], dim=1)
 
 
 @pytest.mark.parametrize("most", [1, 2, 4])
 def test_all_shifts_are_equally_frequent(most: int) -> None:
-    found = shifts(translated(lit_corner(N, 2 * most + 1, most), most), most)
-    counts = torch.bincount(found[:, 0] * (2 * most + 1) + found[:, 1], minlength=(2 * most + 1) ** 2)
+    drawn = shifts(translated(lit_corner(N, 2 * most + 1, most), most), most)
+    counts = torch.bincount(drawn[:, 0] * (2 * most + 1) + drawn[:, 1], minlength=(2 * most + 1) ** 2)
     expected = N / len(counts)
     statistic = float(((counts - expected) ** 2 / expected).sum())
     freedom = len(counts) - 1
@@ -178,9 +178,9 @@ def test_flips_and_shifts_are_independent_of_each_other() -> None:
 
 
 def test_neighbours_are_moved_independently() -> None:
-    found = shifts(translated(lit_corner(N, 5, 2), 2), 2).double()
-    for one, other in ((found[:-1, 0], found[1:, 0]), (found[:-1, 1], found[1:, 1]), (found[:, 0], found[:, 1])):
-        correlation = torch.corrcoef(torch.stack([one, other]))[0, 1]
+    drawn = shifts(translated(lit_corner(N, 5, 2), 2), 2).double()
+    for pair in ((drawn[:-1, 0], drawn[1:, 0]), (drawn[:-1, 1], drawn[1:, 1]), (drawn[:, 0], drawn[:, 1])):
+        correlation = torch.corrcoef(torch.stack(pair))[0, 1]
         assert abs(float(correlation)) < 5 / N**0.5
 
 
@@ -253,7 +253,7 @@ def test_white_means_uncorrelated(n: int) -> None:
     white = (flat - whitening.mean.double()) @ whitening.matrix.double()
     assert np.abs(covariance(white) - np.eye(20)).max() < 1e-4
     assert white.mean(dim=0).abs().max() < 1e-4
-    # Of all such maps ZCA stays nearest to the images: its matrix has no negative eigenvalue.
+    # Of all whitening maps, ZCA changes the images least: its matrix has no negative eigenvalue.
     assert torch.linalg.eigvalsh(whitening.matrix).min() > 0
 
 
@@ -264,8 +264,8 @@ def test_what_the_network_sees_is_white() -> None:
     x = pixels(centre=True, whitening=whitening)(images)
     assert x.shape == images.shape
     assert np.abs(covariance(x) - np.eye(27)).max() < 1e-3
-    again = pixels(centre=True, whitening=whitening)(images[[5, 2]])
-    assert torch.allclose(again, x[[5, 2]], atol=1e-5), "each image for itself"
+    two = pixels(centre=True, whitening=whitening)(images[[5, 2]])
+    assert torch.allclose(two, x[[5, 2]], atol=1e-5), "each image for itself"
 
 
 @pytest.mark.parametrize("rank", [1, 5])
@@ -299,8 +299,8 @@ def test_digits_are_whitened_by_their_training_images_alone(tmp_path: Path, monk
     assert torch.equal(whitening.matrix, expected.matrix)
     other = ImageData(data.images.clone(), data.labels, data.test, 16, data.classes)
     other.images[data.test] = 0
-    again = fitted(config, other)
-    assert torch.equal(again.matrix, whitening.matrix), "the test images do not matter"
+    refitted = fitted(config, other)
+    assert torch.equal(refitted.matrix, whitening.matrix), "the test images do not matter"
     centred = fitted(DataConfig(whiten=True, centre=True), data)
     assert torch.allclose(centred.mean, whitening.mean - 0.5, atol=1e-6)
     assert len(list(tmp_path.iterdir())) == 3, "other images, or centred ones, have another file"
@@ -313,9 +313,9 @@ def small_data() -> ImageData:
 def test_saving_and_loading(tmp_path: Path) -> None:
     whitening = Whitening.fit(correlated(100, 6))
     whitening.save(tmp_path / "w.safetensors")
-    again = Whitening.load(tmp_path / "w.safetensors")
-    assert torch.equal(again.mean, whitening.mean)
-    assert torch.equal(again.matrix, whitening.matrix)
+    reloaded = Whitening.load(tmp_path / "w.safetensors")
+    assert torch.equal(reloaded.mean, whitening.mean)
+    assert torch.equal(reloaded.matrix, whitening.matrix)
 
 
 def forbid_fitting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,16 +331,16 @@ def test_whitening_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     first = fitted(config, data)
     with monkeypatch.context() as forbidding:
         forbid_fitting(forbidding)
-        again = fitted(config, data)
-    assert torch.equal(again.mean, first.mean)
-    assert torch.equal(again.matrix, first.matrix)
-    [kept] = tmp_path.iterdir()
-    whole = kept.read_bytes()
+        reloaded = fitted(config, data)
+    assert torch.equal(reloaded.mean, first.mean)
+    assert torch.equal(reloaded.matrix, first.matrix)
+    [cached] = tmp_path.iterdir()
+    whole = cached.read_bytes()
     for damage in (b"", b"text", whole[:-1], whole.replace(b"matrix", b"metrix")):
-        kept.write_bytes(damage)
-        again = fitted(config, data)
-        assert torch.equal(again.matrix, first.matrix)
-        assert kept.read_bytes() == whole, "mended"
+        cached.write_bytes(damage)
+        reloaded = fitted(config, data)
+        assert torch.equal(reloaded.matrix, first.matrix)
+        assert cached.read_bytes() == whole, "mended"
 
 
 def test_whitening_goes_on_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

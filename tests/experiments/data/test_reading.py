@@ -1,4 +1,4 @@
-"""From folders and parquet files to images, labels and classes; each kind of bad input has an error of its own."""
+"""Reading folders and parquet files: images, labels and classes, and an error for each kind of bad input."""
 
 import contextlib
 import tempfile
@@ -13,46 +13,47 @@ import torch
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data import files
-from adversarial_dropout.experiments.data.reading import Decoded, Form, read
+from adversarial_dropout.experiments.data.pictures import Form
+from adversarial_dropout.experiments.data.sources import ImageData, read
 from adversarial_dropout.experiments.records import RecordError
 
 from ..pictures import as_tensor, encoded, images, noise, plain, write, write_all, write_parquet
 
 
-def values(found: Decoded) -> list[int]:
+def values(data: ImageData) -> list[int]:
     """What the plain images were, each still of one value."""
-    first = found.images.flatten(1)[:, :1]
-    assert (found.images.flatten(1) == first).all()
+    first = data.images.flatten(1)[:, :1]
+    assert (data.images.flatten(1) == first).all()
     return [int(value) for value in first]
 
 
-def read_table(folder: Path, form: Form | None = None, **columns: Any) -> Decoded:
+def read_table(folder: Path, form: Form | None = None, **columns: Any) -> ImageData:
     """Read a table; its images are plain ones, numbered, unless it says otherwise."""
     rows = len(next(iter(columns.values())))
     write_parquet(folder / "train.parquet", **{"image": images(*range(rows)), **columns})
     return read(files.find(folder), form or Form())
 
 
-def names(found: Decoded) -> list[str | None]:
+def names(data: ImageData) -> list[str | None]:
     """The name of each row's class."""
-    return [None if label == -1 else found.classes[label] for label in found.labels.tolist()]
+    return [None if label == -1 else data.classes[label] for label in data.labels.tolist()]
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
     write_all(tmp_path, "train/b/0.png", "train/a/1.png", "train/unlabeled/2.png", "unlabeled/3.png", "test/b/4.png")
-    found = read(files.find(tmp_path), Form())
-    assert found.images.dtype == torch.uint8
-    assert found.images.shape == (5, 1, 4, 4)
-    assert found.labels.dtype == found.test.dtype == torch.int64
-    assert found.classes == ("a", "b")
-    rows = list(zip(values(found), names(found), strict=True))
+    data = read(files.find(tmp_path), Form())
+    assert data.images.dtype == torch.uint8
+    assert data.images.shape == (5, 1, 4, 4)
+    assert data.labels.dtype == data.test.dtype == torch.int64
+    assert data.classes == ("a", "b")
+    rows = list(zip(values(data), names(data), strict=True))
     assert rows == [(4, "b"), (1, "a"), (0, "b"), (2, None), (3, None)]
-    assert found.test.tolist() == [0]
-    assert found.bad == []
+    assert data.test.tolist() == [0]
+    assert data.bad == ()
 
 
 def test_two_readings_are_the_same(tmp_path: Path) -> None:
-    write_all(tmp_path, *(f"{name}/{place}.png" for name in "dbca" for place in range(5)))
+    write_all(tmp_path, *(f"{name}/{index}.png" for name in "dbca" for index in range(5)))
     first, second = (read(files.find(tmp_path), Form()) for _ in range(2))
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.labels, second.labels)
@@ -66,17 +67,17 @@ def test_ways_to_store_images_in_parquet(stored: str, tmp_path: Path) -> None:
     if stored == "struct":
         column = [{"bytes": content} for content in column]
     elif stored == "struct with a path":
-        column = [{"bytes": content, "path": f"{place}.png"} for place, content in enumerate(column)]
+        column = [{"bytes": content, "path": f"{index}.png"} for index, content in enumerate(column)]
     path = tmp_path / "train.parquet"
     if stored == "hugging face":
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})
         datasets.Dataset.from_dict({"image": pictures, "label": [1, 0, -1]}, features=features).to_parquet(path)
     else:
         write_parquet(path, image=column, label=["y", "x", None])
-    found = read(files.find(tmp_path), Form())
-    assert torch.equal(found.images, torch.stack([as_tensor(picture) for picture in pictures]))
-    assert found.labels.tolist() == [1, 0, -1]
-    assert found.classes == ("x", "y")
+    data = read(files.find(tmp_path), Form())
+    assert torch.equal(data.images, torch.stack([as_tensor(picture) for picture in pictures]))
+    assert data.labels.tolist() == [1, 0, -1]
+    assert data.classes == ("x", "y")
 
 
 @pytest.mark.parametrize(
@@ -94,10 +95,10 @@ def test_ways_to_store_images_in_parquet(stored: str, tmp_path: Path) -> None:
 def test_kinds_of_labels(
     labels: list[Any], classes: tuple[str, ...], expected: list[str | None], tmp_path: Path
 ) -> None:
-    found = read_table(tmp_path, label=labels)
-    assert found.classes == classes
-    assert names(found) == expected
-    assert values(found) == list(range(len(labels)))
+    data = read_table(tmp_path, label=labels)
+    assert data.classes == classes
+    assert names(data) == expected
+    assert values(data) == list(range(len(labels)))
 
 
 def write_named(path: Path, labels: list[int], classes: list[str]) -> None:
@@ -112,21 +113,21 @@ def write_named(path: Path, labels: list[int], classes: list[str]) -> None:
 
 def test_names_of_labels_keep_their_order(tmp_path: Path) -> None:
     write_named(tmp_path / "train.parquet", [2, 0, -1], ["zebra", "ant", "bee"])
-    found = read(files.find(tmp_path), Form())
-    assert found.classes == ("zebra", "ant", "bee"), "one that does not occur, too"
-    assert names(found) == ["bee", "zebra", None]
+    data = read(files.find(tmp_path), Form())
+    assert data.classes == ("zebra", "ant", "bee"), "one that does not occur, too"
+    assert names(data) == ["bee", "zebra", None]
 
 
 def test_splits_may_number_their_labels_differently(tmp_path: Path) -> None:
     write_named(tmp_path / "train.parquet", [0, 1, 2], ["ant", "bee", "unlabeled"])
     write_named(tmp_path / "test.parquet", [0, 1], ["bee", "ant"])
-    found = read(files.find(tmp_path), Form())
-    assert found.classes == ("bee", "ant")
-    assert list(zip(names(found), values(found), strict=True)) == [
+    data = read(files.find(tmp_path), Form())
+    assert data.classes == ("bee", "ant")
+    assert list(zip(names(data), values(data), strict=True)) == [
         *(("bee", 0), ("ant", 1)),
         *(("ant", 0), ("bee", 1), (None, 2)),
     ]
-    assert found.test.tolist() == [0, 1]
+    assert data.test.tolist() == [0, 1]
 
 
 def test_a_label_without_a_name(tmp_path: Path) -> None:
@@ -147,9 +148,9 @@ def test_a_label_outside_the_classes(tmp_path: Path) -> None:
         InvalidValueError, match="expected the classes cat, dog, got bird, cat; give the folder of the data set"
     ):
         read_table(tmp_path, Form(classes=("cat", "dog")), label=["bird", "cat"])
-    found = read_table(tmp_path, Form(classes=("dog", "cat", "bird")), label=["bird", "cat"])
-    assert found.classes == ("dog", "cat", "bird")
-    assert found.labels.tolist() == [2, 1]
+    data = read_table(tmp_path, Form(classes=("dog", "cat", "bird")), label=["bird", "cat"])
+    assert data.classes == ("dog", "cat", "bird")
+    assert data.labels.tolist() == [2, 1]
     one = read_table(tmp_path, Form(classes=("dog", "cat")), label=["cat", "cat"])
     assert one.labels.tolist() == [1, 1], "in evaluation one class is enough"
 
@@ -166,8 +167,8 @@ def test_a_label_that_is_none(label: object, shown: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(("image", "label"), [("img", "y"), ("Image", "LABEL"), ("picture", "target")])
 def test_other_names_of_columns(image: str, label: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", **{"id": [5, 6], label: [3, 4], image: images(1, 2)})
-    found = read(files.find(tmp_path), Form())
-    assert (values(found), names(found)) == ([1, 2], ["3", "4"])
+    data = read(files.find(tmp_path), Form())
+    assert (values(data), names(data)) == ([1, 2], ["3", "4"])
 
 
 def test_a_column_of_the_right_kind_comes_before_one_of_a_usual_name(tmp_path: Path) -> None:
@@ -180,8 +181,8 @@ def test_a_column_of_the_right_kind_comes_before_one_of_a_usual_name(tmp_path: P
 
 
 def test_parquet_in_a_folder_of_any_name(tmp_path: Path) -> None:
-    found = read_table(tmp_path / "[a-c]* Öl?" / "{x}", label=[0, 1])
-    assert values(found) == [0, 1]
+    data = read_table(tmp_path / "[a-c]* Öl?" / "{x}", label=[0, 1])
+    assert values(data) == [0, 1]
 
 
 def test_columns_known_by_their_kind(tmp_path: Path) -> None:
@@ -192,12 +193,12 @@ def test_columns_known_by_their_kind(tmp_path: Path) -> None:
     }
     rows = {"photo": [plain(1), plain(2)], "kind": [1, 0], "image": ["of a cat", "of a dog"]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InvalidValueError, match=r"expected encoded images .* got str in row 0 of train; encode them"):
+    with pytest.raises(InvalidValueError, match=r"encoded images .* in column image of train, got .*string.*; enc"):
         read(files.find(tmp_path), Form())
     del kinds["image"], rows["image"]
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "a.parquet")
-    found = read(files.find(tmp_path), Form())
-    assert (values(found), names(found)) == ([1, 2], ["y", "x"])
+    data = read(files.find(tmp_path), Form())
+    assert (values(data), names(data)) == ([1, 2], ["y", "x"])
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_no_column(columns: dict[str, Any], message: str, tmp_path: Path) -> Non
 
 
 def test_images_that_are_not_encoded(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match=r"expected encoded images .* got list in row 0 of train; encode them"):
+    with pytest.raises(InvalidValueError, match=r"encoded images .* in column image of train, got .*int64.*; enc"):
         read_table(tmp_path, image=[[1, 2], [3, 4]], label=[0, 1])
 
 
@@ -230,18 +231,18 @@ def test_splits_of_their_own_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path / "unlabeled.parquet", image=images(4), source=["found"])
     write_parquet(tmp_path / "extra.parquet", image=images(5), label=["other"])
     write_parquet(tmp_path / "validation.parquet", image=images(6), label=["other"])
-    found = read(files.find(tmp_path), Form())
-    assert found.classes == ("a", "b", "c")
-    rows = list(zip(values(found), names(found), strict=True))
+    data = read(files.find(tmp_path), Form())
+    assert data.classes == ("a", "b", "c")
+    rows = list(zip(values(data), names(data), strict=True))
     assert rows == [(3, "b"), (0, "a"), (1, "b"), (2, "c"), (4, None)], "one order, whatever the order of the files"
-    assert found.test.tolist() == [0]
+    assert data.test.tolist() == [0]
 
 
 def test_validation_is_for_test_if_there_is_no_other(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", image=images(0, 1), label=["a", "b"])
     write_parquet(tmp_path / "validation.parquet", image=images(2), label=["b"])
-    found = read(files.find(tmp_path), Form())
-    assert [values(found)[row] for row in found.test.tolist()] == [2]
+    data = read(files.find(tmp_path), Form())
+    assert [values(data)[row] for row in data.test.tolist()] == [2]
 
 
 def test_no_split_for_training(tmp_path: Path) -> None:
@@ -282,29 +283,29 @@ def test_one_folder_of_images(tmp_path: Path) -> None:
 
 def test_images_that_cannot_be_read_are_named_and_the_others_keep_their_labels(tmp_path: Path) -> None:
     write_all(
-        tmp_path, *(f"{split}/{name}/{place}.png" for split in ("train", "test") for name in "ab" for place in "012")
+        tmp_path, *(f"{split}/{name}/{index}.png" for split in ("train", "test") for name in "ab" for index in "012")
     )
     write(tmp_path / "train/a/1.png", b"")
     write(tmp_path / "train/b/1.png", encoded(noise(1, size=(32, 32)))[:-100])
     (tmp_path / "test/a/0.png").unlink()
     (tmp_path / "test/a/0.png").symlink_to("gone.png")
-    found = read(files.find(tmp_path), Form())
-    assert sorted(line.split(": ")[0] for line in found.bad) == [
+    data = read(files.find(tmp_path), Form())
+    assert sorted(line.split(": ")[0] for line in data.bad) == [
         str(tmp_path / name) for name in ("test/a/0.png", "train/a/1.png", "train/b/1.png")
     ]
-    rows = sorted(zip(values(found), names(found), strict=True))
+    rows = sorted(zip(values(data), names(data), strict=True))
     assert rows == [(0, "a"), (2, "a"), (3, "b"), (5, "b"), (7, "a"), (8, "a"), (9, "b"), (10, "b"), (11, "b")]
-    assert sorted(values(found)[row] for row in found.test.tolist()) == [7, 8, 9, 10, 11]
+    assert sorted(values(data)[row] for row in data.test.tolist()) == [7, 8, 9, 10, 11]
 
 
 def test_rows_that_cannot_be_read(tmp_path: Path) -> None:
     column = [*images(0), b"text", None, *images(3)]
-    found = read_table(tmp_path, image=column, label=["a", "a", "b", "b"])
-    assert [line.split(": ") for line in found.bad] == [
+    data = read_table(tmp_path, image=column, label=["a", "a", "b", "b"])
+    assert [line.split(": ") for line in data.bad] == [
         ["row 1 of train", "not an image, or of an unknown kind"],
         ["row 2 of train", "there is no image"],
     ]
-    assert (values(found), names(found)) == ([0, 3], ["a", "b"])
+    assert (values(data), names(data)) == ([0, 3], ["a", "b"])
 
 
 def test_nothing_that_can_be_read(tmp_path: Path) -> None:
@@ -316,38 +317,38 @@ def test_nothing_that_can_be_read(tmp_path: Path) -> None:
 def test_16_bits_are_told_by_name(tmp_path: Path) -> None:
     write_all(tmp_path, "a/1.png", "b/2.png")
     write(tmp_path / "b/deep.png", encoded(PIL.Image.fromarray(np.full((4, 4), 999, dtype=np.uint16))))
-    assert read(files.find(tmp_path), Form()).bad == [
-        f"{tmp_path / 'b/deep.png'}: expected 8 bits per channel, got 16 or more; convert it first"
-    ]
+    assert read(files.find(tmp_path), Form()).bad == (
+        f"{tmp_path / 'b/deep.png'}: expected 8 bits per channel, got 16 or more; convert it first",
+    )
 
 
 def test_mixed_sizes(tmp_path: Path) -> None:
     write(tmp_path / "a" / "1.png", plain(1, size=(4, 6)))
     write(tmp_path / "b" / "2.png", plain(2, size=(6, 4)))
     message = (
-        f"expected images of 4 × 6 pixels, got 6 × 4 in {tmp_path / 'b/2.png'}; bring all to one size with --data.re"
+        f"expected images of 4 × 6 pixels, got 6 × 4 in {tmp_path / 'b/2.png'}; resize all images with --data.resize"
     )
     with pytest.raises(InvalidValueError, match=message):
         read(files.find(tmp_path), Form())
-    found = read(files.find(tmp_path), Form(resize=5))
-    assert found.images.shape == (2, 1, 5, 5)
-    assert values(found) == [1, 2]
+    data = read(files.find(tmp_path), Form((5, 5), resize=True))
+    assert data.images.shape == (2, 1, 5, 5)
+    assert values(data) == [1, 2]
 
 
 def test_sizes_and_channels_adapt(tmp_path: Path) -> None:
     pictures = [noise(seed, size=(9, 3)) for seed in range(2)]
     for name, picture in zip("ab", pictures, strict=True):
         write(tmp_path / name / "1.png", picture)
-    found = read(files.find(tmp_path), Form())
-    assert torch.equal(found.images, torch.stack([as_tensor(picture) for picture in pictures]))
-    assert found.images.shape == (2, 3, 3, 9)
+    data = read(files.find(tmp_path), Form())
+    assert torch.equal(data.images, torch.stack([as_tensor(picture) for picture in pictures]))
+    assert data.images.shape == (2, 3, 3, 9)
 
 
 def test_the_size_of_a_known_set(tmp_path: Path) -> None:
-    message = "expected images of 28 × 28 pixels, got 4 × 4 in row 0 of train; give the folder of .* or .*resize 28"
+    message = "expected images of 28 × 28 pixels, got 4 × 4 in row 0 of train; resize .*resize PIXELS, or give"
     with pytest.raises(InvalidValueError, match=message):
-        read_table(tmp_path, Form(size=28), label=[0, 1])
-    assert read_table(tmp_path, Form(size=28, resize=4), label=[0, 1]).images.shape == (2, 1, 4, 4)
+        read_table(tmp_path, Form((28, 28)), label=[0, 1])
+    assert read_table(tmp_path, Form((4, 4), resize=True), label=[0, 1]).images.shape == (2, 1, 4, 4)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"text", "cut", "empty"])
@@ -357,7 +358,7 @@ def test_a_broken_parquet_file(content: bytes | str, tmp_path: Path) -> None:
         write_parquet(path, image=[], label=[])
     else:
         path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[:-20])
-    with pytest.raises(RecordError, match=rf"cannot read the parquet files in {tmp_path} \(.+\); are they whole"):
+    with pytest.raises(RecordError, match=rf"cannot read the parquet files in {tmp_path} \(.+\); check that"):
         read(files.find(tmp_path), Form())
 
 

@@ -1,4 +1,4 @@
-"""Where data come from: a known set, a folder, the hub. What is decoded is kept; damage to that is harmless."""
+"""Where data come from: a known set, a folder, the hub. What is decoded is cached; damage to that is harmless."""
 
 import errno
 import os
@@ -24,8 +24,8 @@ from ..pictures import encoded, images, noise, plain, write, write_all, write_pa
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, which is not there yet."""
-    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "kept" / "here"))
-    return tmp_path / "kept" / "here"
+    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "cache" / "here"))
+    return tmp_path / "cache" / "here"
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_bad_images_stop_and_are_named(pets: Path, cache: Path) -> None:
     assert lines[1:11] == [
         f"  {pets}/cats/bad-{index:02}.png: not an image, or of an unknown kind" for index in range(10)
     ]
-    assert lines[11:] == ["  ...", "Mend or remove them, or leave them out with --skip-bad-images"]
+    assert lines[11:] == ["  ...", "Repair or remove them, or leave them out with --skip-bad-images"]
     assert not cache.exists()
 
 
@@ -140,7 +140,7 @@ def test_a_file_that_changed_is_decoded_again(pets: Path, cache: Path) -> None:
 
 
 def damages(path: Path) -> dict[str, bytes]:
-    """What may become of a kept file."""
+    """Ways in which a cached file may be damaged."""
     whole = path.read_bytes()
     tensors = safetensors.torch.load(whole)
     return {
@@ -165,14 +165,14 @@ def damages(path: Path) -> dict[str, bytes]:
 )
 def test_damage_to_what_is_kept(damage: str, pets: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(pets)
-    [kept] = cache.iterdir()
+    [cached] = cache.iterdir()
     if damage == "a folder":
-        kept.unlink()
-        kept.mkdir()
-        with pytest.warns(RecordWarning, match="the decoded images are not kept"):
+        cached.unlink()
+        cached.mkdir()
+        with pytest.warns(RecordWarning, match="the decoded images cannot be cached"):
             assert equal(load(pets), first)
         return
-    kept.write_bytes(damages(kept)[damage])
+    cached.write_bytes(damages(cached)[damage])
     assert equal(load(pets), first)
     forbid_reading(monkeypatch)
     assert equal(load(pets), first), "mended"
@@ -187,7 +187,7 @@ def test_no_room_for_the_cache(code: int, cause: str, pets: Path, cache: Path, m
 
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", full)
-        message = f"not kept, and will be decoded again next time: .*{cause}; set ADVERSARIAL_DROPOUT_CACHE to a folder"
+        message = f"cannot be cached, and will be decoded again next time: .*{cause}; set ADVERSARIAL_DROPOUT_CACHE"
         with pytest.warns(RecordWarning, match=message):
             data = load(pets)
     assert data.images[:, 0, 0, 0].tolist() == list(range(10))
@@ -201,7 +201,7 @@ def test_no_room_for_the_cache(code: int, cause: str, pets: Path, cache: Path, m
 def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "file", b"")
     monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.warns(RecordWarning, match="the decoded images are not kept"):
+    with pytest.warns(RecordWarning, match="the decoded images cannot be cached"):
         assert len(load(pets).labels) == 10
 
 
@@ -330,7 +330,7 @@ def test_known_sets_keep_their_form(tmp_path: Path) -> None:
 def test_other_data_for_a_known_set(tmp_path: Path) -> None:
     write_known(tmp_path, 32, 3)
     with pytest.raises(
-        InvalidValueError, match="expected images of 28 × 28 pixels, got 32 × 32 in row 0 of test; give"
+        InvalidValueError, match="expected images of 28 × 28 pixels, got 32 × 32 in row 0 of test; resize"
     ):
         load(tmp_path, "mnist")
     write_known(tmp_path, 32, 3, labels=range(12))

@@ -25,7 +25,7 @@ from adversarial_dropout.experiments.run import checkpoint, loop
 from adversarial_dropout.experiments.run import run as under_way
 from adversarial_dropout.experiments.run.step import Batch, Objective
 from adversarial_dropout.experiments.terms import Term
-from adversarial_dropout.experiments.trained.prediction import error
+from adversarial_dropout.experiments.trained.evaluation import error
 
 from ..runs import StoppedError, interrupt, seen, small, trained
 

@@ -21,8 +21,8 @@ from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run.step import Batch, build_objective
 from adversarial_dropout.experiments.terms import Add, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.trained import evaluation
+from adversarial_dropout.experiments.trained.evaluation import error
 from adversarial_dropout.experiments.trained.export import export
-from adversarial_dropout.experiments.trained.prediction import error
 from adversarial_dropout.experiments.trained.trained import Trained
 
 from .. import small_data
@@ -169,7 +169,7 @@ def test_trained_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "unexplained" in printed_by("report", tmp_path / "runs")
     assert fails(capsys, "predict", run, data) == (
         2,
-        f"error: expected a run that predicts classes, got the autoencoder {run}; `inspect` looks at it",
+        f"error: expected a run that predicts classes, got the autoencoder {run}; use `inspect` instead",
     )
     trained = Trained.of(run)
     assert [path.name for path in export(trained, tmp_path / "plain")] == ["model.safetensors", "config.json"]

@@ -93,12 +93,12 @@ def share(wrong: Sequence[bool]) -> float:
 
 def by_class(right: Tensor, said: Tensor, names: Sequence[str]) -> dict[str, list[float]]:
     """Error in percent and number, by hand."""
-    found: dict[str, list[float]] = {}
-    for place, name in enumerate(names):
-        wrong = [int(b) != place for a, b in zip(right, said, strict=True) if int(a) == place]
+    errors: dict[str, list[float]] = {}
+    for label, name in enumerate(names):
+        wrong = [int(b) != label for a, b in zip(right, said, strict=True) if int(a) == label]
         if wrong:
-            found[name] = [share(wrong), len(wrong)]
-    return found
+            errors[name] = [share(wrong), len(wrong)]
+    return errors
 
 
 def test_the_own_test_part(digits: Run, tmp_path: Path) -> None:
@@ -155,7 +155,8 @@ def test_images_that_cannot_be_compared(fruit: Run, tmp_path: Path, capsys: pyte
     small_data.image_folder(tmp_path / "large", shape=(3, 20, 20))
     code, printed = fails(capsys, "evaluate", fruit.folder, "--data", tmp_path / "large")
     assert code == 2
-    assert "(3, 16, 20), as in training, got (3, 20, 20)" in printed
+    assert "expected images of 20 × 16 pixels, got 20 × 20 in" in printed
+    assert "that is the size of the training images" in printed
     code, printed = fails(capsys, "evaluate", fruit.folder, "--data", tmp_path / "nowhere")
     assert code == 2
     assert str(tmp_path / "nowhere") in printed
@@ -187,16 +188,16 @@ def test_predictions_keep_the_order(fruit: Run, tmp_path: Path) -> None:
     expected = [files[0], *sorted((fruit.data / "unlabeled").iterdir()), files[1], files[2], files[0]]
     assert len(expected) == 10
     probabilities = fruit.probabilities([pixels(path) for path in expected])
-    found = lines(printed_by("predict", fruit.folder, *given))
-    assert [line["image"] for line in found] == [str(path) for path in expected]
-    assert [line["class"] for line in found] == [FRUIT[int(label)] for label in probabilities.argmax(dim=1)]
-    best = [float(line["probability"]) for line in found]
+    predicted = lines(printed_by("predict", fruit.folder, *given))
+    assert [line["image"] for line in predicted] == [str(path) for path in expected]
+    assert [line["class"] for line in predicted] == [FRUIT[int(label)] for label in probabilities.argmax(dim=1)]
+    best = [float(line["probability"]) for line in predicted]
     assert best == pytest.approx(probabilities.max(dim=1).values.tolist(), abs=2e-6)
     printed_by("predict", fruit.folder, *given, "--out", tmp_path / "said.csv")
-    assert lines((tmp_path / "said.csv").read_text()) == found
+    assert lines((tmp_path / "said.csv").read_text()) == predicted
 
     whole = json.loads(printed_by("predict", fruit.folder, *given, "--format", "json"))
-    assert [one["image"] for one in whole] == [line["image"] for line in found]
+    assert [one["image"] for one in whole] == [line["image"] for line in predicted]
     for one, row in zip(whole, probabilities, strict=True):
         order = list(one["probabilities"].values())
         assert order == sorted(order, reverse=True)
@@ -205,7 +206,7 @@ def test_predictions_keep_the_order(fruit: Run, tmp_path: Path) -> None:
             dict(zip(FRUIT, row.tolist(), strict=True)), abs=1e-6
         )
         assert (one["class"], one["probability"]) == next(iter(one["probabilities"].items()))
-    assert len({line["class"] for line in found}) > 1, "the images differ for it"
+    assert len({line["class"] for line in predicted}) > 1, "the images differ for it"
 
 
 def test_names_with_commas_and_quotes(fruit: Run, tmp_path: Path) -> None:
@@ -231,11 +232,11 @@ def test_what_cannot_be_read_is_named_and_the_others_are_there(
     assert "3 of 11 images are left out" in printed
     for path in (folder / "003.png", folder / "006.png", missing):
         assert str(path) in printed
-    kept = [path for path in sorted(folder.iterdir()) if path.name not in ("003.png", "006.png")]
-    found = lines((tmp_path / "said.csv").read_text())
-    assert [line["image"] for line in found] == [str(path) for path in kept]
-    expected = fruit.probabilities([pixels(path) for path in kept]).max(dim=1).values.tolist()
-    assert [float(line["probability"]) for line in found] == pytest.approx(expected, abs=2e-6)
+    readable = [path for path in sorted(folder.iterdir()) if path.name not in ("003.png", "006.png")]
+    predicted = lines((tmp_path / "said.csv").read_text())
+    assert [line["image"] for line in predicted] == [str(path) for path in readable]
+    expected = fruit.probabilities([pixels(path) for path in readable]).max(dim=1).values.tolist()
+    assert [float(line["probability"]) for line in predicted] == pytest.approx(expected, abs=2e-6)
 
 
 def test_another_size(fruit: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

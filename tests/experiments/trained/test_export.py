@@ -88,12 +88,12 @@ def test_weights_and_config_make_the_network_again(name: str, trained: Callable[
     model.load_state_dict(safetensors.torch.load_file(tmp_path / "export" / "model.safetensors"))
     x = stored(name, 5).float() / content["data"]["brightest"] - (0.5 if config.data.centre else 0.0)
     if config.data.whiten:
-        kept = safetensors.torch.load_file(tmp_path / "export" / "whitening.safetensors")
-        x = ((x.flatten(1) - kept["mean"]) @ kept["matrix"]).view_as(x)
-    own = Trained.load(record)
+        saved = safetensors.torch.load_file(tmp_path / "export" / "whitening.safetensors")
+        x = ((x.flatten(1) - saved["mean"]) @ saved["matrix"]).view_as(x)
+    network = Trained.load(record)
     with torch.no_grad():
         logits = model.eval()(x)
-        assert torch.equal(logits, own.model(own.pixels(stored(name, 5))))
+        assert torch.equal(logits, network.model(network.pixels(stored(name, 5))))
     assert len(set(logits.argmax(dim=1).tolist())) > 1, "the images differ for it"
 
 
@@ -112,11 +112,11 @@ def test_onnx_gives_the_same_probabilities(name: str, trained: Callable[[str], R
     assert sizes[0][0], "the number of images is open"
     assert tuple(value for _, value in sizes[1:]) == SHAPES[name]
     outside = reference.ReferenceEvaluator(model)
-    own = Trained.load(record)
+    network = Trained.load(record)
     for number in (1, 2, 5):
         images = stored(name, number)
         with torch.no_grad():
-            expected = own.model(own.pixels(images)).softmax(dim=1).numpy()
+            expected = network.model(network.pixels(images)).softmax(dim=1).numpy()
         (said,) = outside.run(None, {"images": images.float().numpy()})
         assert said.shape == (number, 10 if name == "mnist-cnn" else 3)
         np.testing.assert_allclose(said, expected, rtol=0, atol=1e-5)

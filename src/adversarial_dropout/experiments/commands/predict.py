@@ -1,5 +1,6 @@
 """``predict``: the classes of images."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from rich.console import Console
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.commands.options import RunFolder
+from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.trained.trained import Trained
 
 
@@ -30,14 +32,20 @@ class Predict:
 
     def run(self, console: Console) -> None:
         """Print or write the class of each image."""
-        from adversarial_dropout.experiments.trained import evaluation
+        from adversarial_dropout.experiments.trained.evaluation import predict
 
         trained = Trained.of(self.run_folder)
-        found, bad = evaluation.predict(trained, self.images, resize=self.resize)
-        text = evaluation.table(found).csv() if self.format == "csv" else evaluation.as_json(found)
+        predictions, bad = predict(trained, self.images, resize=self.resize)
+        if self.format == "csv":
+            rows = [(given["image"], given["class"], f"{given['probability']:.6f}") for given in predictions]
+            text = Table(("image", "class", "probability"), rows).csv()
+        else:
+            text = json.dumps(predictions, indent=1, ensure_ascii=False) + "\n"
         if self.out is None:
             print(text, end="")
         else:
             records.write_bytes(self.out, text.encode())
         if bad:
-            raise InvalidValueError(f"{len(bad)} of {len(found) + len(bad)} images are left out:\n" + "\n".join(bad))
+            raise InvalidValueError(
+                f"{len(bad)} of {len(predictions) + len(bad)} images are left out:\n" + "\n".join(bad)
+            )

@@ -1,6 +1,8 @@
-"""Encoded images, of whatever kind, brought to one form."""
+"""Decodes encoded images of any kind into one uint8 tensor."""
 
 import io
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,69 +19,79 @@ ENDINGS = frozenset(
         *(".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".pcx", ".dds", ".sgi", ".xbm", ".xpm"),
     )
 )
-"""What the names of image files end in, in lower case."""
+"""Endings of the names of image files, in lower case."""
 
 _GREY = ("1", "L", "LA", "La")
 
 
 class UnreadableError(Exception):
-    """What should be an image is none, or is broken, or of a kind that cannot be used."""
+    """An image is missing, broken, or of a kind that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form that the images and classes of a data set must have.
+
+    Attributes:
+        size: Width and height in pixels; ``None``: those of the first image.
+        channels: 1 for grey, 3 for RGB; ``None``: grey if all images are grey.
+        classes: Names of all classes, in order; ``None``: those that occur.
+        resize: Whether images of another size are resized; otherwise they are an error.
+        advice: What the message of that error advises.
+    """
+
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    classes: tuple[str, ...] | None = None
+    resize: bool = False
+    advice: str = "resize all images with --data.resize PIXELS, or give the folder of another data set"
 
 
 class Stack:
-    """Images made into one uint8 tensor. Transparency is left out, and of an animation all but its first frame.
+    """Images of one form. Transparency is ignored, and so are all frames of an animation but the first."""
 
-    Attributes:
-        channels: 1 for grey, 3 for RGB; ``None``: grey if all images are.
-        size: Width and height in pixels; ``None``: those of the first image.
-        resize: Whether other images are brought to that size.
-        advice: What to do about an image of another size, for the error message.
-    """
-
-    def __init__(self, channels: int | None, size: tuple[int, int] | None, *, resize: bool, advice: str) -> None:
-        self.channels, self.size, self.resize, self.advice = channels, size, resize, advice
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._size = form.size
         self._arrays: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
 
-    def add(self, content: bytes, name: str) -> None:
-        """Decode an image and put it on top; ``name`` is what messages call it.
-
-        Raises:
-            UnreadableError: it cannot be decoded.
-            InvalidValueError: it has another size.
-        """
-        picture = _decode(content)
-        grey = self.channels == 1 or (self.channels is None and picture.mode in _GREY)
+    def add(self, stored: bytes | Path | None, name: str) -> None:
+        """Decode the content of an image file, or the file itself; messages call it ``name``."""
+        picture = _decode(stored)
+        grey = self._form.channels == 1 or (self._form.channels is None and picture.mode in _GREY)
         if "transparency" in picture.info:
             picture = picture.convert("RGBA")  # Otherwise Pillow warns.
         picture = picture.convert("L" if grey else "RGB")
-        self.size = self.size or picture.size
-        if self.resize:
-            picture = picture.resize(self.size)
-        if picture.size != self.size:
+        self._size = self._size or picture.size
+        if self._form.resize:
+            picture = picture.resize(self._size)
+        if picture.size != self._size:
             raise InvalidValueError(
-                f"expected images of {self.size[0]} × {self.size[1]} pixels, got {picture.size[0]} × "
-                f"{picture.size[1]} in {name}; {self.advice}"
+                f"expected images of {self._size[0]} × {self._size[1]} pixels, got {picture.size[0]} × "
+                f"{picture.size[1]} in {name}; {self._form.advice}"
             )
         self._arrays.append(np.array(picture))
 
     def tensor(self) -> Tensor:
-        """All of them, shape (N, C, H, W); there must be one at least."""
+        """All images, at least one, shape (N, C, H, W)."""
         height, width = self._arrays[0].shape[:2]
-        channels = self.channels or (1 if all(array.ndim == 2 for array in self._arrays) else 3)
+        channels = self._form.channels or (1 if all(array.ndim == 2 for array in self._arrays) else 3)
         images = torch.empty(len(self._arrays), channels, height, width, dtype=torch.uint8)
-        for place, array in enumerate(self._arrays):
-            images[place] = torch.from_numpy(array).view(height, width, -1).permute(2, 0, 1)
+        for index, array in enumerate(self._arrays):
+            images[index] = torch.from_numpy(array).view(height, width, -1).permute(2, 0, 1)
         return images
 
 
-def _decode(content: bytes) -> PIL.Image.Image:
+def _decode(stored: bytes | Path | None) -> PIL.Image.Image:
+    if stored is None:
+        raise UnreadableError("there is no image")
     try:
-        picture = PIL.Image.open(io.BytesIO(content))
+        picture = PIL.Image.open(io.BytesIO(stored.read_bytes() if isinstance(stored, Path) else stored))
         picture.load()
         PIL.ImageOps.exif_transpose(picture, in_place=True)
     except PIL.UnidentifiedImageError as error:
         raise UnreadableError("not an image, or of an unknown kind") from error
-    except Exception as error:  # What Pillow raises depends on what is broken where.
+    except Exception as error:  # Pillow raises many kinds of errors for broken images.
         raise UnreadableError(str(error) or type(error).__name__) from error
     if picture.mode.startswith(("I", "F")):
         raise UnreadableError("expected 8 bits per channel, got 16 or more; convert it first")

@@ -1,14 +1,12 @@
-"""From stored pixels to what the network sees: scaling, whitening, augmentation."""
+"""Turns stored pixels into the input of a network: scaling, whitening, augmentation."""
 
 import contextlib
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adversarial_dropout.experiments import records
@@ -16,16 +14,15 @@ from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data.sources import ImageData, cache_folder
 from adversarial_dropout.experiments.records import RecordError
 
-# Of the largest eigenvalue. What is smaller is rounding, and is not blown up.
+# Relative to the largest eigenvalue. Smaller ones are rounding errors, which whitening must not amplify.
 _SMALLEST_EIGENVALUE = 1e-7
-_AT_A_TIME = 2048
+_BATCH = 2048
 
 
-@dataclass(frozen=True, eq=False)
-class Whitening:
-    """ZCA: x ↦ (x - mean) · matrix, for flattened images.
+class Whitening(nn.Module):
+    """ZCA: x ↦ (x - mean) · matrix, for images that are flattened meanwhile.
 
-    Attributes:
+    Args:
         mean: Shape (D,), float32.
         matrix: U diag(1 / √s) Uᵀ of the covariance U diag(s) Uᵀ, shape (D, D), float32.
     """
@@ -33,13 +30,18 @@ class Whitening:
     mean: Tensor
     matrix: Tensor
 
+    def __init__(self, mean: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("matrix", matrix)
+
     @classmethod
     def fit(cls, images: Tensor) -> "Whitening":
-        """Fit to float images, shape (N, C, H, W), in float64."""
+        """Fit to float images, shape (N, C, H, W); computed in float64."""
         size = images[0].numel()
         product = torch.zeros(size, size, dtype=torch.float64, device=images.device)
         mean = images.flatten(1).mean(dim=0, dtype=torch.float64)
-        for part in torch.split(images, _AT_A_TIME):
+        for part in torch.split(images, _BATCH):
             centred = part.flatten(1).double() - mean
             product += centred.T @ centred
         values, vectors = torch.linalg.eigh(product / len(images))
@@ -49,61 +51,54 @@ class Whitening:
 
     def save(self, path: Path) -> None:
         """Write it as safetensors."""
-        records.write_bytes(path, safetensors.torch.save({"mean": self.mean, "matrix": self.matrix}))
+        records.write_bytes(path, safetensors.torch.save(self.state_dict()))
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
-        """Read what :meth:`save` has written."""
+        """Read what :meth:`save` wrote."""
         return cls(**safetensors.torch.load_file(path))
 
-    def to(self, device: torch.device) -> "Whitening":
-        """The same on ``device``."""
-        return Whitening(self.mean.to(device), self.matrix.to(device))
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.flatten(1) - self.mean) @ self.matrix).view_as(x)
 
 
 def fitted(config: DataConfig, data: ImageData) -> Whitening:
-    """The whitening of all training images of ``data``, with and without label; kept in the cache folder."""
-    kept = cache_folder() / f"zca-{data.digest[:32]}-{'centred' if config.centre else 'plain'}.safetensors"
+    """Fit to all training images of ``data``, with and without label, or read the fit from the cache folder."""
+    path = cache_folder() / f"zca-{data.digest[:32]}-{'centred' if config.centre else 'plain'}.safetensors"
     try:
-        return Whitening.load(kept)
+        return Whitening.load(path)
     except (OSError, safetensors.SafetensorError, TypeError):
-        pass  # Not there, or damaged: it is made anew.
+        pass  # It is missing or damaged.
     whitening = Whitening.fit(Pixels(config, data.brightest)(data.images[data.training]))
-    with contextlib.suppress(RecordError):  # It is kept with the run as well.
-        whitening.save(kept)
+    with contextlib.suppress(RecordError):  # The run's folder has it as well.
+        whitening.save(path)
     return whitening
 
 
-@dataclass(frozen=True, eq=False)
-class Pixels:
-    """Makes float images from stored ones, as a config says.
+class Pixels(nn.Module):
+    """Turns stored images, uint8 (N, C, H, W), into the float32 images of that shape that a network sees in evaluation.
 
-    Attributes:
+    Args:
         config: Uses ``centre``, ``translate`` and ``flip``.
         brightest: The stored value that stands for 1.
-        whitening: Fitted to the training images, if the config asks for it.
+        whitening: The whitening, if the config asks for it.
     """
 
-    config: DataConfig
-    brightest: int
-    whitening: Whitening | None = None
+    def __init__(self, config: DataConfig, brightest: int, whitening: Whitening | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.brightest = brightest
+        self.whitening = whitening
 
-    def to(self, device: torch.device) -> "Pixels":
-        """The same on ``device``."""
-        return dataclasses.replace(self, whitening=None if self.whitening is None else self.whitening.to(device))
-
-    def __call__(self, stored: Tensor) -> Tensor:
-        """What the network sees in evaluation: uint8 to float32, shape (N, C, H, W) kept."""
+    def forward(self, stored: Tensor) -> Tensor:
         x = stored.float() / self.brightest
         if self.config.centre:
             x = x - 0.5
-        if self.whitening is not None:
-            x = ((x.flatten(1) - self.whitening.mean) @ self.whitening.matrix).view_as(x)
-        return x
+        return x if self.whitening is None else self.whitening(x)
 
     def view(self, stored: Tensor) -> Tensor:
-        """A random view for training: translated and flipped as the config says, each image by its own draw."""
-        x = self(stored)
+        """A random view for training: each image is translated and flipped at random, as the config says."""
+        x: Tensor = self(stored)
         if self.config.translate:
             x = translated(x, self.config.translate)
         if self.config.flip:
@@ -113,7 +108,7 @@ class Pixels:
 
 
 def translated(x: Tensor, most: int) -> Tensor:
-    """Shift each image of ``x`` (N, C, H, W) by -most to most pixels in each direction, uniformly; gaps are 0."""
+    """Shift each image of ``x`` (N, C, H, W) at random by at most ``most`` pixels in each direction; gaps are 0."""
     n, _, height, width = x.shape
     padded = F.pad(x, (most, most, most, most)).movedim(1, 3)
     corner = torch.randint(2 * most + 1, (2, n, 1), device=x.device)

@@ -1,4 +1,4 @@
-"""Where data come from: bundled digits, the paper's sets and any others, decoded once into uint8 tensors."""
+"""Loads data sets as uint8 tensors: bundled digits, the paper's data sets and others, which are decoded once."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,8 @@ from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data import files
 from adversarial_dropout.experiments.data.hub import Hub
-from adversarial_dropout.experiments.data.reading import Form, Origin, read
+from adversarial_dropout.experiments.data.pictures import Form, Stack, UnreadableError
+from adversarial_dropout.experiments.data.reading import class_names, read_parts
 from adversarial_dropout.experiments.records import RecordError, RecordWarning
 
 
@@ -30,9 +31,10 @@ class ImageData:
     Attributes:
         images: uint8, shape (N, C, H, W).
         labels: int64, shape (N,); -1 where there is none.
-        test: Indices of the test part, int64; all others are for training.
+        test: Indices of the test part, int64; all other images are for training.
         brightest: The pixel value that stands for 1.
         classes: Names of the classes; a label is an index into them.
+        bad: A line for each image that is left out because it cannot be read.
     """
 
     images: Tensor
@@ -40,6 +42,7 @@ class ImageData:
     test: Tensor
     brightest: int
     classes: tuple[str, ...]
+    bad: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,7 +59,7 @@ class ImageData:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of images, labels and test indices: two data sets with one digest are the same."""
+        """SHA-256 of images, labels, test indices and classes: two data sets with the same digest are the same."""
         content = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
         for tensor in (self.images, self.labels, self.test):
             content.update(tensor.cpu().contiguous().numpy().data)
@@ -69,10 +72,10 @@ class ImageData:
 
 @dataclass(frozen=True)
 class DataLocation:
-    """Where a data set lies on this machine; no part of what a run is.
+    """Where a data set is on this machine; not part of a run's config.
 
     Attributes:
-        folder: Of parquet files or images; ``None``: the hub, or what the config names.
+        folder: A folder of parquet files or images; ``None``: the hub, or the folder that the config names.
         skip_bad_images: Leave out images that cannot be read; otherwise they are an error.
     """
 
@@ -80,18 +83,14 @@ class DataLocation:
     skip_bad_images: bool = False
 
     def note(self, run: Path) -> None:
-        """Note it with a run, so that what looks at the run later finds the data."""
+        """Write it to the folder of a run, so that later commands find the data."""
         if self.folder is not None:
             content = {"folder": str(self.folder.expanduser().resolve()), "skip_bad_images": self.skip_bad_images}
             records.write_json(run / records.LOCATION, content)
 
     @classmethod
     def of_run(cls, run: Path) -> "DataLocation":
-        """What :meth:`note` has noted.
-
-        Raises:
-            RecordError: the note is damaged.
-        """
+        """Read what :meth:`note` wrote."""
         if not (run / records.LOCATION).exists():
             return cls()
         content = records.read_json(run / records.LOCATION)
@@ -102,28 +101,21 @@ class DataLocation:
 _DIGITS = tuple("0123456789")
 _THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-# The paper's sets: where the hub has them, and their form. Other data say their form themselves.
+# The paper's data sets: where the hub has them, and their form.
 _KNOWN = {
-    "mnist": (Hub("ylecun/mnist", "mnist"), Form(size=28, channels=1, classes=_DIGITS)),
-    "svhn": (Hub("ufldl-stanford/svhn", "cropped_digits"), Form(size=32, channels=3, classes=_DIGITS)),
-    "cifar10": (Hub("uoft-cs/cifar10", "plain_text"), Form(size=32, channels=3, classes=_THINGS)),
+    "mnist": (Hub("ylecun/mnist", "mnist"), Form((28, 28), 1, _DIGITS)),
+    "svhn": (Hub("ufldl-stanford/svhn", "cropped_digits"), Form((32, 32), 3, _DIGITS)),
+    "cifar10": (Hub("uoft-cs/cifar10", "plain_text"), Form((32, 32), 3, _THINGS)),
 }
 _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(:(?P<subset>[\w.-]+))?")
-_FORMAT = 1  # Of the files in the cache; another number makes them anew.
+_FORMAT = 1  # Of the files in the cache; increasing it makes them anew.
 DEFAULT_LOCATION = DataLocation()
 
 
 def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Form | None = None) -> ImageData:
-    """Load the source that ``config`` names. What had to be decoded is kept in :func:`cache_folder`.
+    """Load the source that ``config`` names. Decoded images are cached in :func:`cache_folder`.
 
-    Args:
-        config: Uses ``name`` and ``resize``.
-        location: Where it lies.
-        like: Bring the images to this form, and expect these classes; ``None``: those of the source itself.
-
-    Raises:
-        InvalidValueError: there is no such source, or it holds something else than labelled images of one size.
-        RecordError: it cannot be read, or cannot be had without a network.
+    The data must have the form ``like``, or, without it, that of the source with the config's ``resize``.
     """
     if config.name == "digits" and like is None:
         if config.resize is not None:
@@ -131,93 +123,117 @@ def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Fo
                 f"digits have 8 × 8 pixels: expected no data.resize, got {config.resize}; leave it out"
             )
         return digits()
-    origin, form = _origin(config, location)
-    form = form if like is None else dataclasses.replace(like, resize=config.resize)
+    hub, form = _KNOWN.get(config.name, (None, Form()))
+    origin = _origin(config.name, hub, location)
+    if config.resize is not None:
+        form = dataclasses.replace(form, size=(config.resize, config.resize), resize=True)
+    form = like or form
     key = hashlib.sha256(f"{_FORMAT} {origin.identity} {form}".encode()).hexdigest()
-    kept = cache_folder() / f"{key[:32]}.safetensors"
-    data, bad = _from_cache(kept)
+    path = cache_folder() / f"{key[:32]}.safetensors"
+    data = _from_cache(path)
     if data is None:
-        found = read(origin, form)
-        test = found.test if len(found.test) else _held_out(found.labels)
-        data, bad = ImageData(found.images, found.labels, test, 255, found.classes), found.bad
-        if not bad or location.skip_bad_images:
-            _to_cache(kept, data, bad)
-    if bad and not location.skip_bad_images:
-        shown = "\n".join(f"  {line}" for line in bad[:10]) + ("\n  ..." if len(bad) > 10 else "")
+        data = read(origin, form)
+        if not data.bad or location.skip_bad_images:
+            _to_cache(path, data)
+    if data.bad and not location.skip_bad_images:
+        shown = "\n".join(f"  {line}" for line in data.bad[:10]) + ("\n  ..." if len(data.bad) > 10 else "")
         raise InvalidValueError(
-            f"expected images that can be read, got {len(bad)} of {len(data.labels) + len(bad)} that cannot:\n{shown}\n"
-            f"Mend or remove them, or leave them out with --skip-bad-images"
+            f"expected images that can be read, got {len(data.bad)} of {len(data.labels) + len(data.bad)} that "
+            f"cannot:\n{shown}\nRepair or remove them, or leave them out with --skip-bad-images"
         )
-    if bad:
-        others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        warnings.warn(f"an image that cannot be read is left out: {bad[0]}{others}", RecordWarning, stacklevel=2)
+    if data.bad:
+        more = f", and {len(data.bad) - 1} more" if len(data.bad) > 1 else ""
+        warnings.warn(f"an image that cannot be read is left out: {data.bad[0]}{more}", RecordWarning, stacklevel=2)
     return data
 
 
-def _origin(config: DataConfig, location: DataLocation) -> tuple[Origin, Form]:
-    hub, form = _KNOWN.get(config.name, (None, Form()))
-    form = dataclasses.replace(form, resize=config.resize)
-    named = Path(config.name).expanduser()
+def _origin(name: str, hub: Hub | None, location: DataLocation) -> Hub | files.Files:
+    named = Path(name).expanduser()
     if location.folder is not None:
         inner = None if named.is_absolute() or named == location.folder else named.name
-        return files.find(location.folder.expanduser(), inner, None if hub is None else hub.subset), form
+        return files.find(location.folder.expanduser(), inner, None if hub is None else hub.subset)
     if hub is not None:
-        return hub, form
-    if config.name and named.exists():
-        return files.find(named), form
-    hub_id = _HUB_ID.fullmatch(config.name)
-    if hub_id:
-        return Hub(hub_id["name"], hub_id["subset"]), form
+        return hub
+    if name and named.exists():
+        return files.find(named)
+    if hub_id := _HUB_ID.fullmatch(name):
+        return Hub(hub_id["name"], hub_id["subset"])
     known = ("digits", *_KNOWN)
     raise InvalidValueError(
         f"expected data from one of {', '.join(known)}, a folder that exists (--data FOLDER), or a hub id OWNER/NAME "
-        f"or OWNER/NAME:SUBSET, got {config.name!r}{did_you_mean(config.name, known)}"
+        f"or OWNER/NAME:SUBSET, got {name!r}{did_you_mean(name, known)}"
     )
 
 
+def read(origin: Hub | files.Files, form: Form) -> ImageData:
+    """Decode all images of ``origin`` except bad ones. Without a test part, a fifth of each class becomes one."""
+    parts = read_parts(origin, form.classes)
+    classes = class_names(parts, form.classes)
+    label_of: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    stack = Stack(form)
+    labels: list[int] = []
+    test: list[int] = []
+    bad: list[str] = []
+    for part in parts:
+        for (name, stored), label in zip(part.images(), part.labels, strict=True):
+            try:
+                stack.add(stored, name)
+            except UnreadableError as error:
+                bad.append(f"{name}: {error}")
+                continue
+            if part.is_test:
+                test.append(len(labels))
+            labels.append(label_of.get(label, -1))
+    if not labels:
+        raise InvalidValueError(f"expected images, got none that can be read; the first is {bad[0]}")
+    labelled = torch.tensor(labels)
+    rows = torch.tensor(test, dtype=torch.int64) if test else _held_out(labelled)
+    return ImageData(stack.tensor(), labelled, rows, 255, classes, tuple(bad))
+
+
 def cache_folder() -> Path:
-    """Where decoded images are kept: ``$ADVERSARIAL_DROPOUT_CACHE``, or ``~/.cache/adversarial-dropout``."""
+    """The folder of decoded images: ``$ADVERSARIAL_DROPOUT_CACHE``, or ``~/.cache/adversarial-dropout``."""
     named = os.environ.get("ADVERSARIAL_DROPOUT_CACHE")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "adversarial-dropout"
 
 
-def _from_cache(path: Path) -> tuple[ImageData | None, list[str]]:
+def _from_cache(path: Path) -> ImageData | None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            noted = json.loads(file.metadata()["adversarial-dropout"])
+            note = json.loads(file.metadata()["adversarial-dropout"])
             tensors = {name: file.get_tensor(name) for name in ("images", "labels", "test")}
-        return ImageData(**tensors, brightest=255, classes=tuple(noted["classes"])), noted["bad"]
+        return ImageData(**tensors, brightest=255, classes=tuple(note["classes"]), bad=tuple(note["bad"]))
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
-        return None, []  # Not there, or damaged: it is made anew.
+        return None  # It is missing or damaged.
 
 
-def _to_cache(path: Path, data: ImageData, bad: list[str]) -> None:
+def _to_cache(path: Path, data: ImageData) -> None:
     content = safetensors.torch.save(
         {"images": data.images, "labels": data.labels, "test": data.test},
-        {"adversarial-dropout": json.dumps({"classes": data.classes, "bad": bad})},
+        {"adversarial-dropout": json.dumps({"classes": data.classes, "bad": data.bad})},
     )
     try:
         records.write_bytes(path, content)
     except RecordError as error:
         warnings.warn(
-            f"the decoded images are not kept, and will be decoded again next time: {error.__cause__}; set "
-            f"ADVERSARIAL_DROPOUT_CACHE to a folder with room",
+            f"the decoded images cannot be cached, and will be decoded again next time: {error.__cause__}; set "
+            f"ADVERSARIAL_DROPOUT_CACHE to a folder with free space",
             RecordWarning,
             stacklevel=2,
         )
 
 
-# The test part is the same in every run, and no seed of a run leads to another.
+# The test part is the same in every run, whatever its seed.
 _TEST_SEED = 20180101
 _DIGITS_TEST = 500
 _HELD_OUT = 5
 
 
 def _held_out(labels: Tensor) -> Tensor:
-    """A test part for data without one: of each class a fifth of the labelled rows, one at least, at random."""
+    """A test part for data without one: a random fifth of the labelled rows of each class, at least one row."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_TEST_SEED))
-    rows = [order[labels[order] == label] for label in range(int(labels.max()) + 1)]
-    return torch.cat([order[:0], *(own[: max(1, len(own) // _HELD_OUT)] for own in rows)]).sort().values
+    by_class = [order[labels[order] == label] for label in range(int(labels.max()) + 1)]
+    return torch.cat([order[:0], *(rows[: max(1, len(rows) // _HELD_OUT)] for rows in by_class)]).sort().values
 
 
 def digits() -> ImageData:
@@ -230,10 +246,5 @@ def digits() -> ImageData:
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_TEST_SEED))
-    return ImageData(
-        images=images,
-        labels=torch.from_numpy(bunch.target).long(),
-        test=order[:_DIGITS_TEST].sort().values,
-        brightest=16,
-        classes=tuple(str(name) for name in bunch.target_names),
-    )
+    test = order[:_DIGITS_TEST].sort().values
+    return ImageData(images, torch.from_numpy(bunch.target).long(), test, brightest=16, classes=_DIGITS)

@@ -1,4 +1,4 @@
-"""Which rows a run trains on, which of them with labels, and on which it is judged."""
+"""Splits the rows of a data set into labelled, unlabelled and evaluation rows."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Split:
 
     Attributes:
         labelled: Training rows whose labels are used.
-        unlabelled: Training rows that are seen without a label: all of them, or all but the labelled ones.
-        evaluation: Rows on which errors are measured: the validation part if there is one, else the test part, or
-            some of it, evenly spaced.
+        unlabelled: Training rows that are used without a label: all of them, or all but the labelled ones.
+        evaluation: Rows on which errors are measured: the validation part if there is one, otherwise the test part;
+            all of it, or evenly spaced rows.
     """
 
     labelled: Tensor
@@ -28,12 +28,12 @@ class Split:
     evaluation: Tensor
 
     def to_dict(self) -> dict[str, str]:
-        """The indices as text like "3, 17, 20-25", as JSON keeps them."""
+        """The indices as text like "3, 17, 20-25", for JSON."""
         return {field.name: _as_text(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, plain: dict[str, str]) -> "Split":
-        """The split that :meth:`to_dict` has written."""
+        """The inverse of :meth:`to_dict`."""
         return cls(**{field.name: _from_text(plain[field.name]) for field in dataclasses.fields(cls)})
 
 
@@ -52,16 +52,11 @@ def _from_text(text: str) -> Tensor:
 
 
 def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
-    """Draw the split of a run. The test part does not depend on the seed; validation and labelled rows do.
-
-    Raises:
-        InvalidValueError: the labels do not divide among the classes, a class has too few labelled rows, too many rows
-            are held out, or nothing is left without a label.
-    """
+    """Draw the split of a run. Validation and labelled rows depend on the seed, the test part does not."""
     generator = torch.Generator().manual_seed(seed)
     pool = data.training
     if not len(pool):
-        raise InvalidValueError(f"expected images for training in {config.name}, got {len(data.test)} for test alone")
+        raise InvalidValueError(f"expected images for training in {config.name}, got {len(data.test)} test images only")
     pool = pool[torch.randperm(len(pool), generator=generator)]
     known = pool[data.labels.cpu()[pool] != UNLABELLED]
     if config.validation >= len(known):
@@ -80,29 +75,28 @@ def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
 
 
 def evenly_spaced(rows: Tensor, most: int) -> Tensor:
-    """All of ``rows``, or that many of them, evenly spaced."""
+    """All of ``rows``, or ``most`` of them, evenly spaced."""
     return rows if len(rows) <= most else rows[torch.arange(most) * len(rows) // most]
 
 
 def _labelled(data: ImageData, shuffled: Tensor, config: DataConfig) -> Tensor:
-    """The labelled rows: all of ``shuffled``, or the first ones of each class."""
+    """The labelled rows: all of ``shuffled``, or the first rows of each class."""
     classes = len(data.classes)
     labels = data.labels.cpu()[shuffled]
-    own = [shuffled[labels == label] for label in range(classes)]
-    least = 1
+    by_class = [shuffled[labels == label] for label in range(classes)]
+    least, advice = 1, "add labels"
     if config.labelled is not None:
         if config.labelled % classes:
             raise InvalidValueError(
                 f"expected data.labelled to be a multiple of the {classes} classes of {config.name}, got "
                 f"{config.labelled}"
             )
-        least = config.labelled // classes
-        own = [rows[:least] for rows in own]
-    shortest = min(range(classes), key=lambda label: len(own[label]))
-    if len(own[shortest]) < least:
-        advice = "add labels" if config.labelled is None else "lower data.labelled, or add labels"
+        least, advice = config.labelled // classes, "lower data.labelled, or add labels"
+        by_class = [rows[:least] for rows in by_class]
+    name, rows = min(zip(data.classes, by_class, strict=True), key=lambda pair: len(pair[1]))
+    if len(rows) < least:
         raise InvalidValueError(
-            f"expected {least} labelled examples of each class, but class {data.classes[shortest]!r} of {config.name} "
-            f"has {len(own[shortest])} training examples with a label; {advice}"
+            f"expected {least} labelled examples of each class, but class {name!r} of {config.name} has "
+            f"{len(rows)} training examples with a label; {advice}"
         )
-    return torch.cat(own).sort().values
+    return torch.cat(by_class).sort().values

@@ -17,7 +17,7 @@ from adversarial_dropout.experiments.run import optimizers
 from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.ranks import Ranks
 from adversarial_dropout.experiments.run.step import build_objective, choose_step
-from adversarial_dropout.experiments.trained.prediction import error
+from adversarial_dropout.experiments.trained.evaluation import error
 
 
 class Run:

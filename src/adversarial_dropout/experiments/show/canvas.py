@@ -1,4 +1,4 @@
-"""What every figure shares: colours, and the way to the same SVG bytes for the same content."""
+"""Creates figures with common colours, and as SVG with the same bytes for the same content."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers as well.
+# Okabe and Ito's colours, which colour-blind readers can tell apart as well.
 _COLOURS = (
     *("#000000", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#888888", "#8B5A2B"),
-    "#C2B400",  # Okabe and Ito's yellow, darker, to be seen on white.
+    "#C2B400",  # Their yellow, darker, so that it is visible on white.
 )
 _LONGEST = 30  # Characters of a label.
 _DPI = 130  # Of images inside.
@@ -18,19 +18,19 @@ _MARKERS = "osD^vPX*h<"
 
 
 def short(label: str) -> str:
-    """A label as it stands, "$" too, cut where it would leave no room for the figure; the table has the whole one."""
+    """A label for a figure, shortened if it is long; "$" is escaped."""
     cut = label if len(label) <= _LONGEST else f"{label[: _LONGEST - 2]} …"
     return cut.replace("$", r"\$")
 
 
-def style(place: int) -> tuple[str, str]:
-    """Colour and marker of the series at ``place``."""
-    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+def style(index: int) -> tuple[str, str]:
+    """Colour and marker of a series."""
+    return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
 
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], str]]]:
-    """A figure, and a function that gives it as SVG once it is drawn: the same bytes for the same content."""
+    """A new figure, and a function that returns it as SVG after the ``with`` block."""
     with mpl.rc_context({"svg.hashsalt": "adversarial-dropout", "font.size": 10}):
         figure = Figure(figsize=(width, height), layout="constrained")
         text = io.StringIO()

@@ -1,4 +1,4 @@
-"""One self-contained page: a template, filled, with figures inside it and no link to anything else."""
+"""Writes self-contained HTML pages from templates, with their figures inside."""
 
 import base64
 from dataclasses import dataclass
@@ -12,19 +12,14 @@ from adversarial_dropout.experiments.records import Record
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in a page.
-
-    Attributes:
-        content: A drawing as SVG, or an image file as PNG.
-        alt: The same in words.
-    """
+    """A figure in a page: an SVG drawing or the content of a PNG file, and a description in words."""
 
     content: str | bytes
     alt: str
 
     @property
     def source(self) -> str:
-        """The figure as the address of an image."""
+        """The figure as a data URL."""
         kind, content = ("svg+xml", self.content.encode()) if isinstance(self.content, str) else ("png", self.content)
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -35,11 +30,7 @@ def named(record: Record) -> str:
 
 
 def write_page(template: str, path: Path, **content: object) -> None:
-    """Fill ``template``, a path in this wing, with ``content`` and write it to ``path``.
-
-    Raises:
-        RecordError: the file cannot be written.
-    """
+    """Render ``template``, a path in this wing, with ``content`` and write it to ``path``."""
     loader = jinja2.PackageLoader("adversarial_dropout.experiments", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     records.write_bytes(path, environment.get_template(template).render(content).encode())

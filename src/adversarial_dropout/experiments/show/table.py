@@ -1,4 +1,4 @@
-"""One table, and its forms: Markdown, CSV, the terminal; of a page see ``show/table.html.j2``."""
+"""A table for Markdown, CSV and the terminal; ``show/table.html.j2`` renders it in pages."""
 
 import csv
 import dataclasses
@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_SHORT = 24  # Characters of a word that the terminal does not break.
+_SHORT = 24  # The terminal breaks no word of up to this many characters.
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Table:
 
     Attributes:
         header: Names of its columns.
-        rows: Its cells, a row of them each: texts, numbers, whatever has a text, ``None`` for nothing.
-        title: What it shows, in a line, for the terminal and for pages.
-        notes: What must be known beside it.
+        rows: Its cells by row: texts, numbers, anything with a text, or ``None`` for an empty cell.
+        title: A one-line title for the terminal and for pages.
+        notes: Remarks to print below it.
     """
 
     header: Sequence[str]
@@ -27,12 +27,12 @@ class Table:
 
     @property
     def texts(self) -> list[tuple[str, ...]]:
-        """The rows as they are read: of a fraction four digits, of a whole number all, with commas."""
+        """The rows as texts: fractions with four significant digits, whole numbers with thousands separators."""
         return [tuple(map(_text, row)) for row in self.rows]
 
     @property
     def without_last(self) -> "Table":
-        """The same without its last column, which is too wide for a terminal."""
+        """The same table without its last column."""
         return dataclasses.replace(self, header=self.header[:-1], rows=[row[:-1] for row in self.rows])
 
     def markdown(self) -> str:
@@ -49,7 +49,7 @@ class Table:
         return text.getvalue()
 
     def __rich__(self) -> object:
-        """All of it for the terminal: columns of numbers to the right, short words unbroken."""
+        """The whole table for the terminal: numbers aligned to the right, short words unbroken."""
         from rich import table
         from rich.console import Group
         from rich.text import Text

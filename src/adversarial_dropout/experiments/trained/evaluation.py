@@ -1,37 +1,65 @@
-"""What a trained network says: of labelled images, as errors; of any images, as classes and probabilities."""
+"""Applies a trained network to images: its errors on labelled ones, the predicted classes of others."""
 
-import contextlib
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data import files, sources
+from adversarial_dropout.experiments.data.pictures import Stack, UnreadableError
 from adversarial_dropout.experiments.data.pixels import Pixels
-from adversarial_dropout.experiments.data.reading import Form
-from adversarial_dropout.experiments.data.sources import DataLocation
+from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
+from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
+from adversarial_dropout.experiments.models.network import Task
 from adversarial_dropout.experiments.show.table import Table
-from adversarial_dropout.experiments.trained.prediction import errors, outputs
 from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.regularizers.base import UNLABELLED
 
+_BATCH = 500
 _BRIGHTEST = 255  # In image files.
+
+
+def outputs(model: nn.Module, pixels: Pixels, stored: Tensor) -> Tensor:
+    """Output of ``model`` in evaluation mode for stored images, uint8 (N, C, H, W); the mode is restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            return torch.cat([model(pixels(part)) for part in torch.split(stored, _BATCH)])
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def errors(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task: Task = "classes") -> Tensor:
+    """Error of ``model`` on each of ``rows`` in percent, float64, shape (N,).
+
+    For a classifier it is 0 or 100. For an autoencoder it is the squared error over the mean squared distance of the
+    images from their mean, so that the mean over all rows is the share of the variance that is not explained.
+    """
+    output = outputs(model, pixels, data.images[rows])
+    if task == "images":
+        images = pixels(data.images[rows]).flatten(1)
+        if bool((images == images[0]).all()):
+            raise InvalidValueError(f"expected images that differ, got {len(rows)} that are all the same")
+        spread = reconstruction_error(images, images.mean(dim=0).expand_as(images)).double().mean()
+        return 100 * reconstruction_error(images, output).double() / spread
+    return 100 * (output.argmax(dim=1) != data.labels[rows]).double()
+
+
+def error(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task: Task = "classes") -> float:
+    """Mean of :func:`errors`: for a classifier, the percentage of ``rows`` that it gets wrong."""
+    return float(errors(model, pixels, data, rows, task).sum()) / len(rows)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors on labelled images.
-
-    Attributes:
-        error: In percent.
-        examples: Number of images.
-        classes: Error in percent and number of images by class.
-    """
+    """Error in percent and number of labelled images: of all images, and by class."""
 
     error: float
     examples: int
@@ -45,130 +73,70 @@ class Evaluation:
 
 
 def evaluate(trained: Trained, location: DataLocation | None = None) -> Evaluation:
-    """Measure the error of a run on its own evaluation part, or on all labelled images in ``location``: where these
-    are the data that it was trained on, on its evaluation part again.
+    """Measure the error of a run on its evaluation part, or on all labelled images in ``location``.
 
-    Raises:
-        InvalidValueError: the images have another form, or classes that the run does not know.
+    If the data in ``location`` are those of the run, its evaluation part is used as well.
     """
-    if location is None:
-        data = trained.data()
+    config = trained.record.config.data
+    data = trained.data() if location is None else sources.load(config, location, like=trained.form)
+    if location is None or data.digest == trained.record.final["data"]["sha256"]:
         rows = trained.split().evaluation
     else:
-        channels, height, width = trained.shape
-        form = Form(size=height if height == width else None, channels=channels, classes=trained.classes)
-        data = sources.load(trained.record.config.data, location, like=form)
-        if data.shape != trained.shape:
-            raise InvalidValueError(
-                f"expected images of shape (C, H, W) = {trained.shape}, as in training, got {data.shape} in "
-                f"{location.folder}"
-            )
         rows = (data.labels != UNLABELLED).nonzero().squeeze(1)
-        if data.digest == trained.record.final["data"]["sha256"]:
-            rows = trained.split().evaluation  # The run's own data: not those that it was trained on.
         if not len(rows):
             raise InvalidValueError(f"expected images with labels in {location.folder}, got {len(data.labels)} without")
-    labels = data.labels[rows]
-    with _same_noise():
-        found = errors(trained.model, _pixels(trained, data.brightest), data, rows, trained.task)
-    by_class = {}
-    for label, name in enumerate(trained.classes):
-        own = found[labels == label]
-        if len(own):
-            by_class[name] = (float(own.sum()) / len(own), len(own))
-    return Evaluation(float(found.sum()) / len(rows), len(rows), by_class)
-
-
-def _pixels(trained: Trained, brightest: int) -> Pixels:
-    return dataclasses.replace(trained.pixels, brightest=brightest)
-
-
-@contextlib.contextmanager
-def _same_noise() -> Iterator[None]:
-    """Noise in evaluation, which the authors' presets have, is the same at every call."""
+    pixels = Pixels(config, data.brightest, trained.pixels.whitening)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+        torch.manual_seed(0)  # Noise in evaluation, which the authors' presets have, is the same in every call.
+        wrong = errors(trained.model, pixels, data, rows, trained.task)
+    by_class = {name: wrong[data.labels[rows] == label] for label, name in enumerate(trained.classes)}
+    classes = {name: (float(part.sum()) / len(part), len(part)) for name, part in by_class.items() if len(part)}
+    return Evaluation(float(wrong.sum()) / len(rows), len(rows), classes)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says of one image.
-
-    Attributes:
-        image: Its file.
-        probabilities: By class, the most probable first.
-    """
-
-    image: str
-    probabilities: dict[str, float]
-
-    @property
-    def best(self) -> tuple[str, float]:
-        """The most probable class and its probability."""
-        return next(iter(self.probabilities.items()))
+Prediction = TypedDict(
+    "Prediction", {"image": str, "class": str, "probability": float, "probabilities": dict[str, float]}
+)
+"""An image file, its most probable class, the probability of that, and of all classes in decreasing order."""
 
 
 def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -> tuple[list[Prediction], list[str]]:
-    """Predict the class of image files, and of those in folders.
+    """Predict the classes of image files, and of those in folders.
 
-    Args:
-        trained: The network.
-        images: Files or folders.
-        resize: Bring them to the size of the training images; otherwise another size is an error. A run that was
-            trained on resized images always does so.
+    With ``resize``, or if the training images were resized, images of another size are resized as well.
 
     Returns:
-        A prediction for each image that can be read, and a line for each other.
-
-    Raises:
-        InvalidValueError: there is no image at all, or the run has no classes to predict.
+        A prediction for each image that can be used, and a line for each of the others.
     """
     if trained.task == "images":
         raise InvalidValueError(
-            f"expected a run that predicts classes, got the autoencoder {trained.record.folder}; `inspect` looks at it"
+            f"expected a run that predicts classes, got the autoencoder {trained.record.folder}; use `inspect` instead"
         )
     paths = [path for given in images for path in (files.images_in(given) if given.is_dir() else [given])]
     if not paths:
         raise InvalidValueError(
             f"expected image files, or folders of them, got {', '.join(map(str, images)) or 'none'}"
         )
-    read: list[tuple[Path, Tensor]] = []
-    bad = []
+    form = trained.form
+    stack = Stack(dataclasses.replace(form, resize=form.resize or resize, advice="resize it with --resize"))
+    readable, bad = [], []
     for path in paths:
         try:
-            read.append(
-                (path, files.decode(path, trained.shape, resize=resize or trained.pixels.config.resize is not None))
-            )
-        except InvalidValueError as error:
-            bad.append(str(error))
-    if not read:
+            stack.add(path, str(path))
+        except (UnreadableError, InvalidValueError) as error:
+            bad.append(f"{path}: {error}")
+        else:
+            readable.append(str(path))
+    if not readable:
         return [], bad
-    with _same_noise():
-        stored = torch.stack([stored for _, stored in read])
-        probabilities = outputs(trained.model, _pixels(trained, _BRIGHTEST), stored).softmax(dim=1)
-    found = []
-    for (path, _), row in zip(read, probabilities, strict=True):
-        ordered = row.argsort(descending=True, stable=True).tolist()
-        found.append(Prediction(str(path), {trained.classes[label]: float(row[label]) for label in ordered}))
-    return found, bad
-
-
-def table(found: Sequence[Prediction]) -> Table:
-    """Image, class and probability, a row each."""
-    rows = [(one.image, name, f"{probability:.6f}") for one in found for name, probability in [one.best]]
-    return Table(("image", "class", "probability"), rows)
-
-
-def as_json(found: Sequence[Prediction]) -> str:
-    """A list with image, class, probability, and the probabilities of all classes."""
-    content = [
-        {
-            "image": prediction.image,
-            "class": prediction.best[0],
-            "probability": prediction.best[1],
-            "probabilities": prediction.probabilities,
-        }
-        for prediction in found
-    ]
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    pixels = Pixels(trained.pixels.config, _BRIGHTEST, trained.pixels.whitening)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        probabilities = outputs(trained.model, pixels, stack.tensor()).softmax(dim=1)
+    predictions: list[Prediction] = []
+    for image, row in zip(readable, probabilities, strict=True):
+        order = row.argsort(descending=True, stable=True).tolist()
+        by_class = {trained.classes[label]: float(row[label]) for label in order}
+        best = trained.classes[order[0]]
+        predictions.append({"image": image, "class": best, "probability": by_class[best], "probabilities": by_class})
+    return predictions, bad

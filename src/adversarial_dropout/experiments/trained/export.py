@@ -1,48 +1,27 @@
-"""A trained network for use elsewhere: safetensors with its config, and ONNX."""
+"""Exports a trained network: safetensors with its config, and ONNX."""
 
 import logging
 import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.models.noise import GaussianNoise
 from adversarial_dropout.experiments.trained.trained import Trained
 
-_ONNX = "model.onnx"
-
-
-class _Whole(nn.Module):
-    """From stored pixels, as floats, to probabilities."""
-
-    def __init__(self, trained: Trained) -> None:
-        super().__init__()
-        self.model = trained.model
-        self.pixels = trained.pixels
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.pixels(images))
-        return logits.softmax(dim=1)
-
 
 def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
-    """Write weights and config of ``trained`` to ``folder``, and the whole as ONNX if asked for.
+    """Write weights and config of ``trained`` to ``folder``, and the network with its preprocessing as ONNX.
 
     The ONNX model takes "images", float32 of shape (N, C, H, W) with stored pixel values (0 to 255 for usual images),
-    and gives "probabilities", (N, classes), in the order of config.json's classes.
-
-    Returns:
-        The files written.
-
-    Raises:
-        InvalidValueError: onnxscript is not installed, the network is an autoencoder, or ``folder`` holds a run.
-        RecordError: a file cannot be written.
+    and returns "probabilities", (N, classes), in the order of config.json's classes.
+    Returns the files written.
     """
     run = trained.record.folder
-    if (folder / records.FINAL).exists():
+    if records.is_finished(folder):
         raise InvalidValueError(f"expected a folder for the export alone, got {folder}, which holds a run")
     names = [records.WEIGHTS, *([records.WHITENING] if trained.pixels.whitening is not None else [])]
     for name in names:
@@ -51,8 +30,8 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
     records.write_json(folder / records.CONFIG, content)
     names.append(records.CONFIG)
     if onnx:
-        records.write_bytes(folder / _ONNX, _onnx(trained))
-        names.append(_ONNX)
+        names.append("model.onnx")
+        records.write_bytes(folder / names[-1], _onnx(trained))
     return [folder / name for name in names]
 
 
@@ -67,13 +46,13 @@ def _onnx(trained: Trained) -> bytes:
         )
     for module in trained.model.modules():
         if isinstance(module, GaussianNoise):
-            module.in_evaluation = False  # What is exported has no noise, whatever its preset says.
+            module.in_evaluation = False  # An export has no noise, whatever its preset says.
     example = torch.zeros(2, *trained.shape)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of the exporter, about its own insides.
+        warnings.simplefilter("ignore")  # The exporter warns about its own internals.
         program = torch.onnx.export(
-            _Whole(trained).eval(),
+            nn.Sequential(trained.pixels, trained.model, nn.Softmax(dim=1)).eval(),
             (example,),
             input_names=["images"],
             output_names=["probabilities"],

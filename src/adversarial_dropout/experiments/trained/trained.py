@@ -1,4 +1,4 @@
-"""The saved network of a run, with all that it takes to show it images."""
+"""Loads the saved network of a run, with everything needed to apply it to images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from torch import nn
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, records
 from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.pictures import Form
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
 from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.data.splits import Split
@@ -20,10 +21,10 @@ class Trained:
     """A trained network.
 
     Attributes:
-        record: Of its run.
-        model: In evaluation mode, on the CPU.
-        pixels: Makes its input from stored images.
-        shape: Of a stored image, (C, H, W).
+        record: The record of its run.
+        model: The network in evaluation mode, on the CPU.
+        pixels: Turns stored images into its input.
+        shape: Shape (C, H, W) of a stored image.
         classes: Names of the classes, in the order of its logits.
     """
 
@@ -45,43 +46,37 @@ class Trained:
 
     @classmethod
     def load(cls, record: Record) -> "Trained":
-        """Load what a finished run has saved.
-
-        Raises:
-            InvalidValueError, RecordError: a file is missing or damaged, or an earlier version wrote it.
-        """
-        seen = record.final.get("data")
-        if seen is None:
+        """Load what a finished run saved."""
+        described = record.final.get("data")
+        if described is None:
             raise InvalidValueError(
-                f"{record.folder} was written by an earlier version, which did not note what its data look like; "
+                f"{record.folder} was written by an earlier version, which did not record the form of its data; "
                 f"delete it and give the command of the run again"
             )
         config, whitening = record.config, None
         with records.reading(record.folder / records.FINAL):
-            channels, height, width = seen["shape"]
-            classes, brightest = tuple(seen["classes"]), int(seen["brightest"])
+            channels, height, width = described["shape"]
+            classes, brightest = tuple(described["classes"]), int(described["brightest"])
         if config.data.whiten:
             with records.reading(record.folder / records.WHITENING):
                 whitening = Whitening.load(record.folder / records.WHITENING)
-        return cls(
-            record=record,
-            model=models.load(config.model, (channels, height, width), len(classes), record.folder / records.WEIGHTS),
-            pixels=Pixels(config.data, brightest, whitening),
-            shape=(channels, height, width),
-            classes=classes,
-        )
+        model = models.load(config.model, (channels, height, width), len(classes), record.folder / records.WEIGHTS)
+        return cls(record, model, Pixels(config.data, brightest, whitening), (channels, height, width), classes)
 
     @property
     def task(self) -> Task:
-        """What it has learned."""
+        """The task that the network was trained for."""
         return self.record.config.model.task
 
-    def data(self, location: DataLocation | None = None) -> ImageData:
-        """The data of the run: those where they lay at the time, or in ``location``.
+    @property
+    def form(self) -> Form:
+        """The form of the training images, which other images must have."""
+        channels, height, width = self.shape
+        resize = self.record.config.data.resize is not None
+        return Form((width, height), channels, self.classes, resize, "that is the size of the training images")
 
-        Raises:
-            InvalidValueError: they are not the data that the run has seen.
-        """
+    def data(self, location: DataLocation | None = None) -> ImageData:
+        """Load the data of the run from where they were during training, or from ``location``."""
         data = sources.load(self.record.config.data, location or DataLocation.of_run(self.record.folder))
         if data.digest != self.record.final["data"]["sha256"]:
             raise InvalidValueError(
@@ -91,11 +86,7 @@ class Trained:
         return data
 
     def split(self) -> Split:
-        """Which rows of the data the run has used for what.
-
-        Raises:
-            RecordError: the file is missing or damaged.
-        """
+        """Read the run's split of the data."""
         path = self.record.folder / records.SPLIT
         content = records.read_json(path)
         with records.reading(path):

@@ -18,7 +18,7 @@ from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.studies.autoencoders.features import check_images
 from adversarial_dropout.experiments.studies.inspection.masks_at_work import MasksAtWork, observe
 from adversarial_dropout.experiments.studies.theory.linearisation import jacobian_at
-from adversarial_dropout.experiments.trained.prediction import outputs
+from adversarial_dropout.experiments.trained.evaluation import outputs
 from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 from adversarial_dropout.masks import flip_budget
