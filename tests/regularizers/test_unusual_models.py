@@ -159,6 +159,31 @@ def test_children_of_a_sequential_may_be_called_under_and_upper() -> None:
     assert losses[0] == losses[1]
 
 
+class Shared(nn.Module):
+    """One normalisation under two names, and one weight in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.layer = nn.Linear(6, 6), nn.Linear(6, 6), AdversarialDropout(0.5, 0.4)
+        self.second.weight = self.first.weight
+        self.norm = self.same_norm = nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.same_norm(self.second(self.layer(self.norm(self.first(x)))))
+        return logits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shared_modules_and_weights_stay_shared(method: str) -> None:
+    model = Shared().double()
+    before = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    METHODS[method]()(model, *batch()).backward()
+    after = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    assert before.keys() == after.keys()
+    assert all(after[name] is tensor for name, tensor in before.items())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("method", ["sadd", "vat", "at", "vadd"])
 def test_cached_parametrizations_keep_their_gradients(method: str) -> None:
     last = nn.utils.parametrizations.weight_norm(nn.Linear(10, 3))
