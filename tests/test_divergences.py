@@ -127,7 +127,7 @@ def test_stable_at_extreme_logits_with_labels(name: str) -> None:
     torch.testing.assert_close(got, torch.tensor(expected))
 
 
-# What each is, told by invariances and bounds
+# Invariances and bounds
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Bad input: each a clear error or warning that names the cause and the remedy."""
+"""Bad input raises an error or a warning that names the cause and the remedy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -95,7 +95,7 @@ def test_labels_out_of_range_or_shape(method: str, labels: Any, message: str) ->
 
 
 @pytest.mark.parametrize("method", ["vadd", "vadd-shared", "vat", "pi", "entropy"])
-def test_the_others_ignore_y(method: str) -> None:
+def test_unsupervised_methods_ignore_y(method: str) -> None:
     x, y = batch()
     values = []
     for labels in (None, y, torch.full((3, 2), -7.5)):

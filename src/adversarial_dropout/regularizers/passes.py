@@ -100,16 +100,16 @@ def replacing(
         (module, dict(module.named_parameters(recurse=False, remove_duplicate=False)), dict(module._buffers))
         for module in model.modules()
     ]
-    made: dict[Tensor, Tensor] = {}  # A tensor that two modules share stays shared.
+    copies: dict[Tensor, Tensor] = {}  # A buffer that two modules share stays shared.
     cache_enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
     try:
         for module, its_parameters, its_buffers in before:
             if parameters is not None:
                 for name, parameter in its_parameters.items():
-                    module._parameters[name] = made.setdefault(parameter, parameters(parameter))  # type: ignore[assignment]
+                    module._parameters[name] = parameters(parameter)  # type: ignore[assignment]
             if buffers is not None:
                 for name, buffer in its_buffers.items():
-                    module._buffers[name] = None if buffer is None else made.setdefault(buffer, buffers(buffer))
+                    module._buffers[name] = None if buffer is None else copies.setdefault(buffer, buffers(buffer))
         yield
     finally:
         parametrize._cache_enabled = cache_enabled

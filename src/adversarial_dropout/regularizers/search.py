@@ -23,10 +23,6 @@ from adversarial_dropout.regularizers.passes import (
     run_model,
 )
 
-# Two passes count as equal if their logits agree within this, plus two units in the last place.
-_AGREE = 1e-6
-_ROUNDING = 2
-
 generators_of_a_search: ContextVar[Callable[[int], Sequence[torch.Generator]] | None] = ContextVar(
     "generators_of_a_search", default=None
 )
@@ -277,6 +273,6 @@ def _found_mask(masks: LayerMasks, jacobian: Tensor, repeated: Tensor) -> Tensor
 def _repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:
     if target.shape != prediction.shape or not target.is_floating_point():
         return prediction.new_zeros(prediction.shape[0], dtype=torch.bool)
-    rounding = _ROUNDING * torch.finfo(prediction.dtype).eps
-    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=rounding, atol=_AGREE)
+    two_units_in_the_last_place = 2 * torch.finfo(prediction.dtype).eps
+    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=two_units_in_the_last_place, atol=1e-6)
     return close.reshape(close.shape[0], math.prod(close.shape[1:])).all(dim=1)
