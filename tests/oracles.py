@@ -1,4 +1,4 @@
-"""Slow, plain versions of what the package computes: Python loops and floats, nothing shared with the package.
+"""Slow reference versions of the package's computations, with Python loops and floats and no code of the package.
 
 A mask is a list of 0 and 1, J a list of floats, logits a list of floats: always one example.
 """
@@ -17,7 +17,7 @@ def linearised_objective(mask: Sequence[int], jacobian: Sequence[float]) -> Frac
 
 
 def brute_force_mask(mask: Sequence[int], jacobian: Sequence[float], max_flips: int) -> list[int]:
-    """The best of all masks within the budget (eq. 10); of equal ones that with the fewest flips, lowest units first.
+    """The best mask within the budget (eq. 10); among equals, the one with the fewest flips and the lowest units.
 
     ``combinations`` goes from few flips to many and from low units to high, and only a better mask replaces one.
     """
@@ -33,10 +33,10 @@ def brute_force_mask(mask: Sequence[int], jacobian: Sequence[float], max_flips: 
 
 
 def algorithm_1(mask: Sequence[int], jacobian: Sequence[float], max_flips: int) -> list[int]:
-    """Algorithm 1, line by line, with two amendments.
+    """Algorithm 1, line by line, with two corrections.
 
-    z is sorted by |J| in descending order (printed: ascending), and no flip is made once ``max_flips`` are
-    (printed: the distance is tested with ≤ before a flip, which lets one more through). Equal |J|: lower unit first.
+    z is sorted by |J| in descending order (printed: ascending), and the loop stops after ``max_flips`` flips (printed:
+    the distance is tested with ≤ before a flip, which allows one flip more). Equal |J|: lower unit first.
     """
     adversarial = list(mask)
     order = sorted(range(len(mask)), key=lambda unit: (-abs(jacobian[unit]), unit))
@@ -56,9 +56,9 @@ def algorithm_1(mask: Sequence[int], jacobian: Sequence[float], max_flips: int) 
 def printed_algorithm_1(
     mask: Sequence[int], jacobian: Sequence[float], bound: float, *, largest_first: bool = False, count: bool = False
 ) -> list[int]:
-    """Algorithm 1 to the letter: z in ascending order, and ‖εˢ − ε‖₂ ≤ δH tested before a flip; ``bound`` is δH.
+    """Algorithm 1 exactly as printed: z in ascending order, and ‖εˢ − ε‖₂ ≤ δH tested before a flip; ``bound`` is δH.
 
-    ``largest_first`` and ``count`` (flips in the place of the norm) mend one slip each.
+    ``largest_first`` and ``count`` (flips instead of the norm) correct one slip each.
     """
     adversarial = list(mask)
     order = sorted(range(len(mask)), key=lambda unit: -abs(jacobian[unit]) if largest_first else abs(jacobian[unit]))
@@ -113,7 +113,7 @@ def _through_softmax(probabilities: Sequence[float], gradient: Sequence[float]) 
 
 
 def cross_entropy_gradients(target: Sequence[float], prediction: Sequence[float]) -> Pair:
-    """By the target's and by the prediction's logits, worked out on paper: t_j (−log q_j − D) and q_j − t_j."""
+    """By the target's and by the prediction's logits, derived by hand: t_j (−log q_j − D) and q_j − t_j."""
     t, q, log_q = softmax(target), softmax(prediction), log_softmax(prediction)
     by_prediction = [b - a for a, b in zip(t, q, strict=True)]
     return _through_softmax(t, [-value for value in log_q]), by_prediction

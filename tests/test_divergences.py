@@ -127,7 +127,7 @@ def test_stable_at_extreme_logits_with_labels(name: str) -> None:
     torch.testing.assert_close(got, torch.tensor(expected))
 
 
-# What each is, told by invariances and bounds
+# Invariances and bounds
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -288,11 +288,13 @@ def test_names_stand_for_the_functions(name: str) -> None:
     assert resolve_divergence(name) is FUNCTIONS[name]
 
 
-def test_a_function_stands_for_itself() -> None:
+def test_a_function_is_called_and_its_result_checked() -> None:
     def squared_error(target: Tensor, prediction: Tensor) -> Tensor:
         return (target - prediction).square().flatten(1).sum(1)
 
-    assert resolve_divergence(squared_error) is squared_error
+    assert torch.equal(resolve_divergence(squared_error)(LOGITS, LOGITS + 1), torch.full((2,), 3.0))
+    with pytest.raises(InvalidValueError, match=r"one value per example, shape \(2,\), got \(2, 3\)"):
+        resolve_divergence(torch.sub)(LOGITS, LOGITS)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_wrong_dimensions(granularity: Granularity, shape: tuple[int, ...], mess
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize(("granularity", "shape", "mask_shape"), SHAPES[1:])
-def test_sum_is_units_over_units_left_of_each_example(
+def test_sum_rescales_by_units_over_kept_units_of_each_example(
     granularity: Granularity, shape: tuple[int, ...], mask_shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     y, gradient = run(
@@ -169,7 +169,7 @@ def test_sum_is_units_over_units_left_of_each_example(
     )
     torch.manual_seed(4)
     mask = F.dropout(torch.ones(mask_shape), 0.4) != 0
-    scales = [math.prod(mask_shape[1:]) / left if (left := int(row.sum())) else 0.0 for row in mask]
+    scales = [math.prod(mask_shape[1:]) / kept if (kept := int(row.sum())) else 0.0 for row in mask]
     assert len(set(scales)) > 1, "examples must differ"
     for i, scale in enumerate(scales):
         expected = (mask[i] * torch.tensor(scale, dtype=dtype)).expand(shape[1:])

@@ -72,13 +72,13 @@ def test_equals_brute_force(entries: st.SearchStrategy[float], data: st.DataObje
 
 
 def test_the_slips_of_the_printed_algorithm() -> None:
-    """docs/method.md: from 8 kept units and δH = 2 the print flips the 5 that matter least, the text asks for 2."""
+    """docs/method.md: from 8 kept units and δH = 2, the printed algorithm flips 5 units that matter little, not 2."""
     mask, jacobian = [1] * 8, [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, 8.0]
     letter = oracles.printed_algorithm_1(mask, jacobian, 2)
     assert letter == [0, 0, 0, 0, 0, 1, 1, 1]  # √5 > 2 is the first root above the bound.
     assert oracles.printed_algorithm_1(mask, jacobian, 2, count=True) == [0, 0, 0, 1, 1, 1, 1, 1]
-    mended = oracles.printed_algorithm_1(mask, jacobian, 2, count=True, largest_first=True)
-    assert mended == [1, 1, 1, 1, 0, 0, 0, 1]  # One flip too many is left.
+    corrected = oracles.printed_algorithm_1(mask, jacobian, 2, count=True, largest_first=True)
+    assert corrected == [1, 1, 1, 1, 0, 0, 0, 1]  # Still one flip too many.
     assert found([mask], [jacobian], 2) == [[1, 1, 1, 1, 1, 0, 0, 1]] == [oracles.brute_force_mask(mask, jacobian, 2)]
     # "No increment in the divergence": no further flip has a positive gain. The last unit has none.
     assert found([mask], [jacobian], 8) == [[0, 0, 0, 0, 0, 0, 0, 1]]
@@ -86,7 +86,7 @@ def test_the_slips_of_the_printed_algorithm() -> None:
 
 @pytest.mark.parametrize(("units", "delta", "counted", "letter"), [(2048, 0.005, 10, 104), (128, 0.05, 6, 40)])
 def test_appendix_b_counts_flips(units: int, delta: float, counted: int, letter: int) -> None:
-    """What the paper says δ means there, and how many flips an L2 norm of at most δH would allow."""
+    """The flips that the paper states, and the flips that an L2 norm of at most δH would allow."""
     assert flip_budget(delta, units) == counted
     assert math.floor(Fraction(str(delta)) ** 2 * units**2) == letter
 
@@ -215,9 +215,9 @@ MASK, JACOBIAN = torch.ones(2, 3), torch.zeros(2, 3)
         (MASK.long(), JACOBIAN, 1, InvalidTypeError, r"mask to be bool or floating, got torch\.int64"),
         (MASK, JACOBIAN.long(), 1, InvalidTypeError, r"jacobian to be floating, got torch\.int64"),
         (MASK, JACOBIAN.bool(), 1, InvalidTypeError, r"jacobian to be floating, got torch\.bool"),
-        (MASK, JACOBIAN, 0.5, InvalidTypeError, r"max_flips to be a whole number, got 0\.5; flip_budget"),
-        (MASK, JACOBIAN, True, InvalidTypeError, r"max_flips to be a whole number, got True"),
-        (MASK, JACOBIAN, -1, InvalidValueError, r"max_flips to be 0 or more, got -1"),
+        (MASK, JACOBIAN, 0.5, InvalidTypeError, r"max_flips to be a whole number, 0 or more, got 0\.5; flip_budget"),
+        (MASK, JACOBIAN, True, InvalidTypeError, r"max_flips to be a whole number, 0 or more, got True"),
+        (MASK, JACOBIAN, -1, InvalidValueError, r"max_flips to be a whole number, 0 or more, got -1"),
         (MASK[0], JACOBIAN[0], 1, InvalidValueError, r"have shape \(N, H\), got \(3,\); use mask\.flatten\(1\)"),
         (MASK[None], JACOBIAN[None], 1, InvalidValueError, r"mask to have shape \(N, H\), got \(1, 2, 3\)"),
         (MASK, JACOBIAN[:, :2], 1, InvalidValueError, r"the mask's shape \(2, 3\), got \(2, 2\)"),
@@ -301,9 +301,9 @@ def test_budget_does_not_warn(delta: float, units: int) -> None:
         (math.nan, 10, InvalidValueError, r"delta to be in \[0, 1\], got nan"),
         ("0.1", 10, InvalidTypeError, r"delta to be a number in \[0, 1\], got '0\.1' \(str\)"),
         (True, 10, InvalidTypeError, r"delta to be a number in \[0, 1\], got True"),
-        (0.1, -1, InvalidValueError, r"units to be 0 or more, got -1"),
-        (0.1, 10.0, InvalidTypeError, r"units to be a whole number, got 10\.0 \(float\)"),
-        (0.1, True, InvalidTypeError, r"units to be a whole number, got True"),
+        (0.1, -1, InvalidValueError, r"units to be a whole number, 0 or more, got -1"),
+        (0.1, 10.0, InvalidTypeError, r"units to be a whole number, 0 or more, got 10\.0"),
+        (0.1, True, InvalidTypeError, r"units to be a whole number, 0 or more, got True"),
     ],
 )
 def test_bad_budget(delta: Any, units: Any, error: type[Exception], message: str) -> None:

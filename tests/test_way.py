@@ -1,4 +1,4 @@
-"""The way that a call takes through the package, file by file; ``pytest -s`` prints it."""
+"""Which files a call goes through, from the regulariser down to the mask; ``pytest -s`` prints them."""
 
 import sys
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from adversarial_dropout.experiments.run.step import Batch, build_objective, cho
 SOURCE = Path(adversarial_dropout.__file__).parent
 
 
-def place(frame: FrameType) -> str | None:
-    """The module of a frame of the package, as a path; ``None`` for frames of others."""
+def module_of(frame: FrameType) -> str | None:
+    """The module of a frame, as a path inside the package; ``None`` for code outside the package."""
     path = Path(frame.f_code.co_filename)
     return path.relative_to(SOURCE).with_suffix("").as_posix() if path.is_relative_to(SOURCE) else None
 
 
 def traced(call: Callable[[], object], look: Callable[[FrameType, str, Any], None]) -> None:
-    """Make ``call`` while ``look`` sees each frame that is entered or left."""
+    """Run ``call`` with ``look`` as the profiling function."""
     sys.setprofile(look)
     try:
         call()
@@ -33,27 +33,27 @@ def traced(call: Callable[[], object], look: Callable[[FrameType, str, Any], Non
 
 
 def way_down(call: Callable[[], object], to: str) -> list[str]:
-    """The frames of the package from ``call`` down to its first call of the function ``to``, as ``module:function``."""
-    found: list[str] = []
+    """The package's frames from ``call`` to the first call of the function ``to``, as ``module:function``."""
+    frames: list[str] = []
 
     def look(frame: FrameType | None, event: str, _: Any) -> None:
-        if event != "call" or found or frame is None or frame.f_code.co_name != to or place(frame) is None:
+        if event != "call" or frames or frame is None or frame.f_code.co_name != to or module_of(frame) is None:
             return
         while frame is not None:
-            if (module := place(frame)) is not None:
-                found.append(f"{module}:{frame.f_code.co_name}")
+            if (module := module_of(frame)) is not None:
+                frames.append(f"{module}:{frame.f_code.co_name}")
             frame = frame.f_back
 
     traced(call, look)
-    return found[::-1]
+    return frames[::-1]
 
 
 def modules_entered(call: Callable[[], object]) -> list[str]:
-    """Modules of the package in which ``call`` runs a function, in the order of their first one."""
+    """The modules of the package whose functions ``call`` runs, in the order of first use."""
     entered: dict[str, None] = {}
 
     def look(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and (module := place(frame)) is not None:
+        if event == "call" and (module := module_of(frame)) is not None:
             entered.setdefault(module)
 
     traced(call, look)

@@ -1,4 +1,4 @@
-"""The exceptions and the warning that this package raises, and the checks that several of its files make."""
+"""Exceptions, the warning, and checks of arguments."""
 
 import difflib
 import numbers
@@ -9,33 +9,33 @@ from torch import Tensor
 
 
 class AdversarialDropoutError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base class of all errors that this package raises on purpose.
 
-    Each concrete class also derives from the built-in that fits, so that ``except ValueError`` keeps working.
+    Each subclass also derives from the matching built-in exception, so ``except ValueError`` works as usual.
     """
 
 
 class InvalidValueError(AdversarialDropoutError, ValueError):
-    """An argument has the right type and a value, shape or range that cannot be used."""
+    """An argument has the right type but an invalid value, shape or range."""
 
 
 class NonFiniteError(InvalidValueError):
-    """Something computed is NaN or infinite where it must be finite."""
+    """A computed value is NaN or infinite."""
 
 
 class InvalidTypeError(AdversarialDropoutError, TypeError):
-    """An argument has a type or a dtype that cannot be used."""
+    """An argument has an invalid type or dtype."""
 
 
 class AdversarialDropoutWarning(UserWarning):
-    """What was asked for can be computed, but probably does not mean what its user thinks."""
+    """A call is valid but probably does not do what the user expects."""
 
 
 def values_readable(tensor: Tensor) -> bool:
-    """Whether a check may look at the values of ``tensor``.
+    """Whether a check may read the values of ``tensor``.
 
-    Always on CPU. On CUDA not while a stream is being captured, nowhere while ``torch.compile`` or ``torch.export``
-    traces, and never for a tensor without data: there, looking would break the graph or fail.
+    Reading them would fail or break the graph while ``torch.compile`` or ``torch.export`` traces, while a CUDA stream
+    is captured, and for tensors on the meta device.
     """
     if torch.compiler.is_compiling() or tensor.is_meta:
         return False
@@ -43,13 +43,13 @@ def values_readable(tensor: Tensor) -> bool:
 
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest valid one, or nothing if none is near."""
+    """The end of an error message about an unknown name: the closest valid name, or nothing if none is close."""
     nearest = difflib.get_close_matches(str(word).casefold(), list(choices), n=1, cutoff=0.4)
     return f'; did you mean "{nearest[0]}"?' if nearest else ""
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise unless ``value`` is one of ``choices``; offer the nearest."""
+    """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise InvalidValueError(
             f"expected {name} to be one of {', '.join(choices)}, got {value!r}{did_you_mean(value, choices)}"
@@ -57,22 +57,27 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Raise unless ``value`` is a real number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, float | numbers.Real):
-        raise InvalidTypeError(f"expected {name} to be a number in [0, 1], got {value!r} ({type(value).__name__})")
+    """Raise unless ``value`` is a number in [0, 1]."""
+    _check_number(name, value, "a number in [0, 1]")
     if not 0 <= value <= 1:
         raise InvalidValueError(f"expected {name} to be in [0, 1], got {value}; {name} is a fraction, not a percentage")
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise unless ``value`` is a whole number, ``least`` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidValueError(f"expected {name} to be a whole number, {least} or more, got {value!r}")
-
-
 def check_positive(name: str, value: float) -> None:
     """Raise unless ``value`` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, float | numbers.Real):
-        raise InvalidTypeError(f"expected {name} to be a number above 0, got {value!r} ({type(value).__name__})")
+    _check_number(name, value, "a number above 0")
     if not 0 < value < float("inf"):
         raise InvalidValueError(f"expected {name} to be finite and above 0, got {value}")
+
+
+def _check_number(name: str, value: object, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, float | numbers.Real):
+        raise InvalidTypeError(f"expected {name} to be {expected}, got {value!r} ({type(value).__name__})")
+
+
+def check_at_least(name: str, value: object, least: int, remedy: str = "") -> None:
+    """Raise unless ``value`` is a whole number, ``least`` or more; the message ends with ``remedy``."""
+    whole = isinstance(value, int | numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:  # type: ignore[operator]
+        error = InvalidValueError if whole else InvalidTypeError
+        raise error(f"expected {name} to be a whole number, {least} or more, got {value!r}{remedy}")

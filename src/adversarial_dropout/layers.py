@@ -1,9 +1,9 @@
-"""The dropout layer whose mask can be searched."""
+"""The dropout layer whose mask a regulariser can search."""
 
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,41 +22,41 @@ from adversarial_dropout.masks import sample_mask
 Granularity = Literal["element", "channel", "feature"]
 Rescale = Literal["inverted", "sum", "none"]
 MaskOfPass = Callable[[Tensor], Tensor | None]
-"""From what enters a layer to the mask of the pass under way: bool, to be applied as the layer's mode says; floating, a
-point to differentiate by, multiplied without rescaling; or ``None``, the identity.
+"""From a layer's input to its mask in the current pass: bool, applied and rescaled like a drawn mask; floating,
+multiplied without rescaling and differentiated by the search; or ``None``, the identity.
 """
 
 
 class AdversarialDropout(nn.Module):
-    r"""``nn.Dropout`` with a mask that can be searched for the flips that hurt the prediction most.
+    r"""Dropout layer whose mask a regulariser can search for the flips that change the prediction most.
 
-    By itself the layer behaves as ``torch.nn.Dropout(p)``: on CPU, with the same seed, it keeps the same units of a
+    Without a regulariser the layer behaves as ``torch.nn.Dropout(p)``; on CPU, the same seed keeps the same units of a
     contiguous input. A regulariser such as :class:`~adversarial_dropout.VirtualAdversarialDropout` finds the layer in
     the model and runs it with the mask :math:`\varepsilon^{adv}`, at most ``floor(delta · H)`` flips away from the
-    random one (eq. 5).
+    random mask (eq. 5 of Park et al., AAAI 2018).
 
     Args:
         p: Probability of *dropping* a unit, in [0, 1].
         delta: Budget δ: the share of an example's H units that the search may flip, in [0, 1].
         granularity: What a unit is. ``"element"``: one activation; the mask has the input's shape. ``"channel"``: one
-            feature map of (N, C, ...); mask (N, C, 1, ...). ``"feature"``: one feature of a sequence (N, T, D), shared
-            over time; mask (N, 1, D).
-        rescale: What follows the mask in training. ``"inverted"``: divide by 1 - p (as ``nn.Dropout``; at p = 1, where
-            that is impossible, units that a search revives pass unscaled). ``"sum"``: multiply by H / Σε per example
-            (the authors' code). ``"none"``: nothing, so activations are smaller in training than in evaluation.
+            feature map of (N, C, ...); the mask has shape (N, C, 1, ...). ``"feature"``: one feature of a sequence
+            (N, T, D), shared over time; the mask has shape (N, 1, D).
+        rescale: How activations are rescaled in training. ``"inverted"``: divide by 1 - p, as ``nn.Dropout`` does
+            (at p = 1, units that a search keeps are not rescaled). ``"sum"``: multiply by H / Σε per example, as the
+            authors' code does. ``"none"``: no rescaling, so activations are smaller in training than in evaluation.
 
     Shapes:
-        Input and output: floating, (N, ...), dimension 0 the batch; at least 3 dimensions for ``"channel"`` and
-        ``"feature"``.
+        Input and output: floating, (N, ...), with the batch as dimension 0; at least 3 dimensions for ``"channel"``
+        and ``"feature"``.
 
     Training and evaluation:
-        In training a mask is drawn for each call and kept, detached, until the next one: it is the mask from which a
-        regulariser called with ``target=`` starts, so ``target`` must come from the last training forward. It belongs
-        to no ``state_dict``, copy or pickle. In evaluation the layer is the identity, except under a search or a found
-        mask: then εˢ is all ones and nothing is rescaled. An example with no unit left gives zeros.
+        In training, each call draws a mask. The layer stores it, detached, until the next call: a regulariser called
+        with ``target=`` starts from it, so ``target`` must come from the last training forward. The stored mask is not
+        part of a ``state_dict``, copy or pickle. In evaluation the layer is the identity, except in the passes of a
+        search: there εˢ is all ones and nothing is rescaled. An example whose units are all dropped gives zeros.
 
     Raises:
-        InvalidValueError, InvalidTypeError: a setting out of range, or an input of the wrong shape or dtype.
+        InvalidValueError, InvalidTypeError: a setting is out of range, or the input has an invalid shape or dtype.
 
     Warns:
         AdversarialDropoutWarning: (once) a whole batch has no unit left; ``rescale="none"`` with p > 0 in training.
@@ -101,7 +101,7 @@ class AdversarialDropout(nn.Module):
         return (h * mask).to(h.dtype) if mask.is_floating_point() else self._apply_mask(h, mask)
 
     def mask_shape(self, h: Tensor) -> tuple[int, ...]:
-        """Shape of the mask for activations ``h``: 1 along each dimension that the units of the granularity span."""
+        """Shape of the mask for activations ``h``: 1 in each dimension that a unit spans."""
         shape = tuple(h.shape)
         if not shape:
             raise InvalidValueError("expected activations with a batch dimension, got a tensor without dimensions")
@@ -126,10 +126,10 @@ class AdversarialDropout(nn.Module):
             if self.rescale == "inverted" and self.p < 1:
                 factors = factors.div_(1 - self.p)
             elif self.rescale == "sum":
-                left = mask.flatten(1).sum(dim=1) if mask.dim() > 1 else mask
+                kept = mask.flatten(1).sum(dim=1) if mask.dim() > 1 else mask
                 precision = torch.promote_types(h.dtype, torch.float32)
-                units = torch.full_like(left, math.prod(mask.shape[1:]), dtype=precision)
-                scale = units / left.clamp(min=1)
+                units = torch.full_like(kept, math.prod(mask.shape[1:]), dtype=precision)
+                scale = units / kept.clamp(min=1)
                 factors = factors * scale.to(h.dtype).view(-1, *(1,) * (mask.dim() - 1))
         return h * factors
 
@@ -147,7 +147,7 @@ class AdversarialDropout(nn.Module):
         if not self._warned_empty and mask.numel() and values_readable(mask) and not (mask[0].any() or mask.any()):
             self._warned_empty = True
             warnings.warn(
-                f"no unit of {tuple(mask.shape)} is left in the whole batch, so the layer passes on zeros; lower "
+                f"no unit of {tuple(mask.shape)} is left in the whole batch, so the layer outputs zeros; lower "
                 f"p={self.p} or delta={self.delta}",
                 AdversarialDropoutWarning,
                 stacklevel=2,
@@ -160,29 +160,16 @@ class AdversarialDropout(nn.Module):
 
 
 def adversarial_layers(model: nn.Module) -> list[AdversarialDropout]:
-    """The model's :class:`AdversarialDropout` layers, in the order of ``model.modules()``, each once."""
+    """The AdversarialDropout layers of ``model``, each once, in the order of ``model.modules()``."""
     return [module for module in model.modules() if isinstance(module, AdversarialDropout)]
 
 
 @contextlib.contextmanager
 def preserving_last_masks(model: nn.Module) -> Iterator[None]:
-    """Run passes that leave each layer's last mask, the one of the user's last training forward, as it was."""
+    """Restore afterwards the mask of each layer's last training forward, which a search may start from."""
     before = [(layer, layer._last_mask) for layer in adversarial_layers(model)]
     try:
         yield
     finally:
         for layer, mask in before:
             layer._last_mask = mask
-
-
-@contextlib.contextmanager
-def handing(masks: Sequence[tuple[AdversarialDropout, MaskOfPass]]) -> Iterator[None]:
-    """Run a pass in which each layer takes its mask from the function beside it."""
-    before = [(layer, layer._mask_of_pass) for layer, _ in masks]
-    try:
-        for layer, mask_of_pass in masks:
-            layer._mask_of_pass = mask_of_pass
-        yield
-    finally:
-        for layer, mask_before in before:
-            layer._mask_of_pass = mask_before

@@ -1,10 +1,9 @@
-"""Dropout masks as pure functions: draw one, count the flips a budget allows, make the worst one.
+"""Dropout masks as pure functions: draw a mask, count the flips of a budget, make the adversarial mask.
 
 Source: Park, Park, Shin, Moon, "Adversarial Dropout for Supervised and Semi-supervised Learning", AAAI 2018.
 """
 
 import math
-import numbers
 import warnings
 from collections.abc import Sequence
 
@@ -16,13 +15,13 @@ from adversarial_dropout.errors import (
     InvalidTypeError,
     InvalidValueError,
     NonFiniteError,
+    check_at_least,
     check_fraction,
     values_readable,
 )
 
-# δ·H counts as a whole number when it misses one by no more than this share: 0.29 · 100 is 29, not 28.999999999999996.
+# δ·H is rounded to a whole number within this relative error: 0.29 · 100 is 29, not 28.999999999999996.
 _FLOAT_NOISE = 1e-12
-_BILLION = 10**9
 
 
 def sample_mask(
@@ -32,19 +31,19 @@ def sample_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw a dropout mask: each entry is dropped with probability ``p``, independently.
+    """Draw a dropout mask: each entry is dropped independently with probability ``p``.
 
-    On CPU, with the same seed, the kept entries are those of ``torch.nn.functional.dropout`` for a contiguous input;
-    it draws nothing at ``p = 0`` and ``p = 1`` either.
+    On CPU, the same seed gives the same mask as ``torch.nn.functional.dropout`` for a contiguous input. Like it, this
+    function draws no random number if ``p`` is 0 or 1.
 
     Args:
         shape: Shape of the mask.
         p: Probability of *dropping* an entry, in [0, 1].
-        generator: Source of the randomness; PyTorch's default one if ``None``.
-        device: Where the mask is made; the generator's device if ``None``, the default device without a generator.
+        generator: Random number generator; PyTorch's default one if ``None``.
+        device: Device of the mask. If ``None``, the generator's device, or the default device without a generator.
 
     Returns:
-        Bool tensor of the shape asked for, ``True`` = kept.
+        Bool tensor of the given shape, ``True`` = kept.
 
     Raises:
         InvalidValueError, InvalidTypeError: ``p`` is not a number in [0, 1].
@@ -61,8 +60,9 @@ def sample_mask(
 
 
 def _bernoulli_compares_doubles() -> bool:
-    """Whether ``bernoulli_`` on this CPU compares one uniform double after the other, as it does where MKL does not
-    draw for it. ``rand`` then gives the same in a third of the time.
+    """Whether ``bernoulli_`` on this CPU compares uniform doubles, as it does where MKL does not draw for it.
+
+    ``rand`` then draws the same mask in a third of the time.
     """
     ours, theirs = (torch.Generator().manual_seed(0) for _ in range(2))
     with torch.inference_mode(False):
@@ -75,11 +75,11 @@ _COMPARES_DOUBLES = _bernoulli_compares_doubles()
 
 
 def flip_budget(delta: float, units: int) -> int:
-    """Count the flips that a budget allows: ``k = floor(δ · H)``.
+    """Number of flips that a budget allows: ``k = floor(δ · H)``.
 
-    Flips are counted (Hamming distance). The paper writes ‖εˢ − ε‖₂ ≤ δH, which read to the letter allows (δH)² flips,
-    but its Appendix B counts: 10 of 2048 at δ = 0.005, 6 of 128 at δ = 0.05. Rounding noise does not count: δ = 0.29 of
-    100 units is 29.
+    The budget counts flips (Hamming distance). The paper writes ‖εˢ − ε‖₂ ≤ δH, which taken literally allows (δH)²
+    flips, but its Appendix B counts: 10 of 2048 at δ = 0.005, 6 of 128 at δ = 0.05. Floating-point noise is ignored:
+    δ = 0.29 of 100 units gives 29.
 
     Args:
         delta: Share of the units that may be flipped, in [0, 1].
@@ -95,17 +95,14 @@ def flip_budget(delta: float, units: int) -> int:
         AdversarialDropoutWarning: ``delta`` > 0 allows no flip at all.
     """
     check_fraction("delta", delta)
-    if isinstance(units, bool) or not isinstance(units, int | numbers.Integral):
-        raise InvalidTypeError(f"expected units to be a whole number, got {units!r} ({type(units).__name__})")
-    if units < 0:
-        raise InvalidValueError(f"expected units to be 0 or more, got {units}")
+    check_at_least("units", units, 0)
     exact = float(delta) * int(units)
     nearest = round(exact)
     flips = nearest if math.isclose(exact, nearest, rel_tol=_FLOAT_NOISE) else math.floor(exact)
     if flips == 0 and delta > 0 and units > 0:
         warnings.warn(
             f"delta={delta} of {units} units allows no flip, so adversarial dropout does nothing; "
-            f"delta={-(-_BILLION // units) / _BILLION} or more gives one flip",
+            f"delta={math.ceil(1e9 / units) / 1e9} or more gives one flip",
             AdversarialDropoutWarning,
             stacklevel=2,
         )
@@ -116,30 +113,28 @@ def adversarial_mask(mask: Tensor, jacobian: Tensor, *, max_flips: int) -> Tenso
     r"""Flip the units of ``mask`` that raise a linearised divergence the most (Algorithm 1, eq. 10).
 
     Flipping unit i of the base mask εˢ changes :math:`\sum_i J_i\,\varepsilon_i` by its gain
-    :math:`(1 - 2\varepsilon^s_i)\,J_i`. The ``max_flips`` units with the largest *positive* gain are flipped: the exact
-    optimum of the linearised problem. Ties go to the lower index, on every device.
+    :math:`(1 - 2\varepsilon^s_i)\,J_i`. The ``max_flips`` units with the largest *positive* gain are flipped, or fewer
+    if fewer gains are positive. This is the exact optimum of the linearised problem: the paper calls it a 0/1 knapsack,
+    and because every flip has weight 1, a greedy pass over the sorted gains solves it. Ties go to the lower index on
+    every device.
 
-    The paper's text says that the algorithm is based on dynamic programming for a 0/1 knapsack; what it prints is a
-    greedy pass over a sort. Every flip weighs the same, 1, so the pass is exact. "No increment in the divergence" has
-    no line of its own there: only flips with a positive gain are made, which may be fewer than k.
-
-    Three slips of the printed algorithm are mended. It sorts |J| in *ascending* order, which would flip the least
-    influential units; what the paper says of SAdD ("the most contributing features"), its eq. 14 (the k lowest) and the
-    authors' code take the most influential. It tests the distance with ≤ *before* a flip, which lets one flip too many
-    through. The distance is an L2 norm, the root of the number of flips (see :func:`flip_budget`).
+    Three slips of the printed algorithm are corrected. It sorts |J| in *ascending* order, which would flip the least
+    influential units; the paper's text on SAdD ("the most contributing features"), its eq. 14 and the authors' code
+    take the most influential ones. It tests the distance with ≤ *before* a flip, which allows one flip too many. It
+    measures the distance in the L2 norm, which is the root of the number of flips (see :func:`flip_budget`).
 
     Args:
         mask: Base mask εˢ, shape (N, H), bool (``True`` = kept) or floating with entries 0 and 1.
-        jacobian: J = ∂D/∂ε, shape (N, H), floating. Ranked in float32 if its precision is lower, else in its own.
-        max_flips: Largest number of flips per example, k ≥ 0; more than H means H.
+        jacobian: J = ∂D/∂ε, shape (N, H), floating. Half precision is ranked in float32.
+        max_flips: Largest number of flips per example, k ≥ 0; values above H mean H.
 
     Returns:
-        New mask of the same shape, dtype and device as ``mask``; no argument is changed.
+        New mask with the shape, dtype and device of ``mask``. The arguments are not changed.
 
     Raises:
         InvalidValueError: shapes or devices differ, ``max_flips`` < 0, J has NaN or infinite entries, or ``mask`` has
             entries other than 0 and 1.
-        InvalidTypeError: a dtype other than those above.
+        InvalidTypeError: ``mask``, ``jacobian`` or ``max_flips`` has an invalid type or dtype.
     """
     _check_search(mask, jacobian, max_flips)
     units = mask.shape[1]
@@ -158,7 +153,7 @@ def adversarial_mask(mask: Tensor, jacobian: Tensor, *, max_flips: int) -> Tenso
             chosen = order[:, :k]
             flipped = mask.bool().gather(1, chosen) ^ (ranked[:, :k] > 0)
             return mask.clone().scatter_(1, chosen, flipped.to(mask.dtype))
-        # Which of equal ones topk takes is not defined.
+        # topk does not define which of several equal gains it takes.
         above = gain > threshold
         tied = (gain == threshold) & (gain > 0)
         room = k - above.sum(dim=1, keepdim=True)
@@ -171,12 +166,7 @@ def _check_search(mask: Tensor, jacobian: Tensor, max_flips: int) -> None:
         raise InvalidTypeError(f"expected mask to be bool or floating, got {mask.dtype}; use mask.bool()")
     if not jacobian.is_floating_point():
         raise InvalidTypeError(f"expected jacobian to be floating, got {jacobian.dtype}")
-    if isinstance(max_flips, bool) or not isinstance(max_flips, int | numbers.Integral):
-        raise InvalidTypeError(
-            f"expected max_flips to be a whole number, got {max_flips!r}; flip_budget(delta, units) gives one"
-        )
-    if max_flips < 0:
-        raise InvalidValueError(f"expected max_flips to be 0 or more, got {max_flips}")
+    check_at_least("max_flips", max_flips, 0, "; flip_budget(delta, units) gives a valid number")
     if mask.dim() != 2:
         raise InvalidValueError(f"expected mask to have shape (N, H), got {tuple(mask.shape)}; use mask.flatten(1)")
     if jacobian.shape != mask.shape:
@@ -185,7 +175,7 @@ def _check_search(mask: Tensor, jacobian: Tensor, max_flips: int) -> None:
         )
     if jacobian.device != mask.device:
         raise InvalidValueError(f"expected mask and jacobian on one device, got {mask.device} and {jacobian.device}")
-    # The sum is finite only if every entry is; it may overflow otherwise, hence the second look.
+    # A finite sum means finite entries; the sum of finite entries may overflow, so the entries decide.
     if values_readable(jacobian) and not jacobian.sum().isfinite() and not jacobian.isfinite().all():
         row, unit = (~jacobian.isfinite()).nonzero()[0].tolist()
         raise NonFiniteError(

@@ -1,4 +1,4 @@
-"""What the tests of the regularisers share: layers and models that record each pass, and slow oracles."""
+"""Shared by the tests of the regularisers: modules that record each pass, and slow reference computations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from adversarial_dropout import (
 )
 
 FORMS = ("sequential", "methods", "opaque")
-"""One network, given to the regulariser in three ways."""
+"""The three forms in which a regulariser can get a network."""
 
 CUT = ("sequential", "methods")
 
@@ -39,12 +39,12 @@ CLASSES = 3
 
 @dataclass
 class Run:
-    """What a recorder saw in one pass."""
+    """One pass through a recorder."""
 
     seen: Tensor
     """Its input."""
     noise: Tensor
-    """What it drew (zeros if it draws nothing)."""
+    """Its noise, zeros if it draws none."""
     graph: bool
     """Whether its input belongs to a graph."""
     trainable: bool
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def mask(self) -> Tensor:
-        """The mask that the AdversarialDropout layer in front applied, given that no activation was 0 by itself."""
+        """The mask of the AdversarialDropout layer in front of it, provided that no activation is 0."""
         return self.seen != 0
 
 
@@ -77,7 +77,7 @@ class Recorder(nn.Module):
 
 
 class Methods(nn.Module):
-    """A model that offers ``under`` and ``upper``."""
+    """A model with methods ``under`` and ``upper``."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Methods(nn.Module):
 
 
 class Opaque(nn.Module):
-    """A model that says nothing about its inside."""
+    """A model that cannot be cut."""
 
     def __init__(self, *inner: nn.Module) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Opaque(nn.Module):
 
 
 def in_form(form: str, under: list[nn.Module], upper: list[nn.Module]) -> nn.Module:
-    """One network, given as ``form`` says. ``upper`` starts with the AdversarialDropout layer."""
+    """The network in the given form. ``upper`` starts with the AdversarialDropout layer."""
     if form == "sequential":
         return nn.Sequential(*under, *upper)
     if form == "methods":
@@ -135,12 +135,12 @@ class Net:
         self.parameters = [*self.stem.parameters(), *self.head.parameters()]
 
     def h(self, x: Tensor, noise: Tensor) -> Tensor:
-        """What enters the layer, computed without recorder or layer."""
+        """The input of the layer, computed without recorder and layer."""
         result: Tensor = self.stem(x) + self.std * noise
         return result
 
     def logits(self, masked: Tensor, noise: Tensor) -> Tensor:
-        """What comes out, from what left the layer, computed without recorder or layer."""
+        """The logits for the output of the layer, computed without recorder and layer."""
         result: Tensor = self.head(masked + self.std * noise)
         return result
 
@@ -159,7 +159,7 @@ def build(
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Net:
-    """A small float64 network with positive activations (so that a mask can be read off) and 10 units, 3 flips."""
+    """A small float64 network with 10 units, 3 flips, and positive activations, which show the mask."""
     torch.manual_seed(seed)
     stem = nn.Sequential(nn.Linear(6, UNITS), nn.Softplus())
     head = nn.Sequential(nn.Linear(UNITS, 8), nn.Tanh(), nn.Linear(8, CLASSES))
@@ -178,7 +178,7 @@ def batch(n: int = 5, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def plain(divergence: str, target: Tensor, logits: Tensor) -> Tensor:
-    """The three divergences as their formulas stand, one value per example."""
+    """The three divergences by their formulas, one value per example."""
     q = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
     if target.is_floating_point():
         t = target.exp() / target.exp().sum(dim=1, keepdim=True)
@@ -193,7 +193,7 @@ def plain(divergence: str, target: Tensor, logits: Tensor) -> Tensor:
 
 
 def flipped(base: Tensor, jacobian: Tensor, flips: int) -> Tensor:
-    """Algorithm 1, one example and one unit after the other: the units with the largest positive gain."""
+    """Algorithm 1 as a loop over examples and units: flip the units with the largest positive gain."""
     result = base.flatten(1).clone()
     for row, slopes in zip(result, jacobian.flatten(1).tolist(), strict=True):
         gains = [-slope if kept else slope for kept, slope in zip(row.tolist(), slopes, strict=True)]

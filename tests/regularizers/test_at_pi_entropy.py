@@ -46,7 +46,7 @@ def test_at_in_closed_form_for_a_linear_model() -> None:
     assert_same(values, nn.functional.softplus(-margin + EPS * w.abs().sum()))
 
 
-def test_at_leaves_unlabelled_rows_out() -> None:
+def test_at_ignores_unlabelled_rows() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES)).double()
     x, y = batch(6)
     expected = AdversarialTraining(reduction="none")(model, x, y)
@@ -61,8 +61,8 @@ def test_at_leaves_unlabelled_rows_out() -> None:
     assert all(not gradient.any() for gradient in torch.autograd.grad(loss, list(model.parameters())))
 
 
-def test_the_stand_in_for_an_unlabelled_row_does_not_matter() -> None:
-    """Classes have no order: renaming them changes nothing, also where BatchNorm lets rows see each other."""
+def test_the_class_that_replaces_a_missing_label_does_not_matter() -> None:
+    """Permuting the classes changes nothing, even if BatchNorm mixes the rows."""
     x, y = batch(12)
     y[::2] = -1
     losses = []

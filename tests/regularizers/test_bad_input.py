@@ -1,4 +1,4 @@
-"""Bad input: each a clear error or warning that names the cause and the remedy."""
+"""Bad input raises an error or a warning that names the cause and the remedy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,8 +45,8 @@ def fails(kind: type[Exception], message: str, call: Callable[[], object]) -> No
         (VirtualAdversarialTraining, {"eps": float("nan")}, ValueError, "eps"),
         (VirtualAdversarialTraining, {"xi": -1.0}, ValueError, "xi to be finite and above 0"),
         (VirtualAdversarialTraining, {"eps": "2"}, TypeError, "eps to be a number above 0, got '2'"),
-        (VirtualAdversarialTraining, {"steps": 0}, ValueError, "1 or more power iterations, got steps=0"),
-        (VirtualAdversarialTraining, {"steps": 1.5}, TypeError, "steps to be a whole number, got 1.5"),
+        (VirtualAdversarialTraining, {"steps": 0}, ValueError, "steps to be a whole number, 1 or more, got 0"),
+        (VirtualAdversarialTraining, {"steps": 1.5}, TypeError, "steps to be a whole number, 1 or more, got 1.5"),
         (AdversarialTraining, {"eps": float("inf")}, ValueError, "eps to be finite"),
         (AdversarialTraining, {"eps": True}, TypeError, "eps to be a number"),
     ],
@@ -95,7 +95,7 @@ def test_labels_out_of_range_or_shape(method: str, labels: Any, message: str) ->
 
 
 @pytest.mark.parametrize("method", ["vadd", "vadd-shared", "vat", "pi", "entropy"])
-def test_the_others_ignore_y(method: str) -> None:
+def test_unsupervised_methods_ignore_y(method: str) -> None:
     x, y = batch()
     values = []
     for labels in (None, y, torch.full((3, 2), -7.5)):

@@ -1,4 +1,4 @@
-"""What a call leaves behind: parameters' ``.grad``, buffers, and a graph that can be walked backward."""
+"""The effects of a call: parameters' ``.grad``, buffers, and a graph for the backward pass."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from .recording import FORMS, METHODS, Recorder, assert_same, batch, build, in_f
 
 
 class AssigningNorm(nn.Module):
-    """A BatchNorm of one's own, which assigns its buffers instead of changing them in place."""
+    """A BatchNorm that assigns its buffers instead of changing them in place."""
 
     mean: Tensor
     count: Tensor
@@ -78,7 +78,7 @@ def buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def after_plain_passes(module: nn.Module, inputs: list[Tensor]) -> dict[str, Tensor]:
-    """The buffers of a copy that has seen these inputs and nothing else."""
+    """The buffers of a copy after it has run on these inputs."""
     twin = copy.deepcopy(module)
     for x in inputs:
         twin(x)
@@ -91,7 +91,7 @@ def after_plain_passes(module: nn.Module, inputs: list[Tensor]) -> dict[str, Ten
 @pytest.mark.parametrize(
     ("method", "counted"),
     [
-        # per place, which of the recorded runs count: below (cut), below (whole), above
+        # per norm, which of the recorded runs count: below (cut), below (whole), above
         ("vadd", ([0, 1], [0, 2], [0, 2])),
         ("vadd-shared", ([0], [0, 2], [0, 2])),
         ("sadd", ([0], [1], [1])),
@@ -104,7 +104,7 @@ def after_plain_passes(module: nn.Module, inputs: list[Tensor]) -> dict[str, Ten
 def test_buffers_follow_the_passes_that_count_and_no_other(
     form: str, method: str, norm: Callable[[], nn.Module], counted: tuple[list[int], list[int], list[int]], given: bool
 ) -> None:
-    """``given``: a pass of the user's own comes first, and the buffers go on from there."""
+    """``given``: the user runs the model first, so the buffers have other values."""
     model, below, above, into_below, into_above = normed(form, norm)
     x, y = batch(8)
     if given:
@@ -124,9 +124,7 @@ def test_buffers_follow_the_passes_that_count_and_no_other(
 @EACH_NORM
 @EACH_FORM
 @pytest.mark.parametrize("method", ["vat", "at", "entropy"])
-def test_with_a_target_vat_leaves_every_buffer_itself_as_it_was(
-    form: str, method: str, norm: Callable[[], nn.Module]
-) -> None:
+def test_with_a_target_no_buffer_changes_or_is_replaced(form: str, method: str, norm: Callable[[], nn.Module]) -> None:
     model = normed(form, norm)[0]
     x, y = batch(8)
     target = model(x)
@@ -140,9 +138,10 @@ def test_with_a_target_vat_leaves_every_buffer_itself_as_it_was(
 
 
 class Calibrated(nn.Module):
-    """Takes its scale from the first batch it sees."""
+    """Takes scale and shift from the first batch: one is a buffer without a value, the other no buffer before that."""
 
     scale: Tensor | None
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,16 +150,45 @@ class Calibrated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale is None:
             self.scale = x.detach().std()
-        return x / self.scale
+            self.register_buffer("shift", x.detach().mean())
+        return (x - self.shift) / self.scale
 
 
 @pytest.mark.parametrize("method", ["vat", "at"])
-def test_a_pass_that_counts_for_nothing_creates_no_buffer(method: str) -> None:
+def test_a_pass_on_copies_creates_no_buffer(method: str) -> None:
     calibrated = Calibrated()
     model = nn.Sequential(nn.Linear(6, 10), calibrated, nn.Linear(10, 3)).double()
     x, y = batch()
     METHODS[method]()(model, x, y, target=torch.zeros(5, 3, dtype=torch.float64))
     assert calibrated.scale is None
+    assert not list(calibrated.named_buffers())
+
+
+class Counter(nn.Module):
+    """Multiplies by the number of its calls."""
+
+    def __init__(self, count: Tensor) -> None:
+        super().__init__()
+        self.count: Tensor
+        self.register_buffer("count", count)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return x * self.count.clone()
+
+
+@pytest.mark.parametrize("method", ["vat", "at"])
+def test_a_buffer_that_two_modules_share_stays_shared(method: str) -> None:
+    values = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        first = Counter(torch.zeros(()))
+        second = Counter(first.count) if shared else first
+        model = nn.Sequential(first, nn.Linear(6, 6), nn.Tanh(), second, nn.Linear(6, 3))
+        x, y = batch()
+        values.append(METHODS[method]()(model, x.float(), y, target=torch.zeros(5, 3)).item())
+        assert first.count == 0
+    assert values[0] == values[1]
 
 
 @pytest.mark.parametrize(
@@ -258,13 +286,13 @@ def test_parameters_that_are_frozen_stay_frozen(method: str) -> None:
 
 @EACH_METHOD
 def test_tied_weights(method: str) -> None:
-    """One matrix below and above the layer: its gradient is the sum over both places."""
+    """One matrix below and above the layer: its gradient is the sum over both uses."""
 
     def run(tied: bool) -> list[Tensor]:
         torch.manual_seed(0)
-        one, two = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
-        two.weight = one.weight if tied else nn.Parameter(one.weight.detach().clone())
-        model = nn.Sequential(one, nn.Softplus(), AdversarialDropout(0.5, 0.34), two).double()
+        lower, upper = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+        upper.weight = lower.weight if tied else nn.Parameter(lower.weight.detach().clone())
+        model = nn.Sequential(lower, nn.Softplus(), AdversarialDropout(0.5, 0.34), upper).double()
         x, y = batch()
         torch.manual_seed(1)
         loss = METHODS[method]()(model, x, y)

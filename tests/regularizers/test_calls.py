@@ -78,7 +78,7 @@ def test_a_batch_of_one(form: str, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["sadd", "vadd", "vadd-shared"])
 def test_the_mask_of_an_example_does_not_depend_on_the_others(method: str) -> None:
-    """J is a sum over the batch, differentiated by each example's own mask."""
+    """J is the gradient of a sum over the batch, with respect to the mask of each example."""
     x, y = batch(6)
     net = build(p=0.0)
     view = x + 0.3
@@ -132,10 +132,10 @@ def test_a_divergence_that_saves_its_target_without_gradients(make: type[nn.Modu
 
 @EACH_METHOD
 def test_inputs_and_targets_made_in_inference_mode(method: str) -> None:
-    """A target (say, of a teacher) and, without an under part to differentiate, an input may come from there."""
-    net, again = build(std=0.1), build(std=0.1)
+    """A target (of a teacher, for example) may be made there; so may an input, if there is no under part."""
+    net, twin_net = build(std=0.1), build(std=0.1)
     model = nn.Sequential(net.layer, net.above, net.head)
-    twin = nn.Sequential(again.layer, again.above, again.head)
+    twin = nn.Sequential(twin_net.layer, twin_net.above, twin_net.head)
     with torch.inference_mode():
         target = torch.randn(5, 3, dtype=torch.float64)
         y = batch()[1].clone()
@@ -147,7 +147,7 @@ def test_inputs_and_targets_made_in_inference_mode(method: str) -> None:
 
 
 @pytest.mark.parametrize("noise", ["independent", "shared"])
-def test_after_a_call_without_gradients_training_goes_on(noise: str) -> None:
+def test_training_continues_after_a_call_without_gradients(noise: str) -> None:
     net = build(std=0.1)
     x, y = batch()
     reg = VirtualAdversarialDropout(noise=noise)  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def test_after_a_call_without_gradients_training_goes_on(noise: str) -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_the_flag_for_the_target_changes_gradients_and_not_the_value(detach: bool) -> None:
-    """Both together are the gradient through the prediction plus that through the target."""
+    """The full gradient is the sum of those through the prediction and through the target."""
     net = build(std=0.2)
     x, _ = batch()
     out = net.model(x)
@@ -189,10 +189,10 @@ def test_regularisers_are_modules_without_parameters_that_copy_pickle_and_print(
     assert "reduction=mean" in repr(reg)
     x, y = batch()
     values = []
-    for one in (reg, copy.deepcopy(reg), pickle.loads(pickle.dumps(reg))):
+    for regularizer in (reg, copy.deepcopy(reg), pickle.loads(pickle.dumps(reg))):
         net = build(std=0.1)
         torch.manual_seed(1)
-        values.append(one(net.model, x, y).item())
+        values.append(regularizer(net.model, x, y).item())
     assert len(set(values)) == 1
 
 

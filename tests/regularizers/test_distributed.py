@@ -1,4 +1,4 @@
-"""With ``DistributedDataParallel``: what keeps the gradients of two processes equal and right, and what does not."""
+"""Regularisers with ``DistributedDataParallel``: when the gradients of two processes are equal and correct."""
 
 import warnings
 from collections.abc import Callable
@@ -34,25 +34,25 @@ def share(rank: int) -> tuple[Tensor, Tensor]:
 
 
 def inside(model: nn.Module) -> nn.Module:
-    found = model.module if isinstance(model, DistributedDataParallel) else model
-    assert isinstance(found, nn.Module)
-    return found
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    assert isinstance(inner, nn.Module)
+    return inner
 
 
 def wrapped(model: nn.Module, regularizer: Regularizer, x: Tensor, y: Tensor) -> Tensor:
-    """Right: the regulariser runs the wrapper."""
+    """Correct: the regulariser runs the wrapper."""
     loss: Tensor = F.cross_entropy(model(x), y) + regularizer(model, x, y)
     return loss
 
 
 def module_in_the_same_step(model: nn.Module, regularizer: Regularizer, x: Tensor, y: Tensor) -> Tensor:
-    """Right: the regulariser runs what is wrapped, and the step goes through the wrapper as well."""
+    """Correct: the regulariser runs the wrapped module, and the step also runs the wrapper."""
     loss: Tensor = F.cross_entropy(model(x), y) + regularizer(inside(model), x, y)
     return loss
 
 
 def module_alone(model: nn.Module, regularizer: Regularizer, x: Tensor, y: Tensor) -> Tensor:
-    """Wrong: nothing goes through the wrapper."""
+    """Wrong: nothing runs the wrapper."""
     loss: Tensor = regularizer(inside(model), x, y)
     return loss
 
@@ -61,7 +61,7 @@ STEPS: dict[str, Loss] = {step.__name__: step for step in (wrapped, module_in_th
 
 
 def gradients(model: nn.Module, step: str, method: str, rank: int, *, apart: bool = False) -> Tensor:
-    """All gradients of one step on a rank's share; ``apart``: the term has a backward pass of its own."""
+    """All gradients of one step on a rank's share; ``apart``: the term has a separate backward pass."""
     model.zero_grad()
     x, y = share(rank)
     torch.manual_seed(50 + rank)
@@ -73,8 +73,8 @@ def gradients(model: nn.Module, step: str, method: str, rank: int, *, apart: boo
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
 
-def loop_of_ones_own(rank: int) -> Tensor:
-    """The example of the docs."""
+def example_of_the_docs(rank: int) -> Tensor:
+    """The example of docs/scale.md."""
     features, head = nn.Sequential(nn.Linear(6, 20), nn.ReLU()), nn.Linear(20, CLASSES)
     x, y = share(rank)
     lam = 1.0
@@ -92,22 +92,22 @@ def loop_of_ones_own(rank: int) -> Tensor:
 
 
 def work(rank: int, folder: str) -> None:
-    """What each process does; what it finds it leaves in ``folder``."""
+    """Run by each process; saves its results in ``folder``."""
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=RANKS)
     model = DistributedDataParallel(network())
-    found = {f"{step} {method}": gradients(model, step, method, rank) for step in STEPS for method in METHODS}
-    found["apart"] = gradients(model, "module_alone", "vadd", rank, apart=True)
+    results = {f"{step} {method}": gradients(model, step, method, rank) for step in STEPS for method in METHODS}
+    results["apart"] = gradients(model, "module_alone", "vadd", rank, apart=True)
     torch.manual_seed(0)
-    found["loop of one's own"] = loop_of_ones_own(rank)
-    torch.save(found, f"{folder}/{rank}.pt")
+    results["example"] = example_of_the_docs(rank)
+    torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def results_of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     """The gradients on each rank, by step and method."""
     folder = tmp_path_factory.mktemp("ranks")
     spawn(work, (str(folder),), nprocs=RANKS)  # type: ignore[no-untyped-call]
@@ -115,26 +115,28 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
 
 
 def expected(method: str) -> Tensor:
-    """The mean of what each share gives by itself, in one process."""
+    """The mean over the shares of the gradients that one process computes."""
     shares = [gradients(network(), "module_in_the_same_step", method, rank) for rank in range(RANKS)]
     return torch.stack(shares).mean(dim=0)
 
 
 @pytest.mark.parametrize("step", ["wrapped", "module_in_the_same_step"])
-def test_in_a_step_through_the_wrapper_gradients_are_equal_and_right(step: str, found: list[dict[str, Tensor]]) -> None:
+def test_in_a_step_through_the_wrapper_gradients_are_equal_and_correct(
+    step: str, results_of_ranks: list[dict[str, Tensor]]
+) -> None:
     for method in METHODS:
-        first, second = (rank[f"{step} {method}"] for rank in found)
+        first, second = (rank[f"{step} {method}"] for rank in results_of_ranks)
         assert torch.equal(first, second), method
         torch.testing.assert_close(first, expected(method), rtol=1e-5, atol=1e-7)
 
 
-def test_without_the_wrapper_gradients_differ_silently(found: list[dict[str, Tensor]]) -> None:
+def test_without_the_wrapper_gradients_differ_silently(results_of_ranks: list[dict[str, Tensor]]) -> None:
     for method in METHODS:
-        first, second = (rank[f"module_alone {method}"] for rank in found)
+        first, second = (rank[f"module_alone {method}"] for rank in results_of_ranks)
         assert not torch.allclose(first, second, rtol=0.1), method
-    first, second = (rank["apart"] for rank in found)
-    assert not torch.allclose(first, second, rtol=0.1), "a backward pass of its own, after one through the wrapper"
+    first, second = (rank["apart"] for rank in results_of_ranks)
+    assert not torch.allclose(first, second, rtol=0.1), "a separate backward pass, after one through the wrapper"
 
 
-def test_the_example_keeps_the_weights_equal(found: list[dict[str, Tensor]]) -> None:
-    assert torch.equal(*(rank["loop of one's own"] for rank in found))
+def test_the_example_keeps_the_weights_equal(results_of_ranks: list[dict[str, Tensor]]) -> None:
+    assert torch.equal(*(rank["example"] for rank in results_of_ranks))

@@ -16,7 +16,7 @@ FLIPS = 3
 
 
 def base_mask(net: Net, x: Tensor, y: Tensor, seed: int) -> Tensor:
-    """εˢ of the call with this seed: what the adversarial pass sees where nothing may be flipped."""
+    """εˢ of the call with this seed: the mask of the adversarial pass if no flip is allowed."""
     delta, net.layer.delta = net.layer.delta, 0.0
     torch.manual_seed(seed)
     SupervisedAdversarialDropout()(net.model, x, y)
@@ -51,7 +51,7 @@ def test_values_gradients_masks(form: str, std: float, divergence: str) -> None:
     assert_same(net.grads(loss), net.grads(expected))
 
 
-def test_it_draws_a_mask_of_its_own() -> None:
+def test_without_a_target_it_draws_a_new_mask() -> None:
     net = build(delta=0.0)
     x, y = batch(40)
     net.model(x)

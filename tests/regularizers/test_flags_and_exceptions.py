@@ -1,4 +1,4 @@
-"""Train/eval flags, kept masks, and the state after an exception."""
+"""Train/eval flags, the layers' last masks, and the state after an exception."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ EACH_METHOD = pytest.mark.parametrize("method", METHODS)
 
 
 class Failing(nn.Module):
-    """Raises in the run given by ``countdown``."""
+    """Raises in the run with number ``countdown``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Failing(nn.Module):
 
 
 class FailingDivergence:
-    """KL divergence that raises in the call given by ``countdown``."""
+    """KL divergence that raises in the call with number ``countdown``."""
 
     def __init__(self, countdown: int) -> None:
         self.countdown = countdown
@@ -42,7 +42,7 @@ class FailingDivergence:
 
 
 def mixed(form: str) -> tuple[nn.Module, Failing, Failing, AdversarialDropout, nn.BatchNorm1d]:
-    """A model in training with a frozen BatchNorm and a switched-off dropout."""
+    """A model in training with a frozen BatchNorm and a dropout layer in evaluation mode."""
     torch.manual_seed(0)
     below, above, layer, frozen = Failing(), Failing(), AdversarialDropout(0.5, 0.3), nn.BatchNorm1d(10)
     under = [nn.Linear(6, 10), frozen, nn.Dropout(0.3), nn.Softplus(), below]
@@ -87,7 +87,7 @@ def test_a_frozen_batchnorm_stays_frozen(form: str, method: str) -> None:
 
 
 def assert_works_normally(model: nn.Module, layer: AdversarialDropout) -> None:
-    """The layer is nn.Dropout again, and what is in the model is what was in it before."""
+    """The layer behaves as nn.Dropout, and every regulariser can be called."""
     h = torch.ones(4, 1000, dtype=torch.float64)
     torch.manual_seed(2)
     dropped = layer(h)
@@ -103,30 +103,30 @@ def assert_works_normally(model: nn.Module, layer: AdversarialDropout) -> None:
 
 @EACH_FORM
 @EACH_METHOD
-@pytest.mark.parametrize("place", ["below", "above"])
-def test_an_exception_in_the_model_leaves_no_trace(form: str, method: str, place: str) -> None:
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_an_exception_in_the_model_leaves_no_trace(form: str, method: str, side: str) -> None:
     x, y = batch(8)
     raised = 0
     for countdown in (1, 2, 3):
         model, below, above, layer, _ = mixed(form)
         model(x)
-        kept, before = layer._last_mask, flags(model)
+        last_mask, before = layer._last_mask, flags(model)
         parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-        (below if place == "below" else above).countdown = countdown
+        (below if side == "below" else above).countdown = countdown
         try:
             METHODS[method]()(model, x, y)
         except ZeroDivisionError:
             raised += 1
         below.countdown = above.countdown = -1
         assert flags(model) == before
-        assert layer._last_mask is kept
+        assert layer._last_mask is last_mask
         assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
         assert all(buffer is buffers[name] for name, buffer in model.named_buffers())
         assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
         assert_works_normally(model, layer)
     whole = {"sadd": 2, "vadd": 3, "vadd-shared": 3, "at": 2, "vat": 3, "pi": 2, "entropy": 1}[method]
     cut = {"sadd": 1, "vadd": 2, "vadd-shared": 1}.get(method, whole)
-    assert raised == (cut if place == "below" and form != "opaque" else whole)
+    assert raised == (cut if side == "below" and form != "opaque" else whole)
 
 
 @EACH_FORM
@@ -136,11 +136,11 @@ def test_an_exception_in_the_divergence_leaves_no_trace(form: str, method: str, 
     model, *_, layer, _ = mixed(form)
     x, y = batch(8)
     model(x)
-    kept, before = layer._last_mask, flags(model)
+    last_mask, before = layer._last_mask, flags(model)
     with pytest.raises(ZeroDivisionError):
         METHODS[method](divergence=FailingDivergence(countdown))(model, x, y)
     assert flags(model) == before
-    assert layer._last_mask is kept
+    assert layer._last_mask is last_mask
     assert_works_normally(model, layer)
 
 
@@ -185,7 +185,7 @@ def test_the_mask_of_the_users_last_forward_is_kept_through_all_calls(form: str,
 
 
 @EACH_FORM
-def test_a_kept_mask_that_does_not_fit_is_not_used(form: str) -> None:
+def test_a_last_mask_that_does_not_fit_is_not_used(form: str) -> None:
     net = build(form, delta=0.0)
     x, _ = batch(8)
     net.model(x)
@@ -198,7 +198,7 @@ def test_a_kept_mask_that_does_not_fit_is_not_used(form: str) -> None:
     assert torch.equal(net.above.runs[-1].mask, net.above.runs[1].mask)
 
 
-def test_without_a_target_the_kept_mask_is_not_used() -> None:
+def test_without_a_target_the_last_mask_is_not_used() -> None:
     net = build(delta=0.0)
     x, _ = batch(30)
     net.model(x)

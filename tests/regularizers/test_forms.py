@@ -1,4 +1,4 @@
-"""A network gives the same loss and gradients whichever way the regulariser is given it: cutting changes nothing."""
+"""A network gives the same loss and gradients in all forms: cutting changes nothing."""
 
 from collections.abc import Callable
 
@@ -53,7 +53,7 @@ def assert_equal_in_all_forms(run: Callable[[str], tuple[Tensor, list[Tensor], T
     for other_loss, other_gradients, other_drawn in others:
         torch.testing.assert_close(other_loss, loss, rtol=1e-12, atol=0)
         torch.testing.assert_close(other_gradients, gradients, rtol=1e-9, atol=1e-13)
-        assert torch.equal(other_drawn, drawn), "what is drawn afterwards depends on the cut"
+        assert torch.equal(other_drawn, drawn), "later draws depend on the cut"
 
 
 @pytest.mark.filterwarnings('ignore:rescale="none"')
@@ -86,7 +86,7 @@ def test_the_same_in_all_forms(method: str, with_target: bool, training: bool, h
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_in_place_activation_behind_the_layer_leaves_h_for_the_next_pass(form: str) -> None:
-    """In evaluation the layer is the identity; handing on ``h`` itself would let LeakyReLU act twice on it."""
+    """In evaluation the layer is the identity; if the passes shared ``h``, LeakyReLU would act on it twice."""
     model = in_form(form, [nn.Linear(6, 12)], [AdversarialDropout(0.4, 0.3), nn.LeakyReLU(0.3, inplace=True)]).eval()
     x = torch.randn(8, 6)
     with pytest.warns(UserWarning, match="repeats the target pass"):
@@ -95,7 +95,7 @@ def test_an_in_place_activation_behind_the_layer_leaves_h_for_the_next_pass(form
 
 @pytest.mark.parametrize("method", ["vadd", "vadd-shared", "sadd"])
 def test_an_in_place_activation_in_front_of_the_layer_acts_once_in_each_pass(method: str) -> None:
-    """``upper`` may start with one: it then writes into ``h``, which several passes need."""
+    """Such an ``upper`` writes into ``h``, which several passes need."""
 
     def run(form: str) -> tuple[Tensor, list[Tensor], Tensor]:
         torch.manual_seed(0)
@@ -106,7 +106,7 @@ def test_an_in_place_activation_in_front_of_the_layer_acts_once_in_each_pass(met
 
 
 def starting_in_place(form: str, method: str, *, inplace: bool) -> tuple[float, Tensor]:
-    """The loss, and x as the call leaves it, for a model whose first layer works in place or not."""
+    """The loss, and x after the call, for a model whose first layer works in place or not."""
     torch.manual_seed(0)
     upper = [AdversarialDropout(0.4, 0.3), nn.Tanh(), nn.Linear(12, 3)]
     model = in_form(form, [nn.LeakyReLU(0.3, inplace=inplace), nn.Linear(6, 12)], upper).double()
@@ -121,4 +121,4 @@ def test_an_in_place_activation_at_the_start_of_the_model_acts_once_in_each_pass
     (expected, before), (loss, after) = (starting_in_place(form, method, inplace=inplace) for inplace in (False, True))
     assert loss == expected
     if method in ("at", "vat"):
-        assert torch.equal(after, before), "x was moved by a pass of its own"
+        assert torch.equal(after, before), "a pass has changed x"

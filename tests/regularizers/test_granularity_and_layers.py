@@ -1,4 +1,4 @@
-"""Units other than single activations, several layers at once, evaluation mode, masks left empty."""
+"""Units other than single activations, several layers at once, evaluation mode, empty masks."""
 
 import math
 from typing import Literal
@@ -72,12 +72,12 @@ def test_a_feature_is_one_unit_for_the_whole_sequence(times: int) -> None:
 
 
 @pytest.mark.parametrize("opaque", [False, True])
-def test_several_layers_share_one_gradient_and_keep_a_budget_each(opaque: bool) -> None:
+def test_several_layers_share_one_gradient_and_have_a_budget_each(opaque: bool) -> None:
     torch.manual_seed(0)
     stem, middle, head = (nn.Sequential(nn.Linear(*sizes), nn.Softplus()) for sizes in ((6, 10), (10, 20), (20, 3)))
-    one, two = AdversarialDropout(0.5, 0.2), AdversarialDropout(0.25, 0.35, rescale="sum")
+    lower, upper = AdversarialDropout(0.5, 0.2), AdversarialDropout(0.25, 0.35, rescale="sum")
     first, second = Recorder(), Recorder()
-    parts = (stem, one, first, nn.Sequential(middle, two), second, head)
+    parts = (stem, lower, first, nn.Sequential(middle, upper), second, head)
     model = (Opaque(*parts) if opaque else nn.Sequential(*parts)).double()
     x, _ = batch()
     model(x)
@@ -94,7 +94,7 @@ def test_several_layers_share_one_gradient_and_keep_a_budget_each(opaque: bool) 
         assert 0 < (found != base).sum(dim=1).max() <= flips
 
 
-def test_two_layers_draw_masks_of_their_own() -> None:
+def test_two_layers_draw_different_masks() -> None:
     first, second = Recorder(), Recorder()
     model = nn.Sequential(
         AdversarialDropout(0.5, 0.0), first, Recorder(), AdversarialDropout(0.5, 0.0), second, Mean(1)
@@ -125,7 +125,7 @@ def test_in_evaluation_the_base_mask_is_all_ones_and_nothing_is_rescaled(form: s
     assert_same(net.grads(loss), net.grads(expected))
 
 
-def test_in_evaluation_the_kept_mask_is_not_the_base_mask_and_stays_kept() -> None:
+def test_evaluation_neither_uses_nor_changes_the_last_mask() -> None:
     net = build(delta=0.0)
     x, _ = batch()
     out = net.model(x)
@@ -147,7 +147,7 @@ def test_supervised_search_in_evaluation_raises_the_loss_by_dropping_units() -> 
     assert (~net.above.runs[-2].mask).sum(dim=1).max() == 2
 
 
-def test_activations_of_one_dimension_are_one_unit_an_example() -> None:
+def test_activations_of_one_dimension_are_one_unit_per_example() -> None:
     head = nn.Linear(1, 2)
     model = nn.Sequential(AdversarialDropout(0.0, 1.0), Opaque(nn.Unflatten(0, (-1, 1)), head))
     h, y = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 1, 0])

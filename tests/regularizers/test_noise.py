@@ -1,4 +1,4 @@
-"""Which random numbers each pass sees, and what is drawn afterwards."""
+"""The random numbers that each pass sees, and the draws that follow."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def noisy(form: str, held: bool) -> Net:
 
 
 def pattern(runs: list[Run]) -> list[int]:
-    """Which runs saw equal noise: the number of the first run with the noise of each."""
+    """For each run, the index of the first run with equal noise."""
     return [next(i for i, other in enumerate(runs) if torch.equal(other.noise, run.noise)) for run in runs]
 
 
@@ -109,7 +109,7 @@ def test_both_passes_of_pi_draw_a_mask() -> None:
 def test_ordinary_dropout_above_the_layer_is_noise_like_any_other(
     method: str, dropout: Callable[[float], nn.Module]
 ) -> None:
-    """Seen from behind it, with nothing to flip, search and adversarial pass are the same."""
+    """With nothing to flip, the search and the adversarial pass give the same output."""
     behind = Recorder()
     model = nn.Sequential(AdversarialDropout(0.0, 0.0), dropout(0.5), behind, nn.Linear(40, 3))
     METHODS[method]()(model, torch.rand(6, 40) + 1, torch.randint(3, (6,)))
@@ -132,10 +132,10 @@ def test_the_same_seed_gives_the_same_result(form: str, method: str, held: bool)
         loss = METHODS[method]()(net.model, x, y)
         return loss.item(), net.grads(loss)
 
-    (one, one_gradients), (two, two_gradients), (other, _) = run(3), run(3), run(4)
-    assert one == two
-    assert all(torch.equal(a, b) for a, b in zip(one_gradients, two_gradients, strict=True))
-    assert one != other
+    (loss, gradients), (same_loss, same_gradients), (other_loss, _) = run(3), run(3), run(4)
+    assert loss == same_loss
+    assert all(torch.equal(a, b) for a, b in zip(gradients, same_gradients, strict=True))
+    assert loss != other_loss
 
 
 @HELD
@@ -143,9 +143,7 @@ def test_the_same_seed_gives_the_same_result(form: str, method: str, held: bool)
 @pytest.mark.parametrize(
     ("method", "given"), [("vadd", False), ("vadd", True), ("vadd-shared", False), ("sadd", False)]
 )
-def test_what_is_drawn_afterwards_does_not_depend_on_the_search(
-    form: str, method: str, given: bool, held: bool
-) -> None:
+def test_later_draws_do_not_depend_on_the_search(form: str, method: str, given: bool, held: bool) -> None:
     x, y = batch()
     states = []
     for delta in (0.0, 0.3, 1.0):
@@ -175,7 +173,7 @@ def test_what_is_drawn_afterwards_does_not_depend_on_the_search(
     ],
 )
 def test_how_far_a_generator_moves_on(method: str, form: str, below: int, above: int) -> None:
-    """By the draws of the passes that have noise of their own: no more for the search, none for masks."""
+    """By the draws of the passes with separate noise; the search and the masks draw nothing from it."""
     held, expected = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     net = build(form, std=STD, generator=held)
     x, y = batch()
@@ -187,8 +185,8 @@ def test_how_far_a_generator_moves_on(method: str, form: str, below: int, above:
 
 
 @pytest.mark.parametrize("method", ["vadd", "vadd-shared", "sadd"])
-def test_masks_drawn_inside_cost_the_default_generator_one_draw_whatever_their_size(method: str) -> None:
-    """The masks come from a generator of their own: the default one only seeds it."""
+def test_base_masks_take_one_draw_from_the_default_generator_whatever_their_size(method: str) -> None:
+    """A separate generator draws the masks; the default one only seeds it."""
     after = set()
     for rows, layers in ((2, 1), (7, 1), (7, 3)):
         torch.manual_seed(0)
@@ -212,7 +210,7 @@ def test_masks_of_two_calls_differ_and_do_not_repeat_the_default_stream() -> Non
 
 
 def test_several_generators_are_all_replayed() -> None:
-    """Both recorders of ``build`` hold the same generator; a third one holds another."""
+    """Both recorders of ``build`` have the same generator; a third recorder has another."""
     net = noisy("opaque", held=True)
     third = Recorder(STD, torch.Generator().manual_seed(9))
     model = in_form("opaque", [third], [net.model]).double()

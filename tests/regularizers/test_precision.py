@@ -154,8 +154,8 @@ def test_power_iteration_is_in_float32_and_its_direction_is_good(autocast: bool)
     target = exact(x.double()).detach()
     value = (target.softmax(1) * (target.log_softmax(1) - exact(leaf).log_softmax(1))).sum()
     (g,) = torch.autograd.grad(value, leaf)
-    found = (last.seen.double() - x.double()).flatten(1)
-    agreement = (found * g).sum(dim=1) / (found.norm(dim=1) * g.norm(dim=1))
+    moved = (last.seen.double() - x.double()).flatten(1)
+    agreement = (moved * g).sum(dim=1) / (moved.norm(dim=1) * g.norm(dim=1))
     assert agreement.mean() > 0.9
 
 

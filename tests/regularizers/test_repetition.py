@@ -1,4 +1,4 @@
-"""No difference between target and search pass: no search, and a warning that says how to have one."""
+"""If the search pass repeats the target pass, no unit is flipped, and a warning names remedies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ def warns_of_repetition() -> Iterator[None]:
 
 
 def flips(net: Net) -> int:
-    """How many of the units that p = 0 keeps the last pass dropped."""
+    """Number of units that the last pass dropped; with p = 0 these are flips."""
     return int((~net.above.runs[-1].mask).sum())
 
 
@@ -65,10 +65,10 @@ def test_independent_noise_is_a_remedy(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["sequential", "methods"])
-@pytest.mark.parametrize("place", ["below", "above"])
-def test_noise_on_one_side_is_enough(form: str, place: str) -> None:
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_noise_on_one_side_is_enough(form: str, side: str) -> None:
     net = build(form, p=0.0)
-    (net.below if place == "below" else net.above).std = 0.1
+    (net.below if side == "below" else net.above).std = 0.1
     VirtualAdversarialDropout()(net.model, batch()[0])
     assert flips(net) > 0
 
@@ -112,7 +112,7 @@ def test_rows_agree_within_a_millionth(difference: float, flipped: bool) -> None
 
 
 def test_float32_rounding_counts_as_agreement() -> None:
-    """The same sums in another order: J would be of the size 1e-8 and still flip nearly every unit."""
+    """The same sums in another order: J would be about 1e-8 and still flip nearly every unit."""
     torch.manual_seed(0)
     above = Recorder()
     head = nn.Linear(200, 3)
@@ -144,7 +144,7 @@ def test_a_base_mask_that_differs_only_in_some_rows(form: str) -> None:
 
 
 def test_a_layer_whose_rows_are_not_the_examples() -> None:
-    """Then a row of the layer belongs to no example, and only a whole batch that repeats stops the search."""
+    """Then a row of the layer belongs to no example, and units stay unflipped only if the whole batch repeats."""
     torch.manual_seed(0)
     above = Recorder()
     parts: list[nn.Module] = [nn.Unflatten(1, (3, 2)), nn.Flatten(0, 1), AdversarialDropout(0.0, 0.5)]

@@ -75,7 +75,7 @@ def test_a_whole_model_runs_once_for_each_pass(method: str, expected: int) -> No
         ("sequential", "at", (2, 2)),
     ],
 )
-def test_with_a_target_the_first_pass_is_not_made_again(form: str, method: str, expected: tuple[int, int]) -> None:
+def test_with_a_target_the_first_pass_is_skipped(form: str, method: str, expected: tuple[int, int]) -> None:
     net = build(form)
     x, y = batch()
     target = net.model(x)
@@ -118,8 +118,8 @@ def test_only_the_search_takes_the_parameters_as_constants(form: str, method: st
     net = build(form)
     x, y = batch()
     METHODS[method]()(net.model, x, y)
-    own = net.above.runs[-2:] if method == "vat" else net.above.runs  # VAT's target pass needs no graph
-    assert [run.trainable for run in own] == trainable
+    counted = net.above.runs[-2:] if method == "vat" else net.above.runs  # VAT's target pass needs no graph
+    assert [run.trainable for run in counted] == trainable
 
 
 @pytest.mark.parametrize("method", ["vadd", "vadd-shared", "sadd"])
@@ -174,7 +174,7 @@ def test_under_and_upper_may_be_submodules() -> None:
     assert counts(first, second, third) == [2, 2, 3]
 
 
-def test_an_opaque_child_runs_whole_and_what_lies_below_it_does_not() -> None:
+def test_an_opaque_child_runs_whole_and_the_part_below_it_is_cut_off() -> None:
     first, second, layer, third = pieces()
     run_vadd(nn.Sequential(first, nn.Linear(6, 6), Opaque(second, layer), third, nn.Linear(6, 3)))
     assert counts(first, second, third) == [2, 3, 3]
@@ -195,7 +195,7 @@ def test_a_sequential_as_ordered_dict_is_cut() -> None:
     assert counts(first, second, third) == [2, 2, 3]
 
 
-def test_a_subclass_of_sequential_with_a_forward_of_its_own_runs_whole() -> None:
+def test_a_subclass_of_sequential_with_another_forward_runs_whole() -> None:
     class Doubled(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             for module in self:

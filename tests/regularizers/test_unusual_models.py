@@ -1,4 +1,4 @@
-"""Models that recompute, that have no shape yet, or on which the search has nothing to find."""
+"""Models with activation checkpoints, lazy parameters, shared modules, wrappers; searches that can flip nothing."""
 
 import contextlib
 import warnings
@@ -22,7 +22,7 @@ from .recording import METHODS, batch, build, in_form
 
 
 class Checkpointed(nn.Module):
-    """Computes a part again in the backward pass instead of keeping its activations."""
+    """Recomputes its part in the backward pass instead of storing the activations."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def test_a_sequential_with_a_backward_hook_stays_whole() -> None:
 
 
 class Wrapper(nn.Module):
-    """Passes attributes on to what it wraps, but computes something of its own."""
+    """Has the attributes of the model inside it, but another forward."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Wrapper(nn.Module):
             return getattr(super().__getattr__("inner"), name)  # type: ignore[no-any-return]
 
 
-def test_a_wrapper_that_passes_attributes_on_is_not_cut_through() -> None:
+def test_a_wrapper_with_the_attributes_of_its_model_is_not_cut() -> None:
     inner = in_form("methods", [nn.Linear(6, 10)], [AdversarialDropout(0.5, 0.3), nn.Linear(10, 3)]).double()
     losses = []
     for wrapped in (Wrapper(inner), nn.Sequential(Wrapper(inner), nn.Identity())):
@@ -159,18 +159,43 @@ def test_children_of_a_sequential_may_be_called_under_and_upper() -> None:
     assert losses[0] == losses[1]
 
 
+class Shared(nn.Module):
+    """One normalisation under two names, and one weight in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.layer = nn.Linear(6, 6), nn.Linear(6, 6), AdversarialDropout(0.5, 0.4)
+        self.second.weight = self.first.weight
+        self.norm = self.same_norm = nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.same_norm(self.second(self.layer(self.norm(self.first(x)))))
+        return logits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shared_modules_and_weights_stay_shared(method: str) -> None:
+    model = Shared().double()
+    before = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    METHODS[method]()(model, *batch()).backward()
+    after = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    assert before.keys() == after.keys()
+    assert all(after[name] is tensor for name, tensor in before.items())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("method", ["sadd", "vat", "at", "vadd"])
 def test_cached_parametrizations_keep_their_gradients(method: str) -> None:
     last = nn.utils.parametrizations.weight_norm(nn.Linear(10, 3))
     model = nn.Sequential(nn.Linear(6, 10), AdversarialDropout(0.5, 0.3), last).double()
     gradients = []
-    for cached in (False, True):
+    for use_cache in (False, True):
         torch.manual_seed(1)
-        with parametrize.cached() if cached else contextlib.nullcontext():
+        with parametrize.cached() if use_cache else contextlib.nullcontext():
             loss = METHODS[method]()(model, *batch())
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
-    for plain, kept in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, kept)
+    for plain, cached in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, cached)
 
 
 def test_pi_without_noise_is_0_also_with_an_in_place_start() -> None:
@@ -209,13 +234,13 @@ def test_a_target_is_a_tensor() -> None:
         VirtualAdversarialDropout()(build().model, batch()[0], target=(torch.zeros(5, 3),))
 
 
-def test_integer_targets_of_another_form_belong_to_the_divergence() -> None:
-    def per_place(target: Tensor, prediction: Tensor) -> Tensor:
+def test_integer_targets_of_another_shape_are_passed_to_the_divergence() -> None:
+    def per_position(target: Tensor, prediction: Tensor) -> Tensor:
         return nn.functional.cross_entropy(prediction, target, reduction="none").mean(dim=1)
 
     model = nn.Sequential(AdversarialDropout(0.5, 0.3), nn.Conv1d(4, 3, 1))
     x, y = torch.randn(2, 4, 7), torch.randint(3, (2, 7))
-    assert SupervisedAdversarialDropout(divergence=per_place)(model, x, y) > 0
+    assert SupervisedAdversarialDropout(divergence=per_position)(model, x, y) > 0
 
 
 def test_the_default_device_does_not_matter_to_the_seed() -> None:

@@ -1,1 +1,1 @@
-"""One regulariser a file, on three shared ones: base (checks, reduction), passes (runs of a model), search."""
+"""The regularisers, one per file, on three shared modules: base, passes and search."""

@@ -1,5 +1,6 @@
-"""What all regularisers share: how they are called, what is checked, how values are reduced."""
+"""The base class of the regularisers: their call, the checks of its arguments, the reduction of the values."""
 
+import inspect
 import warnings
 from abc import ABC, abstractmethod
 from typing import Literal, get_args
@@ -15,17 +16,18 @@ from adversarial_dropout.regularizers.passes import detached_copy
 Reduction = Literal["mean", "sum", "none"]
 
 UNLABELLED = -1
-"""The label of a row whose class is not known (scikit-learn's convention)."""
+"""The label of a row whose class is unknown, as in scikit-learn."""
 
 
 class Regularizer(nn.Module, ABC):
-    """Base of the regularisers: ``reg(model, x, y=None, *, target=None)``.
+    """Base class of the regularisers, which are called as ``reg(model, x, y=None, *, target=None)``.
 
-    A new method overrides :meth:`per_example` and, if it needs labels, sets ``supervised = True``.
+    A subclass implements :meth:`per_example`. It sets ``supervised = True`` if it needs labels, and keeps each argument
+    of ``__init__`` as an attribute of the same name, which ``repr`` shows.
 
     Args:
-        reduction: ``"mean"`` over the examples (for a supervised method: over the labelled ones), ``"sum"``, or
-            ``"none"`` for the values themselves, shape (N,).
+        reduction: ``"mean"`` over the examples (over the labelled ones in a supervised method), ``"sum"``, or
+            ``"none"`` for one value per example, shape (N,).
     """
 
     supervised = False
@@ -40,14 +42,13 @@ class Regularizer(nn.Module, ABC):
         """Compute the regularisation term.
 
         Args:
-            model: Any module that maps ``x`` to logits. Neither its parameters' ``.grad`` nor its train/eval flags
-                are touched.
-            x: Batch, dimension 0 the examples.
-            y: Labels, shape (N,), required by supervised methods and ignored by the others. Rows with -1 count as
-                unlabelled: they give 0 with ``reduction="none"`` and are left out of the mean.
-            target: Result of a pass already made, ``model(x)``, so that it is not computed again: the model's last
-                pass in training, because the search starts from the masks that its layers have kept. Adversarial
-                training ignores it; supervised adversarial dropout takes the masks of that pass alone.
+            model: Module that maps ``x`` to logits. Its parameters' ``.grad`` and its train/eval flags are unchanged.
+            x: Batch, with the examples in dimension 0.
+            y: Labels, shape (N,). Supervised methods require them; the others ignore them. Rows with label -1 are
+                unlabelled: they give 0 with ``reduction="none"`` and do not count in the mean.
+            target: ``model(x)``, if it has been computed already. It must be the model's last training forward,
+                because a search starts from the masks of that pass. Adversarial training ignores ``target``;
+                supervised adversarial dropout uses only the masks of that pass.
 
         Returns:
             Scalar, or shape (N,) with ``reduction="none"``, attached to the graph.
@@ -63,48 +64,47 @@ class Regularizer(nn.Module, ABC):
         if target is not None and not isinstance(target, Tensor):
             raise InvalidTypeError(f"expected target to be a tensor, got {type(target).__name__}; pass model(x)")
         if self.supervised:
-            y = self._check_labels(y)
+            y = self._checked_labels(y)
         with preserving_last_masks(model):
             values = self.per_example(model, x, y, target)
-        return self._reduce(values, y if self.supervised else None)
-
-    @abstractmethod
-    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
-        """The term's value for each example, shape (N,), not reduced."""
-
-    def warn_once(self, message: str | None) -> None:
-        """Warn with ``message``, if there is one, unless this regulariser has done so before."""
-        if message is not None and message not in self._warned:
-            self._warned.add(message)
-            warnings.warn(message, AdversarialDropoutWarning, stacklevel=2)
-
-    def extra_repr(self) -> str:
-        return f"reduction={self.reduction}"
-
-    def _check_labels(self, y: Tensor | None) -> Tensor:
-        name = type(self).__name__
-        if y is None:
-            raise InvalidValueError(f"{name} is supervised: expected labels, got y=None; call reg(model, x, y)")
-        if not isinstance(y, Tensor):
-            raise InvalidTypeError(f"expected y to be a tensor, got {type(y).__name__}; use torch.as_tensor(y)")
-        return detached_copy(y.long() if y.dtype == torch.uint8 else y)
-
-    def _reduce(self, values: Tensor, y: Tensor | None) -> Tensor:
         if self.reduction == "none":
             return values
         total = values.sum()
         if self.reduction == "sum":
             return total
-        if y is None or not _has_classes(y):
+        if not self.supervised or y is None or not _has_classes(y):
             return total / max(values.shape[0], 1)
         return total / (y != UNLABELLED).sum().clamp(min=1)
 
+    @abstractmethod
+    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+        """The value of each example, shape (N,)."""
+
+    def warn_once(self, message: str) -> None:
+        """Warn with ``message``, unless this regulariser has done so before."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, AdversarialDropoutWarning, stacklevel=2)
+
+    def extra_repr(self) -> str:
+        arguments = inspect.signature(type(self)).parameters
+        return ", ".join(f"{name}={getattr(self, name)}" for name in arguments if hasattr(self, name))
+
+    def _checked_labels(self, y: Tensor | None) -> Tensor:
+        if y is None:
+            raise InvalidValueError(
+                f"{type(self).__name__} is supervised: expected labels, got y=None; call reg(model, x, y)"
+            )
+        if not isinstance(y, Tensor):
+            raise InvalidTypeError(f"expected y to be a tensor, got {type(y).__name__}; use torch.as_tensor(y)")
+        return detached_copy(y.long() if y.dtype == torch.uint8 else y)
+
 
 def on_labelled(divergence: Divergence) -> Divergence:
-    """``divergence`` for integer labels among which -1 stands for an unlabelled row: there it is 0, without gradient.
+    """``divergence`` of the labelled rows, and 0 without gradient for the rows with label -1.
 
-    Targets of another form, as in regression, pass through.
-    What stands in for the missing label must not reach the other rows, which it could through BatchNorm.
+    Targets that are not class labels, as in regression, are passed on unchanged. The class that replaces a missing
+    label must have no gradient, because BatchNorm would carry it to the other rows.
     """
 
     def values(y: Tensor, prediction: Tensor) -> Tensor:
@@ -113,22 +113,11 @@ def on_labelled(divergence: Divergence) -> Divergence:
         if y.shape != prediction.shape[:1]:
             raise InvalidValueError(f"expected labels of shape ({prediction.shape[0]},), got {tuple(y.shape)}")
         labelled = y != UNLABELLED
-        found = check_per_example(divergence(y.where(labelled, torch.zeros_like(y)), prediction), prediction.shape[0])
-        return found.where(labelled, torch.zeros_like(found))
+        of_each = divergence(y.where(labelled, torch.zeros_like(y)), prediction)
+        return of_each.where(labelled, torch.zeros_like(of_each))
 
     return values
 
 
 def _has_classes(y: Tensor) -> bool:
     return y.dim() == 1 and y.dtype != torch.bool and not y.is_floating_point()
-
-
-def check_per_example(values: Tensor, examples: int) -> Tensor:
-    """``values`` if a divergence gave one for each example, else an error."""
-    if not isinstance(values, Tensor) or values.shape != (examples,):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise InvalidValueError(
-            f"expected the divergence to return one value per example, shape ({examples},), got {shape}; "
-            f"reduce over all dimensions but the first"
-        )
-    return values

@@ -1,4 +1,4 @@
-"""Entropy minimisation: the network should be sure of its predictions."""
+"""Entropy minimisation: predictions should be confident."""
 
 from torch import Tensor, nn
 
@@ -12,18 +12,18 @@ class EntropyMinimization(Regularizer):
 
     .. math:: H[q] = -\sum_c q_c \log q_c, \qquad q = \mathrm{softmax}(f(x))
 
-    The authors' code of adversarial dropout adds it, with weight 1, to every semi-supervised run; the paper does not
-    say so.
+    The authors' code of adversarial dropout adds it with weight 1 to every semi-supervised run; the paper does not
+    mention it.
 
     Args:
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Call:
-        ``reg(model, x, *, target=None)``: ``target`` is the logits (N, C) whose entropy is taken, ``model(x)`` if
+        ``reg(model, x, *, target=None)``: ``target`` is the logits (N, C) whose entropy is computed, ``model(x)`` if
         ``None``. Returns nats in [0, log C]: a scalar, or shape (N,).
 
     Training and evaluation:
-        The pass, if there is one, runs in the model's own mode.
+        The pass, if there is one, runs in the model's mode.
 
     Raises:
         InvalidValueError, InvalidTypeError: the logits are not floating or not of shape (N, C).

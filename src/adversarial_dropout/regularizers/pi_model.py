@@ -1,9 +1,9 @@
-"""Π-model: two passes with their own noise must agree."""
+"""Π-model: two passes with different noise must agree."""
 
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example
+from adversarial_dropout.regularizers.base import Reduction, Regularizer
 from adversarial_dropout.regularizers.passes import run_model
 
 
@@ -12,23 +12,23 @@ class PiModel(Regularizer):
 
     .. math:: D[f(x, \xi_1),\; f(x, \xi_2)]
 
-    where ξ is all noise of a pass, dropout masks included.
+    where ξ is all noise of a pass, including dropout masks.
 
     Args:
         divergence: ``"qe"``, ``"kl"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
-        detach_target: Stop the gradient at the target. The paper prints θ on both sides (a constant, θ̂, for VAT
-            alone), so it flows through both by default.
+        detach_target: Stop the gradient at the target. By default it flows through both passes, because the paper
+            prints θ on both sides (and a constant θ̂ only for VAT).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Call:
-        ``reg(model, x, *, target=None)``: ``target`` is ``model(x)`` (or of another view) where that has been computed.
-        Returns a scalar, or shape (N,).
+        ``reg(model, x, *, target=None)``: ``target`` is ``model(x)``, or the output for another view of ``x``, if it
+        has been computed already. Returns a scalar, or shape (N,).
 
     Training and evaluation:
-        Both passes run in the model's own mode and update BatchNorm as usual. A model without noise gives 0.
+        Both passes run in the model's mode and update BatchNorm as usual. A model without noise gives 0.
 
     Raises:
-        InvalidValueError, InvalidTypeError: the model or the divergence returns something of another form.
+        InvalidValueError, InvalidTypeError: the model or the divergence returns an invalid shape or type.
 
     Example:
         >>> loss = F.cross_entropy(model(x), y) + lam * PiModel()(model, x_unlabelled)
@@ -45,10 +45,4 @@ class PiModel(Regularizer):
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         if target is None:
             target = run_model(model, x)
-        if self.detach_target:
-            target = target.detach()
-        prediction = run_model(model, x)
-        return check_per_example(self._divergence(target, prediction), prediction.shape[0])
-
-    def extra_repr(self) -> str:
-        return f"divergence={self.divergence}, detach_target={self.detach_target}, {super().extra_repr()}"
+        return self._divergence(target.detach() if self.detach_target else target, run_model(model, x))

@@ -1,9 +1,8 @@
-"""One step's masks: which mask each pass runs under, and the search for the worst ones (Algorithm 1)."""
+"""The masks of one step: the mask of each pass, and the search for the adversarial masks (Algorithm 1)."""
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -13,27 +12,21 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError, values_readable
-from adversarial_dropout.layers import AdversarialDropout, adversarial_layers, handing
+from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 from adversarial_dropout.masks import adversarial_mask, flip_budget, sample_mask
-from adversarial_dropout.regularizers.base import check_per_example
 from adversarial_dropout.regularizers.passes import (
-    Noise,
-    check_not_computed_again,
+    check_not_recomputed,
     cut,
     detached_copy,
-    run_frozen,
+    preserving_noise,
+    replacing,
     run_model,
-    whole,
 )
-
-# Logits that agree to this come from passes that do not differ; large ones, to two units in the last place besides.
-_AGREE = 1e-6
-_ROUNDING = 2
 
 generators_of_a_search: ContextVar[Callable[[int], Sequence[torch.Generator]] | None] = ContextVar(
     "generators_of_a_search", default=None
 )
-"""Where a search takes the generators of its base masks from, one for each layer, if not from a seed of its own."""
+"""Gives a search the generators of its base masks, one per layer; without it, a search makes them from a new seed."""
 
 
 def draw_seed() -> int:
@@ -43,15 +36,14 @@ def draw_seed() -> int:
 
 @dataclass(eq=False)
 class LayerMasks:
-    """The masks of one layer in one step.
+    """The masks of one layer in one step; each is ``None`` until a pass has reached the layer.
 
     Attributes:
         layer: The layer.
-        base: εˢ, bool; ``None`` until a pass has reached the layer.
-        point: ε⁰, floating, a leaf to differentiate by; ``None`` until the search has reached the layer.
-        entered: What entered the layer in the search.
-        found: The worst mask found, bool; ``None`` until the search has reached the layer.
-        applied: The mask of the last adversarial pass; ``None``: the base mask.
+        base: εˢ, bool.
+        point: ε⁰, floating, the mask with respect to which the search differentiates.
+        entered: The layer's input in the search.
+        found: The adversarial mask that the search found, bool.
     """
 
     layer: AdversarialDropout
@@ -59,38 +51,22 @@ class LayerMasks:
     point: Tensor | None = None
     entered: Tensor | None = None
     found: Tensor | None = None
-    applied: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Slopes:
-    """What the search pass gives: D, and J at ε⁰ in each layer that it has reached."""
-
-    prediction: Tensor
-    values: Tensor
-    reached: list[LayerMasks]
-    jacobians: tuple[Tensor, ...]
 
 
 class Search:
-    """One step's masks and the passes under them, through a model cut in front of its first AdversarialDropout layer.
+    """The masks of one step, and the passes that use them.
 
-    In the order of a step: ``h = under_pass(x)``; ``base_pass(h)`` under the base masks εˢ, all ones in evaluation;
-    ``find``, one gradient at ε⁰ and one ranking per layer; ``adversarial_pass(h)`` under the masks found. New base
-    masks come from one seed, a draw from the default CPU generator: the default streams hold *other* noise alone.
+    The order of a step is ``h = under_pass(x)``; ``base_pass(h)`` with the base masks εˢ (all ones in evaluation);
+    ``find``, with one gradient at ε⁰ and one ranking per layer; ``adversarial_pass(h)`` with the masks found. Base
+    masks are drawn from generators seeded by one draw from the default CPU generator, so the default generators produce
+    only the *other* noise.
 
     Args:
         model: Model with at least one AdversarialDropout layer.
         x: Its input.
-        from_last_masks: Take as εˢ the masks of the model's last training forward, where they fit.
-        at_layer: ``model`` starts with the layer: nothing is to be cut off.
-        warn: Is told why nothing at all can be flipped, if so.
-
-    Attributes:
-        masks: Those of each layer, in the order of ``model.modules()``.
-
-    Raises:
-        InvalidValueError: no layer in the model.
+        from_last_masks: Use the masks of the model's last training forward as εˢ, where they fit.
+        at_layer: ``model`` starts with the layer, so it is not cut.
+        warn: Called with the reason if no unit can be flipped.
     """
 
     def __init__(
@@ -100,103 +76,131 @@ class Search:
         *,
         from_last_masks: bool = False,
         at_layer: bool = False,
-        warn: Callable[[str], None] | None = None,
+        warn: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        layers = adversarial_layers(model)
-        if not layers:
+        self.masks = [LayerMasks(layer) for layer in adversarial_layers(model)]
+        if not self.masks:
             raise InvalidValueError(
                 "expected a model with an AdversarialDropout layer, found none; put one in front of the last layers, "
                 "e.g. nn.Sequential(features, AdversarialDropout(p=0.5, delta=0.05), head)"
             )
-        self.masks = [LayerMasks(layer) for layer in layers]
-        self._under, self._upper = whole(model) if at_layer else cut(model)
-        self._noise = Noise(model, x)
+        self._under, self._upper = (nn.Sequential(), model) if at_layer else cut(model)
+        self._preserving_noise = partial(preserving_noise, model, x)
         self._from_last_masks = from_last_masks
         self._at_layer = at_layer
         self._warn = warn
-        source = generators_of_a_search.get()
-        self._generators = None if source is None else source(len(layers))
-        self._seed = draw_seed() if self._generators is None else 0
+        generators = generators_of_a_search.get()
+        self._generators = None if generators is None else generators(len(self.masks))
+        self._seed = draw_seed() if generators is None else 0
 
     def under_pass(self, x: Tensor) -> Tensor:
-        """What enters the upper part of the model: ``under(x)``, which must not reach a layer."""
-        with self._handing(self._no_mask):
+        """The input of the upper part: ``under(x)``, which must not reach a layer."""
+
+        def no_mask(masks: LayerMasks, h: Tensor) -> None:
+            raise InvalidValueError(
+                "the under part of the model contains an AdversarialDropout layer; expected upper(h) to contain all "
+                "of them, so that forward(x) equals upper(under(x))"
+            )
+
+        with self._applying(no_mask):
             return run_model(self._under, x)
 
-    def base_pass(self, h: Tensor, *, noise_again: bool = False) -> Tensor:
-        """f(x, εˢ), as ``upper(h)``; with ``noise_again`` the next pass sees the same noise."""
-        noise = self._noise.unchanged() if noise_again else contextlib.nullcontext()
-        with self._handing(self._base_mask), noise:
+    def base_pass(self, h: Tensor, *, repeat_noise: bool = False) -> Tensor:
+        """f(x, εˢ), computed as ``upper(h)``; with ``repeat_noise`` the next pass sees the same noise."""
+
+        def base_mask(masks: LayerMasks, h: Tensor) -> Tensor | None:
+            base = self._base(masks, h)
+            return base if masks.layer.training else None
+
+        with self._applying(base_mask), self._preserving_noise() if repeat_noise else contextlib.nullcontext():
             return run_model(self._upper, h)
 
     def adversarial_pass(self, h: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
-        """f(x, εᵃᵈᵛ), as ``upper(h)``, under the masks found, or under others of their shape, one for each layer."""
-        for index, own in enumerate(self.masks):
-            own.applied = own.found if masks is None else masks[index]
-        with self._handing(self._applied_mask):
+        """f(x, εᵃᵈᵛ), computed as ``upper(h)``, with the masks found or with the given ones, one per layer."""
+        given = [layer_masks.found for layer_masks in self.masks] if masks is None else masks
+        by_layer = dict(zip(self.masks, given, strict=True))
+
+        def given_mask(masks: LayerMasks, h: Tensor) -> Tensor:
+            mask = by_layer[masks]
+            return self._base(masks, h) if mask is None else mask  # None: the search has not reached the layer.
+
+        with self._applying(given_mask):
             return run_model(self._upper, h)
 
     def find(self, h: Tensor, target: Tensor, divergence: Divergence) -> None:
-        r"""Take :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ in all
-        layers at once, then make each layer's mask with its own budget.
+        r"""Find the adversarial mask of every layer, within the layer's budget.
 
-        Rows in which the search pass repeats the target pass flip nothing: there J would be rounding noise. No graph is
-        built for parameters or below ``h``; every buffer and every random stream is left as it was.
-
-        Raises:
-            InvalidValueError: no layer is reached, ``h`` is not what a layer is given (``at_layer``), the divergence
-                has no graph or another shape than (N,), or J is not finite.
+        One gradient gives :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ for
+        all layers. Rows in which this pass repeats the target pass flip nothing: there J is rounding noise. No graph is
+        built for the parameters or below ``h``; buffers and random streams are unchanged.
         """
+
+        def point_mask(masks: LayerMasks, h: Tensor) -> Tensor:
+            if masks.point is None:
+                precision = torch.promote_types(h.dtype, torch.float32)
+                masks.point = self.point(self._base(masks, h), precision).requires_grad_()
+                masks.entered = h.detach()
+            return masks.point
+
         h, target = detached_copy(h), detached_copy(target)
-        differentiable, noise = torch.inference_mode(False), self._noise.unchanged()
-        with differentiable, torch.enable_grad(), noise, self._handing(self._point_mask):
-            slopes = run_frozen(self._upper, h, partial(self._slopes, target, divergence))
-        if self._at_layer and not self._starts_at_a_layer(h):
-            raise InvalidValueError(
-                'noise="shared" with target= needs the activations that the target was computed from, but the model '
-                "still has an under part; call h = under(x), then out = head(h), then reg(head, h, target=out), where "
-                "head starts at the AdversarialDropout layer"
-            )
-        repeated = _repeated_rows(target, slopes.prediction)
-        for masks, jacobian in zip(slopes.reached, slopes.jacobians, strict=True):
-            assert masks.base is not None
-            masks.found = _found_mask(masks, masks.base, jacobian, repeated)
-        idle = _why_idle(repeated, slopes)
-        if idle is not None and self._warn is not None:
-            self._warn(idle)
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            self._preserving_noise(),
+            self._applying(point_mask),
+            replacing(self._upper, parameters=Tensor.detach, buffers=Tensor.clone),
+        ):
+            prediction = run_model(self._upper, h)
+            reached = [masks for masks in self.masks if masks.point is not None]
+            points = [masks.point for masks in self.masks if masks.point is not None]
+            if not points:
+                raise InvalidValueError(
+                    "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use the "
+                    "layer in forward (or upper)"
+                )
+            values = divergence(target, prediction)
+            if not values.requires_grad:
+                raise InvalidValueError(
+                    "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
+                    "look for detach(), item() or no_grad() in the divergence or in the model"
+                )
+            jacobians = torch.autograd.grad(values.sum(), points, materialize_grads=True)
+        if self._at_layer:
+            self._check_starts_at_a_layer(h)
+        repeated = _repeated_rows(target, prediction.detach())
+        for masks, jacobian in zip(reached, jacobians, strict=True):
+            masks.found = _found_mask(masks, jacobian, repeated)
+        self._warn_if_idle(repeated, values, jacobians)
 
     def point(self, base: Tensor, dtype: torch.dtype) -> Tensor:
-        """ε⁰, the mask at which D is linearised, given εˢ: all ones, as in the paper."""
+        """ε⁰, the mask at which D is linearised, for the base mask εˢ: all ones, as in the paper."""
         return torch.ones_like(base, dtype=dtype)
 
-    def _handing(self, mask_of_pass: Callable[[LayerMasks, Tensor], Tensor | None]) -> AbstractContextManager[None]:
-        return handing([(masks.layer, partial(mask_of_pass, masks)) for masks in self.masks])
+    @contextlib.contextmanager
+    def _applying(self, mask_of: Callable[[LayerMasks, Tensor], Tensor | None]) -> Iterator[None]:
+        """Let each layer take its mask from ``mask_of(masks, h)``, given the layer's masks and input."""
 
-    def _no_mask(self, masks: LayerMasks, h: Tensor) -> Tensor:
-        raise InvalidValueError(
-            "the under part of the model contains an AdversarialDropout layer; expected upper(h) to contain all of "
-            "them, so that forward(x) equals upper(under(x))"
-        )
+        def checked(masks: LayerMasks, h: Tensor) -> Tensor | None:
+            check_not_recomputed()
+            mask, shape = mask_of(masks, h), masks.layer.mask_shape(h)
+            if mask is not None and mask.shape != shape:
+                raise InvalidValueError(
+                    f"an AdversarialDropout layer was called with masks of shape {tuple(mask.shape)} and {shape} in "
+                    f"the passes of one step; use one layer for each place in the model"
+                )
+            return mask
 
-    def _base_mask(self, masks: LayerMasks, h: Tensor) -> Tensor | None:
-        check_not_computed_again()
-        base = _fitting(masks, self._base(masks, h), h)
-        return base if masks.layer.training else None
-
-    def _applied_mask(self, masks: LayerMasks, h: Tensor) -> Tensor:
-        check_not_computed_again()
-        # A layer that the search did not reach keeps its base mask.
-        return _fitting(masks, self._base(masks, h) if masks.applied is None else masks.applied, h)
-
-    def _point_mask(self, masks: LayerMasks, h: Tensor) -> Tensor:
-        if masks.point is None:
-            precision = torch.promote_types(h.dtype, torch.float32)
-            masks.point = self.point(self._base(masks, h), precision).requires_grad_()
-            masks.entered = h.detach()
-        return _fitting(masks, masks.point, h)
+        before = [(masks.layer, masks.layer._mask_of_pass) for masks in self.masks]
+        try:
+            for masks in self.masks:
+                masks.layer._mask_of_pass = partial(checked, masks)
+            yield
+        finally:
+            for layer, mask_of_pass in before:
+                layer._mask_of_pass = mask_of_pass
 
     def _base(self, masks: LayerMasks, h: Tensor) -> Tensor:
-        """εˢ: the layer's last mask if it is to be used and fits, else a new one."""
+        """εˢ: in training the layer's last mask, if it is to be used and fits, or else a new one."""
         if masks.base is None:
             layer, shape = masks.layer, masks.layer.mask_shape(h)
             last = layer._last_mask if self._from_last_masks else None
@@ -209,62 +213,54 @@ class Search:
                 masks.base = sample_mask(shape, layer.p, generator=generator, device=h.device)
         return masks.base
 
-    def _generator(self, layer: int, device: torch.device) -> torch.Generator:
+    def _generator(self, index: int, device: torch.device) -> torch.Generator:
         if self._generators is not None:
-            return self._generators[layer]
+            return self._generators[index]
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise InvalidValueError(
-                "expected base masks from generators that outlive the step while a CUDA graph is captured, got none, "
-                "so that this one mask would be repeated for ever; run the step under "
+                "expected base masks from generators that outlive the step while a CUDA graph is captured, because "
+                "every replay would use the same masks otherwise; run the step under "
                 "experiments.run.mask_streams.MaskStreams.serving(), or give target=model(x)"
             )
-        return torch.Generator(device).manual_seed(self._seed + layer)
+        return torch.Generator(device).manual_seed(self._seed + index)
 
-    def _slopes(self, target: Tensor, divergence: Divergence, prediction: Tensor) -> _Slopes:
-        reached = [masks for masks in self.masks if masks.point is not None]
-        if not reached:
+    def _check_starts_at_a_layer(self, h: Tensor) -> None:
+        """Raise unless ``h``, the input of the search pass, is the input of a layer."""
+        inputs = [masks.entered.flatten() for masks in self.masks if masks.entered is not None]
+        if values_readable(h) and not any(torch.equal(each, h.flatten().to(each.dtype)) for each in inputs):
             raise InvalidValueError(
-                "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use the "
-                "layer in forward (or upper)"
+                'noise="shared" with target= needs the activations that the target was computed from, but the model '
+                "still has an under part; call h = under(x), then out = head(h), then reg(head, h, target=out), where "
+                "head starts at the AdversarialDropout layer"
             )
-        values = check_per_example(divergence(target, prediction), prediction.shape[0])
-        if not values.requires_grad:
-            raise InvalidValueError(
-                "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
-                "look for detach(), item() or no_grad() in the divergence or in the model"
+
+    def _warn_if_idle(self, repeated: Tensor, values: Tensor, jacobians: Sequence[Tensor]) -> None:
+        if not repeated.numel() or not values_readable(repeated):
+            return
+        if repeated.all():
+            self._warn(
+                "the search pass repeats the target pass, so there is no divergence to raise and no unit is flipped; "
+                'make the passes differ: p > 0 in training, noise in the model with noise="independent", or two views, '
+                "reg(model, view_2, target=model(view_1)). In evaluation mode every base mask is all ones"
             )
-        points = [masks.point for masks in reached if masks.point is not None]
-        jacobians = torch.autograd.grad(values.sum(), points, materialize_grads=True)
-        return _Slopes(prediction.detach(), values.detach(), reached, jacobians)
-
-    def _starts_at_a_layer(self, h: Tensor) -> bool:
-        """Whether a layer was given what the search pass was given, so that nothing is computed below it."""
-        entered = [masks.entered for masks in self.masks if masks.entered is not None]
-        flat = h.flatten()
-        return not values_readable(h) or any(torch.equal(each.flatten(), flat.to(each.dtype)) for each in entered)
+        elif values.any() and not any(jacobian[:1].any() or jacobian.any() for jacobian in jacobians):
+            self._warn(
+                "the Jacobian is zero everywhere: the prediction does not depend on any unit, so none is flipped; look "
+                "at the weights and activations behind the AdversarialDropout layer"
+            )
 
 
-def _fitting(masks: LayerMasks, mask: Tensor, h: Tensor) -> Tensor:
-    shape = masks.layer.mask_shape(h)
-    if mask.shape != shape:
-        raise InvalidValueError(
-            f"an AdversarialDropout layer was called with masks of shape {tuple(mask.shape)} and {shape} in the "
-            f"passes of one step; use one layer for each place in the model"
-        )
-    return mask
-
-
-def _found_mask(masks: LayerMasks, base: Tensor, jacobian: Tensor, repeated: Tensor) -> Tensor:
-    """The mask of Algorithm 1 for the examples that are not ``repeated``, εˢ for the others."""
-    examples, *unit_shape = jacobian.shape
-    units = math.prod(unit_shape)
-    flat = (examples, units)
+def _found_mask(masks: LayerMasks, jacobian: Tensor, repeated: Tensor) -> Tensor:
+    """The mask of Algorithm 1, but εˢ for the ``repeated`` examples."""
+    assert masks.base is not None
+    assert masks.entered is not None
+    base, (examples, *unit_shape) = masks.base, jacobian.shape
+    flat = (examples, math.prod(unit_shape))
     try:
-        mask = adversarial_mask(
-            base.reshape(flat), jacobian.reshape(flat), max_flips=flip_budget(masks.layer.delta, units)
-        ).reshape(base.shape)
+        budget = flip_budget(masks.layer.delta, flat[1])
+        mask = adversarial_mask(base.reshape(flat), jacobian.reshape(flat), max_flips=budget).reshape(base.shape)
     except NonFiniteError as error:
-        finite = masks.entered is not None and bool(masks.entered.isfinite().all())
+        finite = bool(masks.entered.isfinite().all())
         cause = "its activations are finite, so look at the divergence" if finite else "its activations are not finite"
         raise NonFiniteError(f"{error}, in {masks.layer}: {cause}") from error
     if values_readable(repeated) and not repeated.any():
@@ -274,27 +270,9 @@ def _found_mask(masks: LayerMasks, base: Tensor, jacobian: Tensor, repeated: Ten
     return base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
 
 
-def _why_idle(repeated: Tensor, slopes: _Slopes) -> str | None:
-    """What is to be warned of: the search pass repeats the target pass, or no unit matters."""
-    if not repeated.numel() or not values_readable(repeated):
-        return None
-    if repeated.all():
-        return (
-            "the search pass repeats the target pass, so there is no divergence to raise and no unit is flipped; give "
-            'the passes something to differ in: p > 0 in training, noise in the model with noise="independent", or two '
-            "views, reg(model, view_2, target=model(view_1)). In evaluation mode every mask starts as all ones"
-        )
-    if slopes.values.any() and not any(jacobian[:1].any() or jacobian.any() for jacobian in slopes.jacobians):
-        return (
-            "the Jacobian is zero everywhere: the prediction does not depend on any unit, so none is flipped; look at "
-            "the weights and activations behind the AdversarialDropout layer"
-        )
-    return None
-
-
 def _repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:
     if target.shape != prediction.shape or not target.is_floating_point():
         return prediction.new_zeros(prediction.shape[0], dtype=torch.bool)
-    rounding = _ROUNDING * torch.finfo(prediction.dtype).eps
-    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=rounding, atol=_AGREE)
+    two_units_in_the_last_place = 2 * torch.finfo(prediction.dtype).eps
+    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=two_units_in_the_last_place, atol=1e-6)
     return close.reshape(close.shape[0], math.prod(close.shape[1:])).all(dim=1)

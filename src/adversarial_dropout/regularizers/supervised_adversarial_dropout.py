@@ -1,9 +1,9 @@
-"""SAdD: the network must be right under its worst dropout mask."""
+"""SAdD: the loss under the worst dropout mask."""
 
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example, on_labelled
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled
 from adversarial_dropout.regularizers.search import Search
 
 
@@ -12,29 +12,29 @@ class SupervisedAdversarialDropout(Regularizer):
 
     .. math:: D[g(y),\; f(x, \varepsilon^{adv})]
 
-    with the mask that raises the linearised divergence to the labels the most, at most ``floor(δ·H)`` flips away from
-    a random one, εˢ. What lies below the layer runs once, if the model can be cut.
+    with the mask that raises the linearised divergence from the labels the most, at most ``floor(δ·H)`` flips away from
+    a random mask εˢ. If the model can be cut, the part below the layer runs once.
 
     Args:
-        divergence: ``"ce"``, ``"kl"`` (with labels the same), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
+        divergence: ``"ce"``, ``"kl"`` (the same with labels), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
 
     Call:
-        ``reg(model, x, y, *, target=None)``: labels y of shape (N,), -1 = unlabelled (gives 0, left out of the mean).
-        With ``target=model(x)``, the model's last training forward, εˢ is the mask of that pass, as in eq. 6, which has
-        one εˢ for the likelihood and for this term; without it εˢ is drawn. The values of ``target`` are not used.
+        ``reg(model, x, y, *, target=None)``: labels y of shape (N,), -1 = unlabelled (gives 0, does not count in the
+        mean). With ``target=model(x)``, the model's last training forward, εˢ is the mask of that pass, as in eq. 6,
+        which has one εˢ for the likelihood and this term; otherwise εˢ is drawn. The values of ``target`` are not used.
         Returns a scalar, or shape (N,).
 
     Training and evaluation:
-        Both passes run in the model's own mode; the adversarial one updates BatchNorm as usual, the search changes no
+        Both passes run in the model's mode. The adversarial pass updates BatchNorm as usual; the search changes no
         buffer.
 
     Raises:
-        InvalidValueError, InvalidTypeError: y missing or out of range, no layer in the model, activations or J not
-            finite.
+        InvalidValueError, InvalidTypeError: y is missing or out of range, the model has no AdversarialDropout layer, or
+            activations or J are not finite.
 
     Warns:
-        AdversarialDropoutWarning: (once) nothing is flipped, because no unit matters; a budget of no flip.
+        AdversarialDropoutWarning: (once) no unit is flipped, because none matters; the budget allows no flip.
 
     Example:
         >>> sadd = SupervisedAdversarialDropout()
@@ -44,14 +44,9 @@ class SupervisedAdversarialDropout(Regularizer):
 
     supervised = True
     search = Search
-    """What finds the masks."""
+    """The class that finds the masks."""
 
-    def __init__(
-        self,
-        *,
-        divergence: str | Divergence = "ce",
-        reduction: Reduction = "mean",
-    ) -> None:
+    def __init__(self, *, divergence: str | Divergence = "ce", reduction: Reduction = "mean") -> None:
         super().__init__(reduction=reduction)
         self._divergence = resolve_divergence(divergence)
         self.divergence = divergence
@@ -62,8 +57,4 @@ class SupervisedAdversarialDropout(Regularizer):
         search = self.search(model, x, from_last_masks=target is not None, warn=self.warn_once)
         h = search.under_pass(x)
         search.find(h, y, divergence)
-        prediction = search.adversarial_pass(h)
-        return check_per_example(divergence(y, prediction), prediction.shape[0])
-
-    def extra_repr(self) -> str:
-        return f"divergence={self.divergence}, {super().extra_repr()}"
+        return divergence(y, search.adversarial_pass(h))

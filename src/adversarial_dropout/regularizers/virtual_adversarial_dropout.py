@@ -1,4 +1,4 @@
-"""VAdD: agreement with the network under its worst dropout mask, without labels."""
+"""VAdD: the network must agree with itself under its worst dropout mask, without labels."""
 
 from typing import Literal, get_args
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
 from adversarial_dropout.errors import check_choice
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, check_per_example
+from adversarial_dropout.regularizers.base import Reduction, Regularizer
 from adversarial_dropout.regularizers.search import Search
 
 NoiseMode = Literal["independent", "shared"]
@@ -18,36 +18,36 @@ class VirtualAdversarialDropout(Regularizer):
     .. math:: D[f(x, \varepsilon^s),\; f(x, \varepsilon^{adv})], \qquad \varepsilon^{adv} =
         \arg\max_{\|\varepsilon^s - \varepsilon\| \le \delta H} D[f(x, \varepsilon^s), f(x, \varepsilon)]
 
-    solved for the divergence linearised at ε⁰ = 1 (Algorithm 1). εˢ is one mask a step: that of the target
-    pass, and the one that the search starts from.
+    The maximum is computed for the divergence linearised at ε⁰ = 1 (Algorithm 1). A step has one base mask εˢ: the mask
+    of the target pass, from which the search starts.
 
     Args:
         divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
-        noise: What *other* random things (dropout, Gaussian noise) do. ``"independent"``: target and adversarial pass
-            draw their own. ``"shared"``: all passes see the same; what lies below the layer runs once, if the model
-            can be cut.
-        detach_target: Stop the gradient at the target. The paper prints θ on both sides (a constant, θ̂, for VAT
-            alone), so it flows through both by default.
+        noise: How *other* noise (ordinary dropout, Gaussian noise) is drawn. ``"independent"``: separately for the
+            target pass and the adversarial pass. ``"shared"``: once for all passes; if the model can be cut, the part
+            below the layer runs once.
+        detach_target: Stop the gradient at the target. By default it flows through both passes, because the paper
+            prints θ on both sides (and a constant θ̂ only for VAT).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Call:
-        ``reg(model, x, *, target=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C) (or to what the divergence
-        takes) and contains at least one :class:`~adversarial_dropout.AdversarialDropout`. ``target`` is ``model(x)``
-        where that has been computed, as the model's last training forward: the search then starts from its masks. With
-        ``noise="shared"`` it needs ``h`` as well: ``h = under(x); out = head(h); reg(head, h, target=out)``. Returns a
-        scalar, or shape (N,).
+        ``reg(model, x, *, target=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C), or to what the divergence
+        takes, and contains at least one :class:`~adversarial_dropout.AdversarialDropout`. ``target`` is ``model(x)``
+        if it has been computed already, as the model's last training forward: the search then starts from its masks.
+        With ``noise="shared"``, ``target`` also needs the activations ``h`` from which it was computed:
+        ``h = under(x); out = head(h); reg(head, h, target=out)``. Returns a scalar, or shape (N,).
 
     Training and evaluation:
-        Every pass runs in the model's own mode. Target and adversarial pass update BatchNorm as usual (two batches
-        above the layer), the search changes no buffer. In evaluation εˢ is all ones.
+        Every pass runs in the model's mode. The target pass and the adversarial pass update BatchNorm as usual (two
+        batches above the layer); the search changes no buffer. In evaluation εˢ is all ones.
 
     Raises:
-        InvalidValueError, InvalidTypeError: no layer in the model, activations or J not finite, or ``"shared"`` with
-            ``target=`` on a model that still has an under part.
+        InvalidValueError, InvalidTypeError: the model has no AdversarialDropout layer, activations or J are not finite,
+            or ``noise="shared"`` with ``target=`` on a model that still has an under part.
 
     Warns:
-        AdversarialDropoutWarning: (once) nothing is flipped, because the passes do not differ or no unit matters; a
-            budget of no flip.
+        AdversarialDropoutWarning: (once) no unit is flipped, because the passes do not differ or no unit matters; the
+            budget allows no flip.
 
     Example:
         >>> vadd = VirtualAdversarialDropout(divergence="kl")
@@ -55,7 +55,7 @@ class VirtualAdversarialDropout(Regularizer):
     """
 
     search = Search
-    """What finds the masks."""
+    """The class that finds the masks."""
 
     def __init__(
         self,
@@ -77,16 +77,8 @@ class VirtualAdversarialDropout(Regularizer):
         search = self.search(model, x, from_last_masks=given, at_layer=given and shared, warn=self.warn_once)
         h = search.under_pass(x)
         if target is None:
-            target = search.base_pass(h, noise_again=shared)
+            target = search.base_pass(h, repeat_noise=shared)
             h = h if shared else search.under_pass(x)
         search.find(h, target, self._divergence)
         prediction = search.adversarial_pass(h)
-        if self.detach_target:
-            target = target.detach()
-        return check_per_example(self._divergence(target, prediction), prediction.shape[0])
-
-    def extra_repr(self) -> str:
-        return (
-            f"divergence={self.divergence}, noise={self.noise}, "
-            f"detach_target={self.detach_target}, {super().extra_repr()}"
-        )
+        return self._divergence(target.detach() if self.detach_target else target, prediction)
