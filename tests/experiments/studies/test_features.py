@@ -313,7 +313,7 @@ def test_four_panels_of_figure_3(made: tuple[Path, Path, str]) -> None:
     ("options", "message"),
     [
         (("--images", "21"), "expected images between 1 and the 20 that runs are evaluated on, got 21"),
-        (("--scale", "quick"), "expected a scale of paper/autoencoder: tiny, paper, got 'quick'"),
+        (("--scale", "quick"), "expected the scale of paper/autoencoder to be one of tiny, paper, got 'quick'"),
         (("--family", "authors"), "expected --family with a table alone, got figure2"),
         (("--methods", "vat", "--presets", "paper/mnist-all"), "expected --methods and --presets with a table alone"),
         (("--images", "0"), "expected images to be 1 or more, got 0"),

@@ -6,7 +6,7 @@ import safetensors
 import safetensors.torch
 from torch import nn
 
-from adversarial_dropout.errors import InvalidValueError, did_you_mean
+from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
@@ -18,15 +18,8 @@ NETWORKS: dict[str, type[Network]] = {network.name: network for network in (Smal
 
 
 def find_network(name: str) -> type[Network]:
-    """The settings of the network of that name.
-
-    Raises:
-        InvalidValueError: there is none.
-    """
-    if name not in NETWORKS:
-        raise InvalidValueError(
-            f"expected a model of {', '.join(NETWORKS)}, got {name!r}{did_you_mean(name, NETWORKS)}"
-        )
+    """Settings of the network of that name; an unknown name is an :class:`InvalidValueError`."""
+    check_choice("model.name", name, tuple(NETWORKS))
     return NETWORKS[name]
 
 
