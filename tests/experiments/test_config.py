@@ -922,7 +922,7 @@ def test_rows_of_an_earlier_version_have_the_names_of_today() -> None:
 
 
 def test_an_earlier_run_with_the_search_that_is_gone() -> None:
-    with pytest.raises(InvalidValueError, match=r"terms\.vadd to be trained with the search of today"):
+    with pytest.raises(InvalidValueError, match=r"terms\.vadd to be trained with today's search"):
         ExperimentConfig.from_dict(earlier(terms=({"kind": "vadd", "linearize_at": "base"},)))
 
 

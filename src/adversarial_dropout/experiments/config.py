@@ -139,23 +139,18 @@ class Settings:
     def used(self, given: Collection[str] = ()) -> "ExperimentConfig":
         """The config of the run, in which the settings that it would not use have their defaults.
 
-        Args:
-            given: Names of settings, such as "training.ramp_up", that must be of use.
-
-        Raises:
-            InvalidValueError: one of these is not, or there is no such run.
+        Those in ``given``, such as "training.ramp_up", must be of use: otherwise an :class:`InvalidValueError` says why
+        they are not.
         """
-        settings = self
-        while surplus := _surplus(settings):
-            for name, default, refusal in surplus:
-                part, *kind, setting = name.split(".")
-                if name in given and setting != "ramp":  # Where nothing rises, not to rise is what a term does.
-                    raise refusal
-                holder = settings.terms[kind[0]] if kind else getattr(settings, part)
-                new = dataclasses.replace(holder, **{setting: default})
-                changes: dict[str, Any] = {part: {**settings.terms, kind[0]: new} if kind else new}
-                settings = dataclasses.replace(settings, **changes)
-        return ExperimentConfig(**vars(settings))
+        for name, default, refusal in _surplus(self):
+            part, *kind, setting = name.split(".")
+            if name in given and setting != "ramp":  # Where nothing rises, a term does not rise either.
+                raise refusal
+            holder = self.terms[kind[0]] if kind else getattr(self, part)
+            changed = dataclasses.replace(holder, **{setting: default})
+            changes: dict[str, Any] = {part: {**self.terms, kind[0]: changed} if kind else changed}
+            return dataclasses.replace(self, **changes).used(given)
+        return ExperimentConfig(**vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +193,13 @@ class ExperimentConfig(Settings):
         return self.of(**vars(self) | changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as plain containers, as JSON keeps it."""
+        """The config as plain containers, for JSON."""
         plain = dataclasses.asdict(self)
         return {**plain, "model": {"name": self.model.name, **plain["model"]}}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "ExperimentConfig":
-        """The config that :meth:`to_dict` has written, or an earlier version of it.
+        """The config that :meth:`to_dict` has written, also in an earlier version.
 
         Raises:
             InvalidValueError: a field is unknown or missing, or says what no run has done.
@@ -226,13 +221,11 @@ class ExperimentConfig(Settings):
             ) from error
 
 
-def _surplus(settings: Settings) -> list[tuple[str, object, InvalidValueError]]:
+def _surplus(settings: Settings) -> Iterator[tuple[str, object, InvalidValueError]]:
     """Settings that a run of these would not use and that are not their defaults: name, default, and the refusal."""
-    return [
-        (name, default, InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}"))
-        for name, value, default, why in _unused(settings)
-        if value != default
-    ]
+    for name, value, default, why in _unused(settings):
+        if value != default:
+            yield name, default, InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}")
 
 
 def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
@@ -265,16 +258,9 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
         yield "training.beta1_end", training.beta1_end, None, "β₁ stays"
 
 
-def of_today(plain: dict[str, Any]) -> dict[str, Any]:
-    """A plain config as :meth:`ExperimentConfig.to_dict` writes it; as it is, where it belongs to another version."""
-    with contextlib.suppress(InvalidValueError):
-        return ExperimentConfig.from_dict(plain).to_dict()
-    return plain
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Where two plain configs differ, one line ``name: old → new`` each; the fields of a term go by its kind."""
-    before, after = _flat(old), _flat(new)
+    """Where two plain configs of any version differ: lines ``name: old → new``, in which a term goes by its kind."""
+    before, after = _flat(_of_today(old)), _flat(_of_today(new))
     names = before.keys() | after.keys()
     if before.get("terms") != after.get("terms"):
         names = {name for name in names if not name.startswith("terms.")}
@@ -282,10 +268,17 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{name}: {before.get(name)} → {after.get(name)}" for name in changed]
 
 
+def _of_today(plain: dict[str, Any]) -> dict[str, Any]:
+    """A plain config in today's layout if it can be read, otherwise as it is."""
+    with contextlib.suppress(InvalidValueError):
+        return ExperimentConfig.from_dict(plain).to_dict()
+    return plain
+
+
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in plain.items():
-        # A list is that of an earlier version that could not be read.
+        # Only an earlier config that cannot be read has a list.
         inner = {term.get("kind"): term for term in value} if name == "terms" and isinstance(value, list) else value
         if name == "terms":
             flat["terms"] = "+".join(map(str, inner)) or "none"

@@ -1,6 +1,7 @@
 """The terms of a loss: the settings of each, its regulariser, and what it looks at in a step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,14 +25,14 @@ class StepInputs:
 
     Attributes:
         model: The network.
-        upper: Its part above the cut.
+        upper: The part of it above the cut.
         hidden: What has entered that part for the labelled images, shape (N, ...).
         images: Labelled images, shape (N, C, H, W).
         labels: Their labels, shape (N,).
         goal: What the labelled pass is compared with: its logits, or, for a reconstruction, the images.
         first: The images that terms without labels see, shape (M, C, H, W).
         second: Another view of them; the same tensor where there is one view.
-        target: What the pass on ``second`` is to agree with, if that has been computed.
+        target: What the pass on ``second`` is to agree with, if it has been computed.
         labelled_alone: Whether all terms see the labelled images.
     """
 
@@ -47,7 +48,7 @@ class StepInputs:
     labelled_alone: bool
 
     def target_of_views(self) -> Tensor | None:
-        """The target; of two views, the first one's prediction is made now if it is missing."""
+        """The target. Where there are two views and it is missing, it is computed now, from the first view."""
         if self.target is None and self.second is not self.first:
             self.target = self.model(self.first)
         return self.target
@@ -64,7 +65,7 @@ class Term(ABC):
     searches: ClassVar[bool] = False
     """Whether it searches for masks, so that the network needs a budget δ."""
     task: ClassVar[Task] = "classes"
-    """What a network learns that it is for."""
+    """What the networks learn that it is for."""
     cost: ClassVar[int]
     """Forward passes of an example besides those of the cross-entropy, a backward pass counted as two."""
 
@@ -82,14 +83,11 @@ class Term(ABC):
     def build(self) -> Regularizer:
         """The regulariser that this describes."""
 
-    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
         """R of one step, a scalar."""
-        value: Tensor
         if self.supervised:
-            value = regularizer(given.model, given.images, given.labels, target=given.goal)
-        else:
-            value = regularizer(given.model, given.second, target=given.target_of_views())
-        return value
+            return regularizer(given.model, given.images, given.labels, target=given.goal)
+        return regularizer(given.model, given.second, target=given.target_of_views())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,7 @@ class At(Term):
 
 @dataclass(frozen=True, kw_only=True)
 class Vat(Term):
-    """Virtual adversarial training. It makes its own target, because all of its passes see the same noise."""
+    """Virtual adversarial training. It computes the target itself, because all of its passes see the same noise."""
 
     kind = "vat"
     cost = 8
@@ -124,9 +122,8 @@ class Vat(Term):
     def build(self) -> Regularizer:
         return VirtualAdversarialTraining(eps=self.eps, xi=self.xi, divergence=self.divergence)
 
-    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
-        value: Tensor = regularizer(given.model, given.first)
-        return value
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
+        return regularizer(given.model, given.first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +152,8 @@ class Sadd(Term):
     divergence: Literal["ce", "qe"] = "ce"
     """Its divergence D to the labels."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("terms.sadd.divergence", self.divergence, ("ce", "qe"))  # To labels, "kl" is "ce".
-
     def build(self) -> Regularizer:
+        check_choice("terms.sadd.divergence", self.divergence, ("ce", "qe"))  # To labels, "kl" is "ce".
         return SupervisedAdversarialDropout(divergence=self.divergence)
 
 
@@ -179,16 +173,15 @@ class Vadd(Term):
     def build(self) -> Regularizer:
         return VirtualAdversarialDropout(divergence=self.divergence, noise=self.noise)
 
-    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
         if self.noise == "shared" and given.labelled_alone:
-            value: Tensor = regularizer(given.upper, given.hidden, target=given.target)
-            return value
+            return regularizer(given.upper, given.hidden, target=given.target)
         return super().value(regularizer, given)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Term):
-    """Adversarial dropout of an autoencoder: to give the image back under the worst mask too, other noise shared."""
+    """Adversarial dropout of an autoencoder: the image must come back under the worst mask too. Noise is shared."""
 
     kind = "add"
     searches = True
@@ -198,9 +191,8 @@ class Add(Term):
     def build(self) -> Regularizer:
         return VirtualAdversarialDropout(divergence=reconstruction_error, noise="shared")
 
-    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
-        value: Tensor = regularizer(given.upper, given.hidden, target=given.goal)
-        return value
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
+        return regularizer(given.upper, given.hidden, target=given.goal)
 
 
 @dataclass(frozen=True, kw_only=True)
