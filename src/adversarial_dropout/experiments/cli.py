@@ -3,29 +3,32 @@
 import io
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Annotated, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import tyro
 from rich.console import Console
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.commands.demo import Demo
-from adversarial_dropout.experiments.commands.evaluate import Evaluate
-from adversarial_dropout.experiments.commands.export import Export
-from adversarial_dropout.experiments.commands.inspect import Inspect
 from adversarial_dropout.experiments.commands.options import Command
-from adversarial_dropout.experiments.commands.predict import Predict
 from adversarial_dropout.experiments.commands.presets import Presets
 from adversarial_dropout.experiments.commands.report import Report
 from adversarial_dropout.experiments.commands.reproduce import Reproduce
 from adversarial_dropout.experiments.commands.theory import Theory
 from adversarial_dropout.experiments.commands.train import Train
+from adversarial_dropout.experiments.commands.trained import Evaluate, Export, Inspect, Predict
 from adversarial_dropout.experiments.run import ranks
+
+_NAME = "adversarial-dropout"
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    command.__name__.lower(): command
+    for command in (Demo, Train, Reproduce, Evaluate, Predict, Export, Inspect, Theory, Presets, Report)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exit with 2 after an error of the user's, 1 after another, 130 after Ctrl-C."""
+    """Run the command; exit with 2 after a mistake of the user's, 1 after another error, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -46,23 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Read the command line; print help or an error and exit where that is called for."""
-    train = Train.asked_for(arguments[1:]) if arguments[:1] == ["train"] else Train()
+    """Read the command line. Exit where it asks for help, or is wrong."""
+    name, *rest = arguments or [""]
+    if name not in _COMMANDS:  # Print the list of commands, or say that there is no such command, and exit.
+        description = "Adversarial dropout for PyTorch (Park, Park, Shin, Moon; AAAI 2018)."
+        tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog=_NAME, description=description, args=arguments)
+    default: Any = Train.asked_for(rest) if name == "train" else tyro.MISSING_NONPROP
     command = tyro.cli(
-        Annotated[Demo, tyro.conf.subcommand("demo")]
-        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Predict, tyro.conf.subcommand("predict")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[Inspect, tyro.conf.subcommand("inspect")]
-        | Annotated[Theory, tyro.conf.subcommand("theory")]
-        | Annotated[Presets, tyro.conf.subcommand("presets")]
-        | Annotated[Report, tyro.conf.subcommand("report")],
-        args=arguments,
-        prog="adversarial-dropout",
-        description="Adversarial dropout for PyTorch (Park, Park, Shin, Moon; AAAI 2018).",
+        _COMMANDS[name],
+        args=rest,
+        prog=f"{_NAME} {name}",
         config=(tyro.conf.PositionalMetavarFromFieldName,),
+        default=default,
     )
     return cast(Command, command)
 

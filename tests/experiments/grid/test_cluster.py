@@ -317,7 +317,7 @@ def test_ray_is_not_installed(
 def test_an_address_is_for_ray(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     code, message = fails(capsys, *command, "--ray-address", "head:6379")
     assert code == 2
-    assert "expected --ray-address with --backend ray alone" in message
+    assert "expected --ray-address only with --backend ray" in message
 
 
 def test_a_node_that_is_other(tmp_path: Path) -> None:

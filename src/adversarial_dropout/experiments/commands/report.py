@@ -21,5 +21,4 @@ class Report:
     """The HTML file; report.html in FOLDER if not given."""
 
     def run(self, console: Console) -> None:
-        """Print the tables of finished runs and write their page."""
         show(records.find_records(self.folder), self.out or self.folder / REPORT, console)

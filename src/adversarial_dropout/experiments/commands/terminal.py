@@ -1,4 +1,4 @@
-"""What commands show in the terminal while runs are trained, and when they are done."""
+"""What commands show in the terminal while they train, and afterwards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from adversarial_dropout.experiments.records import Record
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with the time that has passed and the time that is left."""
+    """A progress bar with the time passed and the time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -29,7 +29,7 @@ def progress_bar(console: Console) -> Progress:
 def run_grid_shown(
     configs: Sequence[ExperimentConfig], command: Grid, location: DataLocation, console: Console
 ) -> list[Record]:
-    """Train every config below ``command.out``, with a bar."""
+    """Train every config below ``command.out`` and show a progress bar."""
     from adversarial_dropout.experiments.grid.cluster import ray_tasks
     from adversarial_dropout.experiments.grid.grid import run_grid, run_locally
 
@@ -50,13 +50,13 @@ def run_grid_shown(
         )
 
 
-def show(found: Sequence[Record], page: Path, console: Console) -> None:
+def show(runs: Sequence[Record], page: Path, console: Console) -> None:
     """Print the tables of finished runs and write their report to ``page``."""
     from adversarial_dropout.experiments.results import summary
     from adversarial_dropout.experiments.results.page import write_report
 
     order = [method for preset in presets.PRESETS.values() for method in preset.methods]
-    for group in summary.summarise(found, order):
+    for group in summary.summarise(runs, order):
         console.print(group.table)
-    write_report(found, page, order)
+    write_report(runs, page, order)
     console.print(f"report: {page}", soft_wrap=True, markup=False)

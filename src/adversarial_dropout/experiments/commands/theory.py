@@ -13,7 +13,7 @@ from adversarial_dropout.experiments.config import check_seed
 @dataclass(frozen=True, kw_only=True)
 class Theory:
     """Check the paper's equations on random problems, count the penalties of its Discussion, and show on diabetes data
-    what adversarial dropout does to a linear regression, beside adversarial training.
+    what adversarial dropout does to a linear regression, compared with adversarial training.
     """
 
     problems: int = 200
@@ -31,15 +31,14 @@ class Theory:
         check_seed(self.seed)
 
     def run(self, console: Console) -> None:
-        """Print how far the sides of the paper's equations are apart, and write the page, the figure and the record."""
-        from adversarial_dropout.experiments.studies.theory import study as theory_study
-        from adversarial_dropout.experiments.studies.theory import tables as theory_tables
         from adversarial_dropout.experiments.studies.theory.page import write_theory
+        from adversarial_dropout.experiments.studies.theory.study import study
+        from adversarial_dropout.experiments.studies.theory.tables import tables
 
-        found = theory_study.study(problems=self.problems, seed=self.seed, deltas=self.deltas, flips=self.flips)
-        for table in theory_tables.tables(found):
+        results = study(problems=self.problems, seed=self.seed, deltas=self.deltas, flips=self.flips)
+        for table in tables(results):
             console.print(table)
         beside = self.out / "theory"
-        records.write_measured(beside.with_suffix(".json"), dataclasses.asdict(found))
-        write_theory(found, beside)
+        records.write_measured(beside.with_suffix(".json"), dataclasses.asdict(results))
+        write_theory(results, beside)
         console.print(f"page: {beside}.html, .svg, .json", soft_wrap=True, markup=False)
