@@ -10,10 +10,9 @@ import tyro
 from rich.console import Console
 
 from adversarial_dropout.errors import AdversarialDropoutError
-from adversarial_dropout.experiments.commands.demo import Demo
 from adversarial_dropout.experiments.commands.options import Command
 from adversarial_dropout.experiments.commands.presets import Presets
-from adversarial_dropout.experiments.commands.report import Report
+from adversarial_dropout.experiments.commands.report import Demo, Report
 from adversarial_dropout.experiments.commands.reproduce import Reproduce
 from adversarial_dropout.experiments.commands.theory import Theory
 from adversarial_dropout.experiments.commands.train import Train
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {where}{error}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, ValueError | TypeError) else 1)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last finished epoch of each run", file=sys.stderr)
+        print("stopped; the same command resumes each run from its last finished epoch", file=sys.stderr)
         sys.exit(130)
 
 

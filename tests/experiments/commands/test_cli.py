@@ -264,7 +264,7 @@ def test_interrupted(
     monkeypatch.setattr(loop, "_train", interrupted)
     code, printed = fails(capsys, *command, *TINY, "--out", str(tmp_path))
     assert code == 130
-    assert "stopped; the same command goes on" in printed
+    assert "stopped; the same command resumes" in printed
 
 
 @pytest.mark.parametrize("name", ["runs [old]", "runs[/x]"])

@@ -422,7 +422,7 @@ def test_interrupted(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[s
         patch.setattr(loop, "_train", third_is_stopped)
         code, printed = fails(capsys, *TABLE1, *METHODS, "--data", made.data, "--out", tmp_path)
     assert code == 130
-    assert printed.startswith("stopped; the same command goes on")
+    assert printed.startswith("stopped; the same command resumes")
     found = [(line["method"], line["labels"], line["n"]) for line in ours(tmp_path)]
     assert found == [("plain", "1000", "1"), ("vadd-kl", "1000", "1")], "what is finished is shown"
 

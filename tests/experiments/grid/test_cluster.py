@@ -258,7 +258,7 @@ def test_the_command_ends(nodes: Nodes, tmp_path: Path) -> None:
             os.killpg(process.pid, end)
             printed[end], _ = process.communicate(timeout=GIVE_UP_SECONDS)
     assert processes[signal.SIGINT].returncode == 130
-    assert "stopped; the same command goes on" in printed[signal.SIGINT]
+    assert "stopped; the same command resumes" in printed[signal.SIGINT]
     assert "Traceback" not in printed[signal.SIGINT]
 
     def quiet() -> bool:

@@ -10,9 +10,6 @@ from rich.console import Console
 from adversarial_dropout.errors import InvalidValueError, check_at_least
 from adversarial_dropout.experiments.config import Device
 
-REPORT = "report.html"
-"""Name of the report in the folder of the runs."""
-
 DataFolder = Annotated[Path | None, tyro.conf.arg(name="data", metavar="FOLDER")]
 
 

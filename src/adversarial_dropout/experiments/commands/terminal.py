@@ -1,12 +1,10 @@
-"""What commands show in the terminal while they train, and afterwards."""
+"""What commands show in the terminal while they train."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.commands.options import Grid
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.sources import DataLocation
@@ -48,15 +46,3 @@ def run_grid_shown(
             ),
             location=location,
         )
-
-
-def show(runs: Sequence[Record], page: Path, console: Console) -> None:
-    """Print the tables of finished runs and write their report to ``page``."""
-    from adversarial_dropout.experiments.results import summary
-    from adversarial_dropout.experiments.results.page import write_report
-
-    order = [method for preset in presets.PRESETS.values() for method in preset.methods]
-    for group in summary.summarise(runs, order):
-        console.print(group.table)
-    write_report(runs, page, order)
-    console.print(f"report: {page}", soft_wrap=True, markup=False)

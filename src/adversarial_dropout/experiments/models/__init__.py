@@ -1,4 +1,4 @@
-"""Networks by name. Each offers ``under`` and ``upper``, so that regularisers know where to cut."""
+"""Networks by name. Each has ``under`` and ``upper``, so that regularisers know where to cut."""
 
 from pathlib import Path
 
@@ -24,11 +24,7 @@ def find_network(name: str) -> type[Network]:
 
 
 def load(network: Network, shape: Shape, classes: int, weights: Path) -> nn.Module:
-    """Build the network and read its saved weights (safetensors), on the CPU, in evaluation mode.
-
-    Raises:
-        InvalidValueError: the file is damaged, or belongs to another network.
-    """
+    """Build the network on the CPU in evaluation mode, with the saved weights of the file ``weights`` (safetensors)."""
     model = network.build(shape, classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(weights))
