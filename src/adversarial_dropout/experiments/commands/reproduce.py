@@ -1,4 +1,4 @@
-"""``reproduce``: what a table or a figure of the paper shows."""
+"""``reproduce``: a table or a figure of the paper."""
 
 import contextlib
 from collections.abc import Sequence
@@ -25,27 +25,28 @@ _FIGURE_SEEDS = {"tiny": 1, "paper": 5}
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce(Grid):
-    """Train what a table or a figure of the paper shows, and set the results beside its own."""
+    """Train what a table or a figure of the paper shows, and compare the results with the paper's."""
 
     result: tyro.conf.Positional[Literal["table1", "table2", "table6", "table7", "figure2", "figure3"]]
-    """table1: MNIST. table2: SVHN and CIFAR-10. table6: CIFAR-10 with all labels, table7: with 4,000, both beside more
-    that others published. figure2: what the units of autoencoders see. figure3: how strongly they are activated."""
+    """table1: MNIST. table2: SVHN and CIFAR-10. table6: CIFAR-10 with all labels, table7: with 4,000, both with more
+    published results. figure2: what the units of autoencoders see. figure3: how strongly they are activated."""
     scale: Scale | None = None
     """"paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps. If not given, "quick" for
     a table and "paper" for a figure."""
     methods: tuple[str, ...] | None = None
-    """Methods to train in each column of a table; if not given, those for which the paper has a figure there."""
+    """Methods to train in each column of a table; if not given, those for which the paper has an error there."""
     presets: tuple[str, ...] = ()
-    """Columns of a table, by the name of their presets; all of them if none is given."""
+    """Columns of a table, by the names of their presets; all columns if none is given."""
     family: Literal["paper", "authors"] = "paper"
     """"paper": as the paper states it. "authors": as the authors' released code runs it."""
     seeds: int | None = None
     """Runs of each cell, with seeds 0, 1, 2, ...; if not given, at scale "paper" as many as in the paper for a table (8
     for table1, 5 for the others) and 5 for a figure; at "quick" 3, at "tiny" 1."""
     images: int | None = None
-    """Test images that the units of a figure's autoencoders are shown; 1,000 if not given."""
+    """Test images to show to the autoencoders of a figure; 1,000 if not given."""
     folder: DataFolder = None
-    """Folder with the data in parquet files, or with folders mnist, svhn, cifar10 of them; else from the hub."""
+    """Folder with the data in parquet files, or in folders mnist, svhn, cifar10 of them; without it they come from the
+    hub."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

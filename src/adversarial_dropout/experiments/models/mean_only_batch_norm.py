@@ -1,4 +1,4 @@
-"""Batch normalisation that subtracts the mean alone."""
+"""Batch normalisation that only subtracts the mean."""
 
 import torch
 import torch.distributed

@@ -33,7 +33,7 @@ class Network(ABC):
     delta: float | None = None
     """Budget δ: share of the units that a search may flip; None where no term searches."""
     rescale: Rescale = "inverted"
-    """What follows the mask."""
+    """How the masked units are rescaled."""
 
     def __post_init__(self) -> None:
         check_choice("model.rescale", self.rescale, get_args(Rescale))
@@ -59,7 +59,7 @@ class NoisyNetwork(Network):
     input_noise: float = 0.15
     """Standard deviation σ of the Gaussian noise on the input in training, in units of x."""
     noise_in_evaluation: bool = False
-    """Whether that noise is there in evaluation too."""
+    """Whether the noise is added in evaluation too."""
 
 
 @dataclass(frozen=True, kw_only=True)
