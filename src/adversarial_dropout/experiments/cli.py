@@ -11,11 +11,10 @@ from rich.console import Console
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.commands.options import Command
-from adversarial_dropout.experiments.commands.presets import Presets
 from adversarial_dropout.experiments.commands.report import Demo, Report
 from adversarial_dropout.experiments.commands.reproduce import Reproduce
 from adversarial_dropout.experiments.commands.theory import Theory
-from adversarial_dropout.experiments.commands.train import Train
+from adversarial_dropout.experiments.commands.train import Presets, Train
 from adversarial_dropout.experiments.commands.trained import Evaluate, Export, Inspect, Predict
 from adversarial_dropout.experiments.run import ranks
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import tyro
 
@@ -108,6 +108,15 @@ class TrainingConfig:
         if self.steps_per_epoch is not None:
             check_at_least("training.steps_per_epoch", self.steps_per_epoch, 1)
         check_positive("training.learning_rate", self.learning_rate)
+
+
+class Parts(TypedDict):
+    """What an experiment is: all settings of a run but its name, method, scale, seed and threads."""
+
+    data: DataConfig
+    model: Network
+    training: TrainingConfig
+    terms: dict[str, Term]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""``train``: one network."""
+"""``train``: one network, and ``presets``: what can be trained."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from adversarial_dropout.experiments.commands.terminal import progress_bar
 from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models import NETWORKS, find_network
+from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.terms import TERMS
 
 _USUAL = ("digits-100", "vadd-qe")
@@ -81,6 +82,18 @@ class Train(Training):
             f"{' (trained before)' if before else ''}"
         )
         console.print(f"record: {folder}", soft_wrap=True, markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presets:
+    """List experiments and their methods."""
+
+    def run(self, console: Console) -> None:
+        rows = [
+            (preset.name, ", ".join(preset.methods), ", ".join(preset.scales), preset.summary)
+            for preset in presets.PRESETS.values()
+        ]
+        console.print(Table(("preset", "methods", "scales", "what it is"), rows))
 
 
 _PARTS = (Train, DataConfig, TrainingConfig, *NETWORKS.values(), *TERMS.values())

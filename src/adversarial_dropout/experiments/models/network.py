@@ -33,7 +33,7 @@ class Network(ABC):
     delta: float | None = None
     """Budget δ: share of the units that a search may flip; None where no term searches."""
     rescale: Rescale = "inverted"
-    """How the masked units are rescaled."""
+    """How the kept units are rescaled."""
 
     def __post_init__(self) -> None:
         check_choice("model.rescale", self.rescale, get_args(Rescale))

@@ -1,11 +1,11 @@
-"""Every experiment by name: a function from method, scale and seed to its settings."""
+"""Every experiment by name: a function from method and scale to its settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from adversarial_dropout.errors import check_choice
-from adversarial_dropout.experiments.config import ExperimentConfig, Scale, Settings
+from adversarial_dropout.experiments.config import ExperimentConfig, Parts, Scale, Settings
 from adversarial_dropout.experiments.presets import autoencoder, digits, images, paper
 
 
@@ -17,7 +17,7 @@ class Preset:
     summary: str
     methods: tuple[str, ...]
     scales: tuple[Scale, ...]
-    make: Callable[[str, Scale, int], Settings]
+    make: Callable[[str, Scale], Parts]
 
 
 METHODS = {
@@ -49,7 +49,7 @@ def settings(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> S
     preset = find(name)
     check_choice(f"the method of {name}", method, preset.methods)
     check_choice(f"the scale of {name}", scale, preset.scales)
-    return preset.make(method, scale, seed)
+    return Settings(preset=name, method=method, scale=scale, seed=seed, **preset.make(method, scale))
 
 
 def find(name: str) -> Preset:
@@ -72,9 +72,7 @@ PRESETS = {
             digits.digits_100,
         ),
         *(
-            Preset(
-                column.preset, column.summary, paper.METHODS, ("tiny", "quick", "paper"), partial(paper.make, column)
-            )
+            Preset(column.preset, column.summary, paper.METHODS, paper.SCALES, partial(paper.make, column))
             for column in paper.COLUMNS
         ),
         Preset(

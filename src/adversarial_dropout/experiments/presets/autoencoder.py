@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
+from adversarial_dropout.experiments.config import DataConfig, Parts, Scale, TrainingConfig
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.terms import Add, by_kind
 
@@ -10,7 +10,7 @@ NAME = "paper/autoencoder"
 METHODS = ("none", "dropout", "dropout+add")
 
 
-def autoencoder(method: str, scale: Scale, seed: int) -> Settings:
+def autoencoder(method: str, scale: Scale) -> Parts:
     """All training images of MNIST, without labels.
 
     The paper states 256 hidden units, ReLU, p, λ and δ. It leaves open the optimiser, the initialisation, the batch and
@@ -22,11 +22,7 @@ def autoencoder(method: str, scale: Scale, seed: int) -> Settings:
     )
     if scale == "tiny":
         training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, batch_labelled=8)
-    return Settings(
-        preset=NAME,
-        method=method,
-        scale=scale,
-        seed=seed,
+    return Parts(
         data=DataConfig(name="mnist", labelled=None),
         model=Autoencoder(width=256, p=0.0 if method == "none" else 0.5, delta=0.3),
         training=training,

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from adversarial_dropout.experiments.config import Scale, Settings
+from adversarial_dropout.experiments.config import Parts, Scale
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.presets.stated import STATED, TITLES, Source
 from adversarial_dropout.experiments.terms import Entmin, Vadd, Vat
@@ -55,38 +55,33 @@ COLUMNS = tuple(
 )
 
 
-def make(column: Column, method: str, scale: Scale, seed: int) -> Settings:
-    """The settings of one method in one column."""
+def make(column: Column, method: str, scale: Scale) -> Parts:
+    """What one method trains in one column."""
     stated = STATED[column.source]
-    settings = Settings(
-        preset=column.preset,
-        method=method,
-        scale=scale,
-        seed=seed,
+    parts = Parts(
         data=dataclasses.replace(stated.data, labelled=None if column.all_labels else stated.labelled),
         model=stated.model,
         training=stated.with_all_labels if column.all_labels else stated.with_few_labels,
         terms=stated.terms(method),
     )
     if column.family == "authors":
-        settings = _authors(settings, column)
-    return settings if scale == "paper" else _shrunk(settings, column)
+        parts = _authors(parts, column)
+    return parts if scale == "paper" else _shrunk(parts, column, scale)
 
 
-def _authors(settings: Settings, column: Column) -> Settings:
+def _authors(parts: Parts, column: Column) -> Parts:
     """What the released code does differently."""
-    cifar, model, terms = column.source == "cifar10", settings.model, dict(settings.terms)
+    cifar, model, terms = column.source == "cifar10", parts["model"], dict(parts["terms"])
     assert isinstance(model, ConvLarge)
-    for kind, term in settings.terms.items():
+    for kind, term in parts["terms"].items():
         if isinstance(term, Vat):
             terms[kind] = dataclasses.replace(term, eps=8.0 if cifar else 3.5, xi=1e-6)
         elif isinstance(term, Vadd) and term.divergence == "qe" and column.preset == "authors/svhn-all":
             terms[kind] = dataclasses.replace(term, weight=10.0)
     if not column.all_labels and not terms.keys().isdisjoint(("pi", "vat", "vadd")):
         terms["entmin"] = Entmin(weight=1.0, ramp=False)
-    return dataclasses.replace(
-        settings,
-        data=dataclasses.replace(settings.data, overlap=True, whiten=cifar),
+    return Parts(
+        data=dataclasses.replace(parts["data"], overlap=True, whiten=cifar),
         model=dataclasses.replace(
             model,
             norm_momentum=0.01,
@@ -96,16 +91,16 @@ def _authors(settings: Settings, column: Column) -> Settings:
             noise_in_evaluation=cifar,
             rescale="sum",
         ),
-        training=dataclasses.replace(settings.training, steps_per_epoch=None if column.all_labels else 400),
+        training=dataclasses.replace(parts["training"], steps_per_epoch=None if column.all_labels else 400),
         terms=terms,
     )
 
 
-def _shrunk(settings: Settings, column: Column) -> Settings:
+def _shrunk(parts: Parts, column: Column, scale: Scale) -> Parts:
     """The same with a fixed number of steps. The ramps take the same share of the epochs."""
-    data, training = settings.data, settings.training
+    data, training = parts["data"], parts["training"]
     labelled, unlabelled, learning_rate = training.batch_labelled, training.batch_unlabelled, training.learning_rate
-    if settings.scale == "tiny":
+    if scale == "tiny":
         epochs, steps, labelled, unlabelled = 2, 1, 2, min(2, unlabelled)
         data = dataclasses.replace(data, labelled=data.labelled and 20, evaluated=20)
     elif column.source == "mnist":  # 2,400 and 1,500 steps.
@@ -118,17 +113,14 @@ def _shrunk(settings: Settings, column: Column) -> Settings:
     def share(ramp: int) -> int:
         return max(1, round(ramp * epochs / training.epochs)) if ramp else 0
 
-    return dataclasses.replace(
-        settings,
-        data=data,
-        training=dataclasses.replace(
-            training,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            batch_labelled=labelled,
-            batch_unlabelled=unlabelled,
-            learning_rate=learning_rate,
-            ramp_up=share(training.ramp_up),
-            ramp_down=share(training.ramp_down),
-        ),
+    shrunk = dataclasses.replace(
+        training,
+        epochs=epochs,
+        steps_per_epoch=steps,
+        batch_labelled=labelled,
+        batch_unlabelled=unlabelled,
+        learning_rate=learning_rate,
+        ramp_up=share(training.ramp_up),
+        ramp_down=share(training.ramp_down),
     )
+    return {**parts, "data": data, "training": shrunk}
