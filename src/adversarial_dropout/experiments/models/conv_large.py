@@ -60,9 +60,7 @@ class ConvLarge(PoolingNetwork):
                 return MeanOnlyBatchNorm(features, self.norm_momentum)
             return nn.BatchNorm2d(features, eps=_EPS, momentum=self.norm_momentum)
 
-        def block(
-            inner: int, out: int, kernel_size: int = 3, *, padding: int = 0, p: float | None = None
-        ) -> nn.Sequential:
+        def block(inner: int, out: int, kernel_size: int = 3, padding: int = 0, p: float | None = None) -> nn.Module:
             pool = [] if p is None else [nn.MaxPool2d(2)]
             dropout = [] if p is None else [Dropout(p)]
             convolution = nn.Conv2d(inner, out, kernel_size, padding=padding, bias=False)
