@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import choice_tables
 import figure_tables
 import search_tables
 import speed_tables
@@ -19,7 +20,7 @@ import speed_tables
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import Scale, differences
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
-from adversarial_dropout.experiments.presets import paper, stated
+from adversarial_dropout.experiments.presets import paper
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
 from adversarial_dropout.experiments.results import paper_tables, summary
@@ -121,12 +122,6 @@ def kernel_size() -> str:
     return Table(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines).markdown()
 
 
-def choices(made: dict[str, stated.Choice], where: str) -> str:
-    """What the paper states and we do not follow, or leaves open."""
-    lines = [(what, choice.value, choice.reason) for what, choice in made.items()]
-    return Table((where, "taken", "because"), lines).markdown()
-
-
 def authors() -> str:
     """Settings in which the families differ."""
     lines = []
@@ -185,8 +180,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-quick": cifar10_quick,
     "true-batch": speed_tables.true_batch,
     "kernel-size": kernel_size,
-    "deviations": partial(choices, stated.DEVIATIONS, "stated otherwise"),
-    "left-open": partial(choices, stated.LEFT_OPEN, "left open"),
+    "deviations": choice_tables.deviations,
+    "left-open": choice_tables.left_open,
     "authors": authors,
     "mnist-tuning": mnist_tuning,
     "autoencoders": autoencoders_measured,

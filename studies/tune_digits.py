@@ -10,10 +10,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from adversarial_dropout.experiments import records
+from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.grid.grid import run_grid
-from adversarial_dropout.experiments.presets.digits import digits_100
 from adversarial_dropout.experiments.terms import Pi, Sadd, Term, Vadd, Vat, by_kind
 
 SEEDS = range(100, 105)
@@ -64,7 +63,7 @@ def candidates() -> dict[str, Candidate]:
 
 
 def config(name: str, candidate: Candidate, seed: int) -> ExperimentConfig:
-    base = digits_100("vadd-qe", "quick", seed).used()  # It has the settings that only some candidates use.
+    base = presets.get("digits-100", "vadd-qe", "quick", seed)  # It has the settings that only some candidates use.
     return base.changed(
         preset="digits-100-tuning",
         method=name.replace(" ", "_"),

@@ -264,9 +264,9 @@ def test_each_has_its_own_settings_alone(made: type, field: str) -> None:
         (TrainingConfig, {"optimizer": "adams"}, 'training.optimizer to be one of adam, sgd, .*; did you mean "adam"'),
         (TrainingConfig, {"ramp_up": -1}, "training.ramp_up to be a whole number, 0 or more, got -1"),
         (TrainingConfig, {"ramp_down": -1}, "training.ramp_down to be a whole number, 0 or more, got -1"),
-        (TrainingConfig, {"learning_rate": 0.0}, "training.learning_rate to be above 0, got 0.0"),
-        (TrainingConfig, {"learning_rate": float("nan")}, "training.learning_rate to be above 0, got nan"),
-        (TrainingConfig, {"learning_rate": float("inf")}, "training.learning_rate to be above 0, got inf"),
+        (TrainingConfig, {"learning_rate": 0.0}, "training.learning_rate to be finite and above 0, got 0.0"),
+        (TrainingConfig, {"learning_rate": float("nan")}, "training.learning_rate to be finite and above 0, got nan"),
+        (TrainingConfig, {"learning_rate": float("inf")}, "training.learning_rate to be finite and above 0, got inf"),
         (config, {"seed": -1}, "expected seed to be a whole number, 0 or more, got -1"),
         (config, {"threads": 0}, "expected threads to be a whole number, 1 or more, got 0"),
     ],
@@ -922,7 +922,7 @@ def test_rows_of_an_earlier_version_have_the_names_of_today() -> None:
 
 
 def test_an_earlier_run_with_the_search_that_is_gone() -> None:
-    with pytest.raises(InvalidValueError, match=r"terms\.vadd to be trained with the search of today"):
+    with pytest.raises(InvalidValueError, match=r"terms\.vadd to be trained with today's search"):
         ExperimentConfig.from_dict(earlier(terms=({"kind": "vadd", "linearize_at": "base"},)))
 
 

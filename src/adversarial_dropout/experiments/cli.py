@@ -3,8 +3,8 @@
 import io
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Annotated, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import tyro
 from rich.console import Console
@@ -23,9 +23,15 @@ from adversarial_dropout.experiments.commands.theory import Theory
 from adversarial_dropout.experiments.commands.train import Train
 from adversarial_dropout.experiments.run import ranks
 
+_NAME = "adversarial-dropout"
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    command.__name__.lower(): command
+    for command in (Demo, Train, Reproduce, Evaluate, Predict, Export, Inspect, Theory, Presets, Report)
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exit with 2 after an error of the user's, 1 after another, 130 after Ctrl-C."""
+    """Run the command; exit with 2 after a mistake of the user's, 1 after another error, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -41,28 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {where}{error}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, ValueError | TypeError) else 1)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last finished epoch of each run", file=sys.stderr)
+        print("stopped; the same command resumes each run from its last finished epoch", file=sys.stderr)
         sys.exit(130)
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Read the command line; print help or an error and exit where that is called for."""
-    train = Train.asked_for(arguments[1:]) if arguments[:1] == ["train"] else Train()
+    """Read the command line. Exit where it asks for help, or is wrong."""
+    name, *rest = arguments or [""]
+    if name not in _COMMANDS:  # Print the list of commands, or say that there is no such command, and exit.
+        description = "Adversarial dropout for PyTorch (Park, Park, Shin, Moon; AAAI 2018)."
+        tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog=_NAME, description=description, args=arguments)
+    default: Any = Train.asked_for(rest) if name == "train" else tyro.MISSING_NONPROP
     command = tyro.cli(
-        Annotated[Demo, tyro.conf.subcommand("demo")]
-        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Predict, tyro.conf.subcommand("predict")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[Inspect, tyro.conf.subcommand("inspect")]
-        | Annotated[Theory, tyro.conf.subcommand("theory")]
-        | Annotated[Presets, tyro.conf.subcommand("presets")]
-        | Annotated[Report, tyro.conf.subcommand("report")],
-        args=arguments,
-        prog="adversarial-dropout",
-        description="Adversarial dropout for PyTorch (Park, Park, Shin, Moon; AAAI 2018).",
+        _COMMANDS[name],
+        args=rest,
+        prog=f"{_NAME} {name}",
         config=(tyro.conf.PositionalMetavarFromFieldName,),
+        default=default,
     )
     return cast(Command, command)
 

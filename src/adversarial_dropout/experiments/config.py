@@ -1,14 +1,14 @@
-"""What one run is: a complete, frozen description, from which the run can be repeated."""
+"""The config of a run: a complete, frozen description from which the run can be repeated."""
 
 import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import tyro
 
-from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice, check_fraction
+from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice, check_fraction, check_positive
 from adversarial_dropout.experiments.earlier_config import upgraded
 from adversarial_dropout.experiments.models import find_network
 from adversarial_dropout.experiments.models.network import Network, NoisyNetwork
@@ -17,36 +17,35 @@ from adversarial_dropout.experiments.terms import TERMS, Term, Vadd
 
 Precision = Literal["float32", "tf32", "bf16"]
 OptimizerName = Literal["adam", "sgd"]
-_LARGEST_SEED = 2**63 - 1
 Scale = Literal["tiny", "quick", "paper"]
 Device = Literal["auto", "cpu", "cuda"]
-"""What a run is computed on; no part of what it is."""
+"""What a run is computed on. It is not part of the config."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which examples are seen, how many of them with their label, and what is done to an image before the network."""
+    """Which examples a run sees, how many of them with a label, and how their images are prepared."""
 
     name: str = "digits"
     """Source: "digits" (scikit-learn's), "mnist", "svhn", "cifar10", a hub id, or a folder of images or parquet."""
     labelled: int | None = 100
-    """Labelled examples, the same number of each class; None: all that have a label."""
+    """Labelled examples, equally many of each class; None: all that have a label."""
     overlap: bool = True
-    """Whether the labelled examples are among the unlabelled ones as well."""
+    """Whether the labelled examples are also among the unlabelled ones."""
     validation: int = 0
     """Examples held out of the training part. Above 0, errors are measured on them and the test part stays unseen."""
     evaluated: int | None = None
-    """Errors are measured on so many examples of the evaluation part, evenly spaced; None: on all."""
+    """Examples of the evaluation part on which errors are measured, evenly spaced; None: all."""
     resize: int | None = None
-    """Height and width in pixels that images are brought to; None: all have one size already."""
+    """Height and width in pixels to which images are resized; None: all have the same size already."""
     centre: bool = False
     """Whether pixels are in [-0.5, 0.5]; otherwise in [0, 1]."""
     whiten: bool = False
     """ZCA whitening, fitted on the training images."""
     translate: int = 0
-    """Training images are shifted by up to so many pixels in each direction, the gap filled with 0."""
+    """Largest random shift of a training image in each direction, in pixels; the gap is filled with 0."""
     flip: bool = False
-    """Training images are flipped left to right, every second time."""
+    """Whether training images are flipped left to right at random, half of the time."""
 
     def __post_init__(self) -> None:
         for name in ("labelled", "evaluated", "resize"):
@@ -63,33 +62,33 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The schedule. An epoch is one pass over the unlabelled examples, or, where none are used, the labelled ones."""
+    """The schedule. An epoch is one pass over the unlabelled examples or, if none are used, over the labelled ones."""
 
     epochs: int = 50
     """Number of epochs."""
     steps_per_epoch: int | None = None
-    """Steps of an epoch, if fewer than one pass over the unlabelled examples."""
+    """Steps per epoch; None: one pass."""
     batch_labelled: int = 32
-    """Labelled examples a step."""
+    """Labelled examples per step."""
     batch_unlabelled: int = 128
-    """Unlabelled examples a step; 0: all terms see the labelled ones, with the pass of the cross-entropy as target."""
+    """Unlabelled examples per step; 0: all terms see the labelled ones, with the cross-entropy's pass as target."""
     optimizer: OptimizerName = "adam"
     """"adam", or "sgd": gradient descent without momentum."""
     learning_rate: float = 3e-3
-    """The optimiser's learning rate at its height."""
+    """The optimiser's highest learning rate."""
     ramp_up: int = 20
-    """Epochs over which the weights of the terms rise as exp(-5 (1 - T)²)."""
+    """First epochs, in which the weights of the terms rise as exp(-5 (1 - T)²)."""
     ramp_up_learning_rate: bool = False
     """Whether the learning rate rises with them."""
     ramp_down: int = 15
-    """Last epochs, over which the learning rate falls as exp(-12.5 T²)."""
+    """Last epochs, in which the learning rate falls as exp(-12.5 T²)."""
     beta1: float = 0.9
-    """Adam's β₁ until the ramp-down."""
+    """Adam's β₁ before the ramp-down."""
     beta1_end: float | None = None
-    """The β₁ that the ramp-down leads to; None: it stays."""
+    """Adam's β₁ at the end of the ramp-down; None: it does not change."""
     precision: Precision = "float32"
-    """Of the products in a step; weights and Adam stay in float32. "float32": on CUDA for convolutions too. "tf32":
-    products and convolutions on CUDA in TF32. "bf16": bfloat16 by autocast, on any device."""
+    """Precision of the products in a step; weights and Adam are in float32. "float32": on CUDA for convolutions too.
+    "tf32": products and convolutions on CUDA in TF32. "bf16": bfloat16 by autocast, on any device."""
 
     @property
     def last_beta1(self) -> float:
@@ -108,29 +107,37 @@ class TrainingConfig:
                     raise InvalidValueError(f"expected training.{name} below 1, got 1: Adam would never move")
         if self.steps_per_epoch is not None:
             check_at_least("training.steps_per_epoch", self.steps_per_epoch, 1)
-        if not 0 < self.learning_rate < float("inf"):
-            raise InvalidValueError(f"expected training.learning_rate to be above 0, got {self.learning_rate}")
+        check_positive("training.learning_rate", self.learning_rate)
+
+
+class Parts(TypedDict):
+    """What an experiment is: all settings of a run but its name, method, scale, seed and threads."""
+
+    data: DataConfig
+    model: Network
+    training: TrainingConfig
+    terms: dict[str, Term]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What one run can be given; not all of it need be of use to it."""
+    """Settings for one run, which need not use all of them."""
 
     preset: tyro.conf.Positional[str]
     """Experiment; `adversarial-dropout presets` lists them."""
     method: tyro.conf.Positional[str]
     """Method of the experiment."""
     scale: Scale
-    """How much is run. "paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps."""
+    """Length of training. "paper": the full schedule. "quick": what a small machine finishes. "tiny": two steps."""
     seed: int = 0
     """Seed of initialisation, labelled split, order and noise."""
     threads: int = 1
-    """CPU threads. Another number gives other rounding, and so other results."""
+    """CPU threads. Their number changes the rounding, and so the results."""
     data: DataConfig = field(default_factory=DataConfig)
     model: Network = field(default_factory=SmallCnn)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     terms: dict[str, Term] = field(default_factory=dict, hash=False)
-    """The regularisation terms by their kinds, in the order of their sum."""
+    """The regularisation terms by their kinds, in the order in which they are summed."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -139,28 +146,23 @@ class Settings:
     def used(self, given: Collection[str] = ()) -> "ExperimentConfig":
         """The config of the run, in which the settings that it would not use have their defaults.
 
-        Args:
-            given: Names of settings, such as "training.ramp_up", that must be of use.
-
-        Raises:
-            InvalidValueError: one of these is not, or there is no such run.
+        Those in ``given``, such as "training.ramp_up", must be of use: otherwise an :class:`InvalidValueError` says why
+        they are not.
         """
-        settings = self
-        while surplus := _surplus(settings):
-            for name, default, refusal in surplus:
-                part, *kind, setting = name.split(".")
-                if name in given and setting != "ramp":  # Where nothing rises, not to rise is what a term does.
-                    raise refusal
-                holder = settings.terms[kind[0]] if kind else getattr(settings, part)
-                new = dataclasses.replace(holder, **{setting: default})
-                changes: dict[str, Any] = {part: {**settings.terms, kind[0]: new} if kind else new}
-                settings = dataclasses.replace(settings, **changes)
-        return ExperimentConfig(**vars(settings))
+        for name, default, refusal in _surplus(self):
+            part, *kind, setting = name.split(".")
+            if name in given and setting != "ramp":  # Where nothing rises, a term does not rise either.
+                raise refusal
+            holder = self.terms[kind[0]] if kind else getattr(self, part)
+            changed = dataclasses.replace(holder, **{setting: default})
+            changes: dict[str, Any] = {part: {**self.terms, kind[0]: changed} if kind else changed}
+            return dataclasses.replace(self, **changes).used(given)
+        return ExperimentConfig(**vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig(Settings):
-    """One run. A setting that the run would not use cannot be given: it keeps its default, or the config is refused."""
+    """The settings of one run. One that the run would not use must have its default, or the config is refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,7 +178,7 @@ class ExperimentConfig(Settings):
         if self.model.task == "images" and (training.batch_unlabelled or data.augmented or data.centre or data.whiten):
             raise InvalidValueError(
                 "expected training.batch_unlabelled=0 and none of data.translate, data.flip, data.centre, data.whiten "
-                "with an autoencoder: it sees every image alike, as pixels from 0 to 1"
+                "with an autoencoder: it sees every image in the same way, as pixels from 0 to 1"
             )
         if data.augmented and any(isinstance(term, Vadd) and term.noise == "shared" for term in self.terms.values()):
             raise InvalidValueError(
@@ -190,24 +192,24 @@ class ExperimentConfig(Settings):
 
     @classmethod
     def of(cls, **settings: Any) -> "ExperimentConfig":
-        """The config of ``settings`` as the constructor takes them, without those that the run would not use."""
+        """The config of ``settings`` without those that the run would not use."""
         return Settings(**settings).used()
 
     def changed(self, **changes: Any) -> "ExperimentConfig":
-        """This config with other parts, without the settings that the run would then not use."""
+        """This config with ``changes``, without the settings that the run would then not use."""
         return self.of(**vars(self) | changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as plain containers, as JSON keeps it."""
+        """The config as plain containers, for JSON."""
         plain = dataclasses.asdict(self)
         return {**plain, "model": {"name": self.model.name, **plain["model"]}}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "ExperimentConfig":
-        """The config that :meth:`to_dict` has written, or an earlier version of it.
+        """The config that :meth:`to_dict` has written, in this version or an earlier one.
 
         Raises:
-            InvalidValueError: a field is unknown or missing, or says what no run has done.
+            InvalidValueError: a field is unknown or missing, or contradicts the others.
         """
         try:
             earlier = isinstance(plain["terms"], list)
@@ -226,17 +228,15 @@ class ExperimentConfig(Settings):
             ) from error
 
 
-def _surplus(settings: Settings) -> list[tuple[str, object, InvalidValueError]]:
-    """Settings that a run of these would not use and that are not their defaults: name, default, and the refusal."""
-    return [
-        (name, default, InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}"))
-        for name, value, default, why in _unused(settings)
-        if value != default
-    ]
+def _surplus(settings: Settings) -> Iterator[tuple[str, object, InvalidValueError]]:
+    """Unused settings that do not have their defaults: name, default, and an error that says why it is refused."""
+    for name, value, default, why in _unused(settings):
+        if value != default:
+            yield name, default, InvalidValueError(f"expected {name}={default!r}, because {why}, got {value!r}")
 
 
 def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
-    """Settings that a run of these would not use: name, value, default, and why."""
+    """Settings that the run would not use: name, value, default, and the reason."""
     data, model, training, terms = settings.data, settings.model, settings.training, settings.terms
     if training.steps_per_epoch is not None and all(term.supervised for term in terms.values()):
         yield "training.batch_unlabelled", training.batch_unlabelled, 0, "no term sees unlabelled examples"
@@ -265,16 +265,9 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
         yield "training.beta1_end", training.beta1_end, None, "β₁ stays"
 
 
-def of_today(plain: dict[str, Any]) -> dict[str, Any]:
-    """A plain config as :meth:`ExperimentConfig.to_dict` writes it; as it is, where it belongs to another version."""
-    with contextlib.suppress(InvalidValueError):
-        return ExperimentConfig.from_dict(plain).to_dict()
-    return plain
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Where two plain configs differ, one line ``name: old → new`` each; the fields of a term go by its kind."""
-    before, after = _flat(old), _flat(new)
+    """Where two plain configs of any version differ: a line ``name: old → new`` for each setting."""
+    before, after = _flat(_of_today(old)), _flat(_of_today(new))
     names = before.keys() | after.keys()
     if before.get("terms") != after.get("terms"):
         names = {name for name in names if not name.startswith("terms.")}
@@ -282,10 +275,17 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{name}: {before.get(name)} → {after.get(name)}" for name in changed]
 
 
+def _of_today(plain: dict[str, Any]) -> dict[str, Any]:
+    """A plain config in today's layout if it can be read, otherwise as it is."""
+    with contextlib.suppress(InvalidValueError):
+        return ExperimentConfig.from_dict(plain).to_dict()
+    return plain
+
+
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in plain.items():
-        # A list is that of an earlier version that could not be read.
+        # Only an earlier config that cannot be read has a list.
         inner = {term.get("kind"): term for term in value} if name == "terms" and isinstance(value, list) else value
         if name == "terms":
             flat["terms"] = "+".join(map(str, inner)) or "none"
@@ -294,7 +294,7 @@ def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_seed(seed: int) -> None:
-    """Raise :class:`InvalidValueError` unless ``seed`` is one that PyTorch's generators take."""
+    """Raise :class:`InvalidValueError` unless PyTorch's generators accept ``seed``."""
     check_at_least("seed", seed, 0)
-    if seed > _LARGEST_SEED:
-        raise InvalidValueError(f"expected seed to be at most {_LARGEST_SEED}, got {seed}")
+    if seed >= 2**63:
+        raise InvalidValueError(f"expected seed to be below 2**63, got {seed}")

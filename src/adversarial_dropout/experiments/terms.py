@@ -1,6 +1,7 @@
-"""The terms of a loss: the settings of each, its regulariser, and what it looks at in a step."""
+"""The terms of a loss: the settings of each, its regulariser, and what it sees in a step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,18 +21,18 @@ from adversarial_dropout.regularizers.virtual_adversarial_training import Virtua
 
 @dataclass(eq=False)
 class StepInputs:
-    """What the terms of one step can look at.
+    """What the terms of one step can see.
 
     Attributes:
         model: The network.
-        upper: Its part above the cut.
-        hidden: What has entered that part for the labelled images, shape (N, ...).
+        upper: The part of it above the cut.
+        hidden: Input of that part for the labelled images, shape (N, ...).
         images: Labelled images, shape (N, C, H, W).
         labels: Their labels, shape (N,).
-        goal: What the labelled pass is compared with: its logits, or, for a reconstruction, the images.
+        goal: What the labelled pass is compared with: its logits or, for a reconstruction, the images.
         first: The images that terms without labels see, shape (M, C, H, W).
-        second: Another view of them; the same tensor where there is one view.
-        target: What the pass on ``second`` is to agree with, if that has been computed.
+        second: Another view of them; the same tensor if there is one view.
+        target: What the pass on ``second`` should agree with, if it has been computed.
         labelled_alone: Whether all terms see the labelled images.
     """
 
@@ -47,7 +48,7 @@ class StepInputs:
     labelled_alone: bool
 
     def target_of_views(self) -> Tensor | None:
-        """The target; of two views, the first one's prediction is made now if it is missing."""
+        """The target. If it is missing and there are two views, it is computed now, from the first one."""
         if self.target is None and self.second is not self.first:
             self.target = self.model(self.first)
         return self.target
@@ -60,13 +61,13 @@ class Term(ABC):
     kind: ClassVar[str]
     """Its name in records and on the command line."""
     supervised: ClassVar[bool] = False
-    """Whether it sees the labelled images, and their labels."""
+    """Whether it sees the labelled images and their labels."""
     searches: ClassVar[bool] = False
     """Whether it searches for masks, so that the network needs a budget δ."""
     task: ClassVar[Task] = "classes"
-    """What a network learns that it is for."""
+    """What a network must learn for the term to fit."""
     cost: ClassVar[int]
-    """Forward passes of an example besides those of the cross-entropy, a backward pass counted as two."""
+    """Forward passes per example besides those of the cross-entropy; a backward pass counts as two."""
 
     weight: float = 1.0
     """Its weight λ."""
@@ -76,20 +77,17 @@ class Term(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):
             raise InvalidValueError(f"expected a finite weight of {self.kind}, 0 or more, got {self.weight}")
-        self.build()  # It checks the other settings.
+        self.build()  # This checks the other settings.
 
     @abstractmethod
     def build(self) -> Regularizer:
-        """The regulariser that this describes."""
+        """The regulariser with these settings."""
 
-    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
         """R of one step, a scalar."""
-        value: Tensor
         if self.supervised:
-            value = regularizer(given.model, given.images, given.labels, target=given.goal)
-        else:
-            value = regularizer(given.model, given.second, target=given.target_of_views())
-        return value
+            return regularizer(given.model, given.images, given.labels, target=given.goal)
+        return regularizer(given.model, given.second, target=given.target_of_views())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,7 @@ class At(Term):
 
 @dataclass(frozen=True, kw_only=True)
 class Vat(Term):
-    """Virtual adversarial training. It makes its own target, because all of its passes see the same noise."""
+    """Virtual adversarial training. It computes the target itself, because all of its passes see the same noise."""
 
     kind = "vat"
     cost = 8
@@ -119,14 +117,13 @@ class Vat(Term):
     eps: float = 1.0
     """Length of the perturbation in the L2 norm, in units of x."""
     xi: float | None = None
-    """Step of the finite difference, in units of x; None: what suits the precision."""
+    """Step of the finite difference, in units of x; None: chosen by the precision."""
 
     def build(self) -> Regularizer:
         return VirtualAdversarialTraining(eps=self.eps, xi=self.xi, divergence=self.divergence)
 
-    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
-        value: Tensor = regularizer(given.model, given.first)
-        return value
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
+        return regularizer(given.model, given.first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +152,8 @@ class Sadd(Term):
     divergence: Literal["ce", "qe"] = "ce"
     """Its divergence D to the labels."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("terms.sadd.divergence", self.divergence, ("ce", "qe"))  # To labels, "kl" is "ce".
-
     def build(self) -> Regularizer:
+        check_choice("terms.sadd.divergence", self.divergence, ("ce", "qe"))  # To labels, "kl" is "ce".
         return SupervisedAdversarialDropout(divergence=self.divergence)
 
 
@@ -174,21 +168,20 @@ class Vadd(Term):
     divergence: Literal["kl", "qe", "ce"] = "kl"
     """Its divergence D."""
     noise: NoiseMode = "independent"
-    """Noise of its passes."""
+    """Whether its passes draw their noise independently or share it."""
 
     def build(self) -> Regularizer:
         return VirtualAdversarialDropout(divergence=self.divergence, noise=self.noise)
 
-    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
         if self.noise == "shared" and given.labelled_alone:
-            value: Tensor = regularizer(given.upper, given.hidden, target=given.target)
-            return value
+            return regularizer(given.upper, given.hidden, target=given.target)
         return super().value(regularizer, given)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Term):
-    """Adversarial dropout of an autoencoder: to give the image back under the worst mask too, other noise shared."""
+    """Adversarial dropout of an autoencoder: the image must come back under the worst mask too. Noise is shared."""
 
     kind = "add"
     searches = True
@@ -198,9 +191,8 @@ class Add(Term):
     def build(self) -> Regularizer:
         return VirtualAdversarialDropout(divergence=reconstruction_error, noise="shared")
 
-    def value(self, regularizer: Regularizer, given: StepInputs) -> Tensor:
-        value: Tensor = regularizer(given.upper, given.hidden, target=given.goal)
-        return value
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
+        return regularizer(given.upper, given.hidden, target=given.goal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +207,7 @@ class Entmin(Term):
 
 
 def by_kind(*terms: Term) -> dict[str, Term]:
-    """The terms of a config."""
+    """Terms as a config has them."""
     return {term.kind: term for term in terms}
 
 

@@ -159,9 +159,9 @@ def test_help_shows_the_values_of_the_method(capsys: pytest.CaptureFixture[str])
 
 
 MISTAKES = {
-    "train digits-10 plain": "expected a preset of digits-100, .*, got 'digits-10'; did you mean \"digits-100\"",
-    "train digits-100 vad-qe": 'expected a method of digits-100: .* did you mean "vadd-qe"',
-    "train digits-100 plain --scale paper": "expected a scale of digits-100: tiny, quick, got 'paper'",
+    "train digits-10 plain": "the preset to be one of digits-100, .*, got 'digits-10'; did you mean \"digits-100\"",
+    "train digits-100 vad-qe": 'expected the method of digits-100 to be one of .* did you mean "vadd-qe"',
+    "train digits-100 plain --scale paper": "expected the scale of digits-100 to be one of tiny, quick, got 'paper'",
     "train --scale tiny --data.labelled 105": "data.labelled to be a multiple of the 10 classes",
     "train --scale tiny --data.labelled 5000": "lower data.labelled",
     "train --scale tiny --data.name digit": 'did you mean "digits"',
@@ -264,7 +264,7 @@ def test_interrupted(
     monkeypatch.setattr(loop, "_train", interrupted)
     code, printed = fails(capsys, *command, *TINY, "--out", str(tmp_path))
     assert code == 130
-    assert "stopped; the same command goes on" in printed
+    assert "stopped; the same command resumes" in printed
 
 
 @pytest.mark.parametrize("name", ["runs [old]", "runs[/x]"])

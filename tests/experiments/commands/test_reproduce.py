@@ -197,7 +197,7 @@ def test_the_authors_family(made: Made, tmp_path: Path) -> None:
 
 MISTAKES = {
     "table3": "invalid choice.*table3|table3.*table1",
-    "table1 --methods": "expected methods, one at least of plain, at, .*, got none",
+    "table1 --methods": "expected methods, at least one of plain, at, .*, got none",
     "table2 --presets paper/mnist-1000": "expected presets to be one of paper/svhn-1000, .*, got 'paper/mnist-1000'",
     "table6 --presets paper/cifar10-4000": "expected presets to be one of paper/cifar10-all, got 'paper/cifar10-4000'",
     "table1 --methods plain vad-kl": "expected methods to be one of plain, .*, got 'vad-kl'; did you mean \"vadd-kl\"",
@@ -206,9 +206,9 @@ MISTAKES = {
     "table2 --family authors --presets paper/svhn-all": 'did you mean "authors/svhn-all"',
     "table1 --family authors": "expected a family that has table1, got 'authors'; the authors' code has no MNIST",
     "table1 --family paperr": "family",
-    "table1 --seeds 0": "expected seeds to be 1 or more, got 0",
-    "table1 --seeds -1": "expected seeds to be 1 or more, got -1",
-    "table1 --jobs 0": "expected jobs to be 1 or more, got 0",
+    "table1 --seeds 0": "expected seeds to be a whole number, 1 or more, got 0",
+    "table1 --seeds -1": "expected seeds to be a whole number, 1 or more, got -1",
+    "table1 --jobs 0": "expected jobs to be a whole number, 1 or more, got 0",
     "table1 --scale huge": "huge",
     "": "TABLE|table",
 }
@@ -422,7 +422,7 @@ def test_interrupted(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[s
         patch.setattr(loop, "_train", third_is_stopped)
         code, printed = fails(capsys, *TABLE1, *METHODS, "--data", made.data, "--out", tmp_path)
     assert code == 130
-    assert printed.startswith("stopped; the same command goes on")
+    assert printed.startswith("stopped; the same command resumes")
     found = [(line["method"], line["labels"], line["n"]) for line in ours(tmp_path)]
     assert found == [("plain", "1000", "1"), ("vadd-kl", "1000", "1")], "what is finished is shown"
 

@@ -133,7 +133,7 @@ def test_stopped_and_killed_at_random_moments(
     os.killpg(stopped.pid, signal.SIGINT)
     code, printed = stopped.ended()
     assert code == 130, printed
-    assert "stopped; the same command goes on" in printed
+    assert "stopped; the same command resumes" in printed
     assert "Traceback" not in printed
 
     orphaned = grid()

@@ -258,7 +258,7 @@ def test_the_command_ends(nodes: Nodes, tmp_path: Path) -> None:
             os.killpg(process.pid, end)
             printed[end], _ = process.communicate(timeout=GIVE_UP_SECONDS)
     assert processes[signal.SIGINT].returncode == 130
-    assert "stopped; the same command goes on" in printed[signal.SIGINT]
+    assert "stopped; the same command resumes" in printed[signal.SIGINT]
     assert "Traceback" not in printed[signal.SIGINT]
 
     def quiet() -> bool:
@@ -317,7 +317,7 @@ def test_ray_is_not_installed(
 def test_an_address_is_for_ray(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     code, message = fails(capsys, *command, "--ray-address", "head:6379")
     assert code == 2
-    assert "expected --ray-address with --backend ray alone" in message
+    assert "expected --ray-address only with --backend ray" in message
 
 
 def test_a_node_that_is_other(tmp_path: Path) -> None:

@@ -310,8 +310,12 @@ def test_quick_is_the_same_with_fewer_steps(name: str) -> None:
         ("paper/mnist-100", "plain", 'did you mean "paper/mnist-1000"'),
         ("Paper/SVHN-all", "plain", 'did you mean "paper/svhn-all"'),
         ("author/cifar10-4000", "plain", 'did you mean "authors/cifar10-4000"'),
-        ("authors/mnist-1000", "plain", "expected a preset of .*, got 'authors/mnist-1000'; did you mean"),
-        ("paper/mnist-all", "vadd-lk", 'expected a method of paper/mnist-all: plain, .*; did you mean "vadd-kl"'),
+        ("authors/mnist-1000", "plain", "expected the preset to be one of .*, got 'authors/mnist-1000'; did you mean"),
+        (
+            "paper/mnist-all",
+            "vadd-lk",
+            'expected the method of paper/mnist-all to be one of plain, .*; did you mean "vadd-kl"',
+        ),
         ("paper/mnist-all", "vadd-kl-vat", 'did you mean "vadd-kl\\+vat"'),
     ],
 )

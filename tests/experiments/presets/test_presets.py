@@ -165,12 +165,17 @@ def test_the_search_may_flip(name: str) -> None:
             "digits-10",
             "plain",
             "quick",
-            "expected a preset of digits-100, paper/mnist-1000, .*, got 'digits-10'; did you mean \"digits-100\"",
+            "the preset to be one of digits-100, paper/mnist-1000, .*, got 'digits-10'; did you mean \"digits-100\"",
         ),
-        ("xyz", "plain", "quick", "got 'xyz'; `adversarial-dropout presets` lists them"),
-        ("digits-100", "vadd-q", "quick", 'expected a method of digits-100: plain, .*; did you mean "vadd-qe"'),
+        ("xyz", "plain", "quick", "one of digits-100, .*, images, got 'xyz'"),
+        (
+            "digits-100",
+            "vadd-q",
+            "quick",
+            'expected the method of digits-100 to be one of plain, .*; did you mean "vadd-qe"',
+        ),
         ("digits-100", "VAT", "quick", "got 'VAT'"),
-        ("digits-100", "plain", "paper", "expected a scale of digits-100: tiny, quick, got 'paper'"),
+        ("digits-100", "plain", "paper", "expected the scale of digits-100 to be one of tiny, quick, got 'paper'"),
     ],
 )
 def test_unknown_names_offer_the_nearest(name: str, method: str, scale: Scale, message: str) -> None:

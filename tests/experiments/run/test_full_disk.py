@@ -58,7 +58,7 @@ def test_no_space_at_each_write(
 ) -> None:
     with monkeypatch.context() as broken:
         break_from(broken, "fsync", call, errno.ENOSPC)
-        message = f"cannot write {tmp_path}/.*: No space left on device; free space there.*--out.*goes on from it"
+        message = f"cannot write {tmp_path}/.*: No space left on device; free space there.*--out.*resumes from it"
         with pytest.raises(RecordError, match=message):
             loop.run(CONFIG, tmp_path)
     check_whole(tmp_path)

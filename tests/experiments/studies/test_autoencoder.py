@@ -177,4 +177,4 @@ def test_trained_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
         export(trained, tmp_path / "onnx", onnx=True)
     code, message = fails(capsys, "train", PRESET, "plain", "--scale", "tiny", "--data", data)
     assert code == 2
-    assert "expected a method of paper/autoencoder: none, dropout, dropout+add, got 'plain'" in message
+    assert "expected the method of paper/autoencoder to be one of none, dropout, dropout+add, got 'plain'" in message

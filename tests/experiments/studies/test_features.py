@@ -313,10 +313,10 @@ def test_four_panels_of_figure_3(made: tuple[Path, Path, str]) -> None:
     ("options", "message"),
     [
         (("--images", "21"), "expected images between 1 and the 20 that runs are evaluated on, got 21"),
-        (("--scale", "quick"), "expected a scale of paper/autoencoder: tiny, paper, got 'quick'"),
-        (("--family", "authors"), "expected --family with a table alone, got figure2"),
-        (("--methods", "vat", "--presets", "paper/mnist-all"), "expected --methods and --presets with a table alone"),
-        (("--images", "0"), "expected images to be 1 or more, got 0"),
+        (("--scale", "quick"), "expected the scale of paper/autoencoder to be one of tiny, paper, got 'quick'"),
+        (("--family", "authors"), "expected --family only with a table, got figure2"),
+        (("--methods", "vat", "--presets", "paper/mnist-all"), "expected --methods and --presets only with a table"),
+        (("--images", "0"), "expected images to be a whole number, 1 or more, got 0"),
     ],
 )
 def test_bad_options(
@@ -332,7 +332,7 @@ def test_bad_options(
 def test_a_table_shows_no_images(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = fails(capsys, "reproduce", "table1", "--scale", "tiny", "--images", "7")
     assert code == 2
-    assert "expected --images with a figure alone, got table1" in re.sub(r"[│╭╮╰╯─\s]+", " ", said)
+    assert "expected --images only with a figure, got table1" in re.sub(r"[│╭╮╰╯─\s]+", " ", said)
 
 
 def test_the_data_may_have_moved(made: tuple[Path, Path, str], tmp_path: Path) -> None:

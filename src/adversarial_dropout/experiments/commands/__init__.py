@@ -1,1 +1,1 @@
-"""The commands: one file each, with what it takes and what it does."""
+"""The commands: their options, and what they do."""

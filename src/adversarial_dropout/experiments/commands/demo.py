@@ -5,9 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from adversarial_dropout.errors import check_at_least
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.commands.options import REPORT, Grid, check_positive
-from adversarial_dropout.experiments.commands.terminal import run_grid_shown, show
+from adversarial_dropout.experiments.commands.options import Grid
+from adversarial_dropout.experiments.commands.report import REPORT, show
+from adversarial_dropout.experiments.commands.terminal import run_grid_shown
 from adversarial_dropout.experiments.config import Scale
 from adversarial_dropout.experiments.data.sources import DataLocation
 
@@ -25,12 +27,10 @@ class Demo(Grid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "seeds")
+        check_at_least("seeds", self.seeds, 1)
 
     def run(self, console: Console) -> None:
-        """Train every method on the digits and write the report."""
         methods = presets.find("digits-100").methods
         seeds = range(self.seeds)
         configs = [presets.get("digits-100", method, self.scale, seed) for seed in seeds for method in methods]
-        found = run_grid_shown(configs, self, DataLocation(), console)
-        show(found, self.out / REPORT, console)
+        show(run_grid_shown(configs, self, DataLocation(), console), self.out / REPORT, console)

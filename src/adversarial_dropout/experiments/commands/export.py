@@ -5,25 +5,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from adversarial_dropout.experiments.commands.options import RunFolder
+from adversarial_dropout.experiments.commands.options import OfRun
 from adversarial_dropout.experiments.trained.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(OfRun):
     """Write a trained network for use elsewhere: model.safetensors and config.json."""
 
-    run_folder: RunFolder
-    """Folder of the run."""
     out: Path | None = None
     """Folder to write to; RUN/export if not given."""
     onnx: bool = False
     """Write model.onnx too, which takes stored pixels and gives probabilities (needs the extra "onnx")."""
 
     def run(self, console: Console) -> None:
-        """Write a network for use elsewhere."""
-        from adversarial_dropout.experiments.trained.export import export as write
+        from adversarial_dropout.experiments.trained.export import export
 
-        folder = self.out or self.run_folder / "export"
-        for path in write(Trained.of(self.run_folder), folder, onnx=self.onnx):
+        for path in export(Trained.of(self.run_folder), self.out or self.run_folder / "export", onnx=self.onnx):
             console.print(f"wrote {path}", soft_wrap=True, markup=False)

@@ -7,18 +7,16 @@ from rich.console import Console
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.commands.options import DataFolder, RunFolder
+from adversarial_dropout.experiments.commands.options import DataFolder, OfRun
 from adversarial_dropout.experiments.config import check_seed
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.trained.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect:
+class Inspect(OfRun):
     """Write a page on what the search finds in a trained network: units, classes, predictions, fragile images."""
 
-    run_folder: RunFolder
-    """Folder of the run."""
     images: int | None = None
     """Images of its evaluation part to look at, evenly spaced; 1,000, or all there are, if not given."""
     flips: int | None = None
@@ -26,9 +24,9 @@ class Inspect:
     seed: int = 0
     """Seed of base masks and random flips."""
     folder: DataFolder = None
-    """Where the run's data lie now, if not where they lay."""
+    """Folder of the run's data, if they have moved since."""
     out: Path | None = None
-    """The HTML file, beside which FILE-units.csv goes; inspection.html in RUN if not given."""
+    """The HTML file, next to which FILE-units.csv goes; inspection.html in RUN if not given."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -36,20 +34,19 @@ class Inspect:
             raise InvalidValueError(f"expected --out to be a file with the suffix .html, got {self.out}")
 
     def run(self, console: Console) -> None:
-        """Print what the search finds in a network, by class, and write the page and the table of its units."""
         from adversarial_dropout.experiments.studies.inspection import inspection
         from adversarial_dropout.experiments.studies.inspection.page import write_inspection
 
-        found = inspection.inspect(
+        inspected = inspection.inspect(
             Trained.of(self.run_folder),
             images=self.images,
             flips=self.flips,
             location=None if self.folder is None else DataLocation(self.folder),
             seed=self.seed,
         )
-        console.print(found.by_class.without_last)
+        console.print(inspected.by_class.without_last)
         page = self.out or self.run_folder / "inspection.html"
-        write_inspection(found, page)
+        write_inspection(inspected, page)
         units = page.with_name(f"{page.stem}-units.csv")
-        records.write_bytes(units, found.by_unit.csv().encode())
+        records.write_bytes(units, inspected.by_unit.csv().encode())
         console.print(f"page: {page}, units: {units}", soft_wrap=True, markup=False)

@@ -7,27 +7,22 @@ from typing import Annotated, Literal, Protocol
 import tyro
 from rich.console import Console
 
-from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.errors import InvalidValueError, check_at_least
 from adversarial_dropout.experiments.config import Device
 
-REPORT = "report.html"
-"""Name of the report in the folder of the runs."""
-
 DataFolder = Annotated[Path | None, tyro.conf.arg(name="data", metavar="FOLDER")]
-
-RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
 
 
 class Command(Protocol):
     """What the command line is read into."""
 
     def run(self, console: Console) -> None:
-        """Do it, and print."""
+        """Do what was asked for, and print to ``console``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What commands take that train."""
+    """Options of the commands that train."""
 
     device: Device = "auto"
     """What to compute on; "auto" takes a GPU if there is one."""
@@ -37,7 +32,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Training):
-    """What commands take that train many networks."""
+    """Options of the commands that train many networks."""
 
     out: Path = Path("runs")
     """Folder of the runs and the result. What is finished there is not repeated."""
@@ -50,13 +45,15 @@ class Grid(Training):
     $RAY_ADDRESS or "local"."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "jobs")
+        if self.jobs is not None:
+            check_at_least("jobs", self.jobs, 1)
         if self.ray_address is not None and self.backend != "ray":
-            raise InvalidValueError("expected --ray-address with --backend ray alone; add that, or leave it out")
+            raise InvalidValueError("expected --ray-address only with --backend ray; add that, or leave it out")
 
 
-def check_positive(command: object, *names: str) -> None:
-    """Raise unless each of these options, if it is given, is 1 or more."""
-    for name in names:
-        if (given := getattr(command, name)) is not None and given < 1:
-            raise InvalidValueError(f"expected {name} to be 1 or more, got {given}")
+@dataclass(frozen=True, kw_only=True)
+class OfRun:
+    """Options of a command for one trained run."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """Folder of the run."""

@@ -1,4 +1,4 @@
-"""``predict``: the classes of images."""
+"""``predict``: classes of images."""
 
 import json
 from dataclasses import dataclass
@@ -10,17 +10,15 @@ from rich.console import Console
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.commands.options import RunFolder
+from adversarial_dropout.experiments.commands.options import OfRun
 from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.trained.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict:
+class Predict(OfRun):
     """Print the class of each image and its probability."""
 
-    run_folder: RunFolder
-    """Folder of the run."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     format: Literal["csv", "json"] = "csv"
@@ -28,14 +26,12 @@ class Predict:
     out: Path | None = None
     """File to write to instead of the terminal."""
     resize: bool = False
-    """Bring the images to the size that the run was trained on."""
+    """Resize the images to the size that the run was trained on."""
 
     def run(self, console: Console) -> None:
-        """Print or write the class of each image."""
         from adversarial_dropout.experiments.trained.evaluation import predict
 
-        trained = Trained.of(self.run_folder)
-        predictions, bad = predict(trained, self.images, resize=self.resize)
+        predictions, bad = predict(Trained.of(self.run_folder), self.images, resize=self.resize)
         if self.format == "csv":
             rows = [(given["image"], given["class"], f"{given['probability']:.6f}") for given in predictions]
             text = Table(("image", "class", "probability"), rows).csv()

@@ -13,7 +13,6 @@ class Presets:
     """List experiments and their methods."""
 
     def run(self, console: Console) -> None:
-        """Print what can be trained."""
         rows = [
             (preset.name, ", ".join(preset.methods), ", ".join(preset.scales), preset.summary)
             for preset in presets.PRESETS.values()

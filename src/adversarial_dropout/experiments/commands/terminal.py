@@ -1,12 +1,10 @@
-"""What commands show in the terminal while runs are trained, and when they are done."""
+"""What commands show in the terminal while they train."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.commands.options import Grid
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.sources import DataLocation
@@ -14,7 +12,7 @@ from adversarial_dropout.experiments.records import Record
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with the time that has passed and the time that is left."""
+    """A progress bar with the time passed and the time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -29,7 +27,7 @@ def progress_bar(console: Console) -> Progress:
 def run_grid_shown(
     configs: Sequence[ExperimentConfig], command: Grid, location: DataLocation, console: Console
 ) -> list[Record]:
-    """Train every config below ``command.out``, with a bar."""
+    """Train every config below ``command.out`` and show a progress bar."""
     from adversarial_dropout.experiments.grid.cluster import ray_tasks
     from adversarial_dropout.experiments.grid.grid import run_grid, run_locally
 
@@ -48,15 +46,3 @@ def run_grid_shown(
             ),
             location=location,
         )
-
-
-def show(found: Sequence[Record], page: Path, console: Console) -> None:
-    """Print the tables of finished runs and write their report to ``page``."""
-    from adversarial_dropout.experiments.results import summary
-    from adversarial_dropout.experiments.results.page import write_report
-
-    order = [method for preset in presets.PRESETS.values() for method in preset.methods]
-    for group in summary.summarise(found, order):
-        console.print(group.table)
-    write_report(found, page, order)
-    console.print(f"report: {page}", soft_wrap=True, markup=False)

@@ -16,14 +16,9 @@ from adversarial_dropout.experiments.commands.terminal import progress_bar
 from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models import NETWORKS, find_network
-from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.terms import TERMS
 
 _USUAL = ("digits-100", "vadd-qe")
-
-
-def _usual() -> Settings:
-    return presets.settings(*_USUAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,20 +26,20 @@ class Train(Training):
     """Train one network. The settings below are those of the preset and method; each can be overridden."""
 
     out: Path = Path("runs")
-    """Folder below which the run gets a folder of its own. The same command goes on with a run that was stopped."""
+    """Folder below which the run gets its own folder. The same command resumes a run that was stopped."""
     folder: DataFolder = None
     """Folder with the data: images in a folder per class, or parquet files; without it they come from the hub."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, instead of stopping."""
     network: Annotated[str | None, tyro.conf.arg(name="model.name")] = None
     """Another network than the preset's: small-cnn, mnist-cnn (Table 3), conv-large (Table 4), autoencoder."""
-    config: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=_usual)
+    config: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=lambda: presets.settings(*_USUAL))
     given: tyro.conf.Suppress[frozenset[str]] = frozenset()
     """Names of the settings that the command line gives."""
 
     @classmethod
     def asked_for(cls, arguments: Sequence[str]) -> "Train":
-        """The settings of the preset, method and scale in ``arguments``: what the options there then override."""
+        """The settings of the preset, method and scale in ``arguments``, which the options there then override."""
         positionals, options = _scan(arguments)
         preset, method = (*positionals, *_USUAL[len(positionals) :])[:2]
         scale = options.get("scale", "quick")
@@ -53,11 +48,13 @@ class Train(Training):
         if preset == presets.OWN_IMAGES and "data" in options:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=str(Path(options["data"]))))
         if options.get("model.name", config.model.name) != config.model.name:
-            config = dataclasses.replace(config, model=_another_network(options["model.name"], config.model))
-        return cls(config=config, given=frozenset(name.replace("-", "_") for name in options))
+            network = find_network(options["model.name"])
+            shared = {field.name for field in dataclasses.fields(network)} & vars(config.model).keys() - {"width"}
+            model = network(**{name: getattr(config.model, name) for name in shared})
+            config = dataclasses.replace(config, model=model)
+        return cls(config=config, given=frozenset(options))
 
     def run(self, console: Console) -> None:
-        """Train one network."""
         from adversarial_dropout.experiments.run import loop
 
         config = self.config.used(self.given)
@@ -70,8 +67,8 @@ class Train(Training):
             record = loop.run(
                 config,
                 folder,
-                lambda epochs, row: progress.update(
-                    task, completed=epochs, description=f"epoch {epochs}: error {row['error']:.2f} %"
+                lambda epochs, metrics: progress.update(
+                    task, completed=epochs, description=f"epoch {epochs}: error {metrics['error']:.2f} %"
                 ),
                 DataLocation(self.folder, self.skip_bad_images),
                 self.device,
@@ -86,32 +83,23 @@ class Train(Training):
         console.print(f"record: {folder}", soft_wrap=True, markup=False)
 
 
+_PARTS = (Train, DataConfig, TrainingConfig, *NETWORKS.values(), *TERMS.values())
+_FLAGS = {"help", *(field.name for part in _PARTS for field in dataclasses.fields(part) if field.type is bool)}
+
+
 def _scan(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The positional arguments of ``train``, and the value of each option by its name, "" of a flag."""
-    flags = {"help": "help"}
-    parts: list[tuple[str, type]] = [("", Train), ("data.", DataConfig), ("training.", TrainingConfig)]
-    parts += [("model.", network) for network in NETWORKS.values()]
-    parts += [(f"terms.{kind}.", term) for kind, term in TERMS.items()]
-    for prefix, part in parts:
-        for name in (own.name.replace("_", "-") for own in dataclasses.fields(part) if own.type is bool):
-            flags |= {f"{prefix}{name}": f"{prefix}{name}", f"{prefix}no-{name}": f"{prefix}{name}"}
+    """The positional arguments of ``train``, and the values of its options by their names: "" for a flag."""
     positionals, options = [], {}
     rest = iter(arguments)
     for argument in rest:
         if argument.startswith("--"):
-            name, given, value = argument[2:].partition("=")
-            name = name.replace("_", "-")
-            if name in flags:
-                options[flags[name]] = ""
+            name, equals, value = argument[2:].partition("=")
+            *section, setting = name.replace("-", "_").split(".")
+            flag = setting.removeprefix("no_")
+            if flag in _FLAGS:
+                options[".".join((*section, flag))] = ""
             else:
-                options[name] = value if given else next(rest, "")
+                options[".".join((*section, setting))] = value if equals else next(rest, "")
         elif not argument.startswith("-"):
             positionals.append(argument)
     return positionals, options
-
-
-def _another_network(name: str, usual: Network) -> Network:
-    """The network of that name, with the settings that it shares with ``usual``."""
-    network = find_network(name)
-    shared = {own.name for own in dataclasses.fields(network)} & {own.name for own in dataclasses.fields(usual)}
-    return network(**{name: getattr(usual, name) for name in shared if name != "width"})

@@ -1,4 +1,4 @@
-"""Networks by name. Each offers ``under`` and ``upper``, so that regularisers know where to cut."""
+"""Networks by name. Each has ``under`` and ``upper``, so that regularisers know where to cut."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import safetensors
 import safetensors.torch
 from torch import nn
 
-from adversarial_dropout.errors import InvalidValueError, did_you_mean
+from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
@@ -18,24 +18,13 @@ NETWORKS: dict[str, type[Network]] = {network.name: network for network in (Smal
 
 
 def find_network(name: str) -> type[Network]:
-    """The settings of the network of that name.
-
-    Raises:
-        InvalidValueError: there is none.
-    """
-    if name not in NETWORKS:
-        raise InvalidValueError(
-            f"expected a model of {', '.join(NETWORKS)}, got {name!r}{did_you_mean(name, NETWORKS)}"
-        )
+    """Settings of the network of that name; an unknown name is an :class:`InvalidValueError`."""
+    check_choice("model.name", name, tuple(NETWORKS))
     return NETWORKS[name]
 
 
 def load(network: Network, shape: Shape, classes: int, weights: Path) -> nn.Module:
-    """Build the network and read its saved weights (safetensors), on the CPU, in evaluation mode.
-
-    Raises:
-        InvalidValueError: the file is damaged, or belongs to another network.
-    """
+    """Build the network on the CPU in evaluation mode, with the saved weights of the file ``weights`` (safetensors)."""
     model = network.build(shape, classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(weights))

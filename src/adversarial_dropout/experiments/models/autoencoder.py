@@ -1,4 +1,4 @@
-"""The autoencoder of Figures 2 and 3, and the error that it is trained and judged by."""
+"""The autoencoder of Figures 2 and 3, and the error with which it is trained and evaluated."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -8,9 +8,6 @@ from torch import Tensor, nn
 from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice
 from adversarial_dropout.experiments.models.network import CutNetwork, Network, Shape, he_initialised
 
-_NORMAL = 0.01
-
-
 Initialization = Literal["he", "normal"]
 
 
@@ -18,8 +15,8 @@ Initialization = Literal["he", "normal"]
 class Autoencoder(Network):
     """One hidden layer: linear, ReLU, adversarial dropout, linear, sigmoid. 784–256–784 on MNIST, 402,448 parameters.
 
-    The output is the input again, flattened: images (N, C, H, W) to (N, C·H·W) in [0, 1]. The paper gives sizes and
-    ReLU; sigmoid keeps the output in the range of the pixels.
+    The output has the shape (N, C·H·W) and values in [0, 1]. The paper gives the sizes and ReLU; sigmoid keeps the
+    output in the range of the pixels.
     """
 
     name = "autoencoder"
@@ -29,7 +26,7 @@ class Autoencoder(Network):
     width: int = 256
     """Hidden units."""
     initialization: Initialization = "he"
-    """Of the weights: "he": N(0, 2 / fan-in). "normal": N(0, 0.01²)."""
+    """Initialisation of the weights. "he": N(0, 2 / fan-in). "normal": N(0, 0.01²)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,23 +46,15 @@ def _normal_initialised(network: CutNetwork) -> CutNetwork:
     """``network`` with weights from N(0, 0.01²) and zero biases."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=_NORMAL)
+            nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
     return network
 
 
 def reconstruction_error(target: Tensor, prediction: Tensor) -> Tensor:
-    """Mean over the pixels of the squared difference: a divergence for networks whose output is an image.
+    """Mean squared difference of the pixels: a divergence for networks whose output is an image.
 
-    Args:
-        target: The image, or another reconstruction of it, shape (N, D).
-        prediction: The reconstruction, shape (N, D).
-
-    Returns:
-        Values ≥ 0 in squared units of a pixel, shape (N,). Gradients flow into both arguments.
-
-    Raises:
-        InvalidValueError: the shapes differ.
+    Both arguments have the shape (N, D) and get gradients; the result has the shape (N,).
     """
     if target.shape != prediction.shape:
         raise InvalidValueError(

@@ -11,9 +11,8 @@ from adversarial_dropout.experiments.models.network import CutNetwork, PoolingNe
 from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 
 _LEAK = 0.1
-_EPS = 1e-6  # The authors' code; the paper names none.
+_EPS = 1e-6  # From the authors' code; the paper gives none.
 _SMALLEST = 12
-
 
 Norm = Literal["batch", "mean-only"]
 
@@ -25,8 +24,8 @@ class ConvLarge(PoolingNetwork):
     padding); conv 1×1, 256; conv 1×1, 128; global average pooling; adversarial dropout on 128 units; the output. Every
     convolution is followed by normalisation and LeakyReLU(0.1). For images of 12 × 12 pixels or more.
 
-    The table prints the first dropout alone, the authors' code and Laine & Aila have both. Pooling comes before
-    LeakyReLU here, which gives the same and costs less.
+    The table prints only the first dropout; the authors' code and Laine & Aila have both. Pooling comes before
+    LeakyReLU here, which gives the same result and costs less.
     """
 
     name = "conv-large"
@@ -35,7 +34,7 @@ class ConvLarge(PoolingNetwork):
     width: int = 128
     """Channels of the first block; the later ones have 2 and 4 times as many."""
     norm: Norm = "batch"
-    """Normalisation: "batch", or "mean-only"."""
+    """Normalisation."""
     norm_momentum: float = 0.1
     """Share of the newest batch in the running statistics."""
     norm_logits: bool = False
@@ -61,9 +60,7 @@ class ConvLarge(PoolingNetwork):
                 return MeanOnlyBatchNorm(features, self.norm_momentum)
             return nn.BatchNorm2d(features, eps=_EPS, momentum=self.norm_momentum)
 
-        def block(
-            inner: int, out: int, kernel_size: int = 3, *, padding: int = 0, p: float | None = None
-        ) -> nn.Sequential:
+        def block(inner: int, out: int, kernel_size: int = 3, padding: int = 0, p: float | None = None) -> nn.Module:
             pool = [] if p is None else [nn.MaxPool2d(2)]
             dropout = [] if p is None else [Dropout(p)]
             convolution = nn.Conv2d(inner, out, kernel_size, padding=padding, bias=False)

@@ -1,4 +1,4 @@
-"""Batch normalisation that subtracts the mean alone."""
+"""Batch normalisation that only subtracts the mean."""
 
 import torch
 import torch.distributed
@@ -12,21 +12,10 @@ class MeanOnlyBatchNorm(nn.Module):
 
     .. math:: y = \gamma \, (x - \mu) + \beta
 
-    with μ the mean per channel over batch and positions; in evaluation the running mean. Without weight normalisation,
-    which that paper pairs it with, and with the scale γ, as in the authors' code.
-
-    Args:
-        channels: Number of channels C.
-        momentum: Share of the newest batch in the running mean, in [0, 1].
-
-    Attributes:
-        synchronised: Take μ over the batches of all processes of ``torch.distributed``, which must be of one size.
-
-    Shapes:
-        Input and output: floating, (N, C) or (N, C, H, W).
-
-    Raises:
-        InvalidValueError: the input has another number of channels.
+    with μ the mean per channel over batch and positions, in evaluation the running mean. As in the authors' code, it
+    has the scale γ and goes without weight normalisation, with which that paper combines it. Inputs and outputs have
+    the shape (N, C) or (N, C, H, W). ``momentum`` is the share of the newest batch in the running mean. With
+    ``synchronised``, μ is taken over the batches of all processes of ``torch.distributed``, which have one size.
     """
 
     running_mean: Tensor
@@ -63,18 +52,14 @@ class MeanOnlyBatchNorm(nn.Module):
 
 
 class _MeanOverProcesses(torch.autograd.Function):
-    """Mean of a tensor over all processes; the loss whose gradient is taken is the sum of theirs."""
+    """Mean of a tensor over all processes. The loss whose gradient is taken is the sum of theirs."""
 
     @staticmethod
     def forward(ctx: object, mean: Tensor) -> Tensor:
-        return _averaged(mean)
+        total = mean.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total / torch.distributed.get_world_size()
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return _averaged(gradient)
-
-
-def _averaged(tensor: Tensor) -> Tensor:
-    total = tensor.clone(memory_format=torch.contiguous_format)
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
+        return _MeanOverProcesses.forward(ctx, gradient)

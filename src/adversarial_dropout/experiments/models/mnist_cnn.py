@@ -19,15 +19,15 @@ class MnistCnn(PoolingNetwork):
     4·4·128 = 2,048 units, 625 units with ReLU, the output. 1,379,557 parameters with 3 × 3 kernels, 10 classes and grey
     images of 28 × 28 pixels.
 
-    The table prints 1 × 1 kernels, and no activation after the 625 units. Pooling comes before ReLU here, which gives
-    the same and costs less.
+    The table prints 1 × 1 kernels and no activation after the 625 units. Pooling comes before ReLU here, which gives
+    the same result and costs less.
     """
 
     name = "mnist-cnn"
     work = 1.0
 
     kernel_size: int = 3
-    """Width of its kernels in pixels, odd; the paper prints 1."""
+    """Width of the kernels in pixels, odd; the paper prints 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

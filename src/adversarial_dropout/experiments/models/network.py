@@ -1,4 +1,4 @@
-"""What all networks here have: settings, a form that says where to cut, and what they learn."""
+"""What all networks have: settings, a cut in front of adversarial dropout, and a task."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from adversarial_dropout.errors import check_choice, check_fraction
 from adversarial_dropout.layers import AdversarialDropout, Rescale
 
 Task = Literal["classes", "images"]
-"""What a network learns: to name the class of an image, or to give the image back."""
+"""What a network learns: the class of an image, or to reconstruct the image."""
 
 Shape = tuple[int, int, int]
-"""Of an image: channels, height, width."""
+"""Channels, height and width of an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,14 @@ class Network(ABC):
     task: ClassVar[Task] = "classes"
     """What it learns."""
     work: ClassVar[float]
-    """Work on an image of the size in the paper, in units of mnist-cnn."""
+    """Cost of an image of the paper's size, relative to mnist-cnn."""
 
     p: float = 0.5
     """Probability of dropping a unit of the adversarial dropout layer."""
     delta: float | None = None
     """Budget δ: share of the units that a search may flip; None where no term searches."""
     rescale: Rescale = "inverted"
-    """What follows the mask."""
+    """How the kept units are rescaled."""
 
     def __post_init__(self) -> None:
         check_choice("model.rescale", self.rescale, get_args(Rescale))
@@ -43,14 +43,10 @@ class Network(ABC):
 
     @abstractmethod
     def build(self, shape: Shape, classes: int) -> "CutNetwork":
-        """The network, for images of ``shape`` and that many classes.
-
-        Raises:
-            InvalidValueError: the images are too small.
-        """
+        """The network for images of ``shape``, which must not be too small, and that many classes."""
 
     def dropout(self) -> AdversarialDropout:
-        """The layer."""
+        """The adversarial dropout layer."""
         if self.delta is None:
             return AdversarialDropout(self.p, rescale=self.rescale)
         return AdversarialDropout(self.p, self.delta, rescale=self.rescale)
@@ -63,7 +59,7 @@ class NoisyNetwork(Network):
     input_noise: float = 0.15
     """Standard deviation σ of the Gaussian noise on the input in training, in units of x."""
     noise_in_evaluation: bool = False
-    """Whether that noise is there in evaluation too."""
+    """Whether the noise is added in evaluation too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +78,8 @@ class PoolingNetwork(NoisyNetwork):
 
 
 class CutNetwork(nn.Module):
-    """A network in two parts, ``forward(x) = upper(under(x))``, cut in front of its adversarial dropout layer.
-
-    Args:
-        under: From images (N, C, H, W) to units (N, D).
-        dropout: The layer.
-        head: From units to logits (N, classes).
+    """A network in two parts, cut in front of its adversarial dropout layer: ``under`` maps images, shape (N, C, H, W),
+    to units, shape (N, D); ``upper`` maps these to logits, shape (N, classes).
     """
 
     def __init__(self, under: nn.Module, dropout: AdversarialDropout, head: nn.Module) -> None:
@@ -101,7 +93,7 @@ class CutNetwork(nn.Module):
 
 
 def he_initialised(network: CutNetwork) -> CutNetwork:
-    """``network`` with weights from N(0, 2 / fan-in) and zero biases (He et al., ICCV 2015), convolutions stored
+    """``network`` with weights from N(0, 2 / fan-in) and zero biases (He et al., ICCV 2015). Convolutions are
     channels-last, which computes the same faster.
     """
     for module in network.modules():

@@ -7,15 +7,7 @@ from adversarial_dropout.errors import InvalidValueError
 
 
 class GaussianNoise(nn.Module):
-    """Add noise from N(0, σ²) in training; the identity in evaluation.
-
-    Args:
-        sigma: Standard deviation σ, in units of the input, 0 or more.
-        in_evaluation: Add it in evaluation too, as the authors' code does.
-
-    Shapes:
-        Input and output: floating, any shape.
-    """
+    """Add noise from N(0, σ²) in training, with ``in_evaluation`` also in evaluation, as the authors' code does."""
 
     def __init__(self, sigma: float, *, in_evaluation: bool = False) -> None:
         super().__init__()
@@ -34,14 +26,7 @@ class GaussianNoise(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` with other bits, drawn in a quarter of the time on a CPU.
-
-    Args:
-        p: Probability of *dropping* an activation, in [0, 1]. Those kept are divided by 1 - p.
-
-    Shapes:
-        Input and output: floating, any shape.
-    """
+    """``nn.Dropout`` with other bits, drawn in a quarter of the time on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.p == 0 or not self.training:

@@ -1,31 +1,23 @@
-"""Every experiment by name: a function from method, scale and seed to a complete config."""
+"""Every experiment by name: a function from method and scale to its settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from adversarial_dropout.errors import InvalidValueError, did_you_mean
-from adversarial_dropout.experiments.config import ExperimentConfig, Scale, Settings
+from adversarial_dropout.errors import check_choice
+from adversarial_dropout.experiments.config import ExperimentConfig, Parts, Scale, Settings
 from adversarial_dropout.experiments.presets import autoencoder, digits, images, paper
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named experiment.
-
-    Attributes:
-        name: As the command line takes it.
-        summary: What it is, in a line.
-        methods: Names of its methods, plain training first.
-        scales: Scales that it has.
-        make: From method, scale and seed to the settings.
-    """
+    """A named experiment: a line on what it is, its methods (plain training first), its scales, and its settings."""
 
     name: str
     summary: str
     methods: tuple[str, ...]
     scales: tuple[Scale, ...]
-    make: Callable[[str, Scale, int], Settings]
+    make: Callable[[str, Scale], Parts]
 
 
 METHODS = {
@@ -44,10 +36,10 @@ METHODS = {
 
 
 def get(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> ExperimentConfig:
-    """Build the config of a preset.
+    """The config of a preset.
 
     Raises:
-        InvalidValueError: preset, method or scale do not exist; the nearest name is offered.
+        InvalidValueError: preset, method or scale do not exist; the message offers the nearest name.
     """
     return settings(name, method, scale, seed).used()
 
@@ -55,64 +47,47 @@ def get(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> Experi
 def settings(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> Settings:
     """The settings of a preset, which are the same for its methods where they can be; see :func:`get`."""
     preset = find(name)
-    if method not in preset.methods:
-        raise InvalidValueError(
-            f"expected a method of {name}: {', '.join(preset.methods)}, got {method!r}"
-            f"{did_you_mean(method, preset.methods)}"
-        )
-    if scale not in preset.scales:
-        raise InvalidValueError(f"expected a scale of {name}: {', '.join(preset.scales)}, got {scale!r}")
-    return preset.make(method, scale, seed)
+    check_choice(f"the method of {name}", method, preset.methods)
+    check_choice(f"the scale of {name}", scale, preset.scales)
+    return Settings(preset=name, method=method, scale=scale, seed=seed, **preset.make(method, scale))
 
 
 def find(name: str) -> Preset:
     """Look a preset up by its name; see :func:`get`."""
-    if name not in PRESETS:
-        raise InvalidValueError(
-            f"expected a preset of {', '.join(PRESETS)}, got {name!r}{did_you_mean(name, PRESETS)}; "
-            f"`adversarial-dropout presets` lists them"
-        )
+    check_choice("the preset", name, tuple(PRESETS))
     return PRESETS[name]
 
 
 OWN_IMAGES = "images"
-"""The preset whose data are the user's own."""
-
-_PAPER_SCALES: tuple[Scale, ...] = ("tiny", "quick", "paper")
+"""The preset for the user's images."""
 
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset(
-            name="digits-100",
-            summary="scikit-learn's 8 × 8 digits, 100 labels; minutes on a small machine",
-            methods=tuple(digits.METHODS),
-            scales=("tiny", "quick"),
-            make=digits.digits_100,
+            "digits-100",
+            "scikit-learn's 8 × 8 digits, 100 labels; minutes on a small machine",
+            tuple(digits.METHODS),
+            ("tiny", "quick"),
+            digits.digits_100,
         ),
         *(
-            Preset(
-                name=column.preset,
-                summary=column.summary,
-                methods=paper.METHODS,
-                scales=_PAPER_SCALES,
-                make=partial(paper.make, column),
-            )
+            Preset(column.preset, column.summary, paper.METHODS, paper.SCALES, partial(paper.make, column))
             for column in paper.COLUMNS
         ),
         Preset(
-            name=autoencoder.NAME,
-            summary="MNIST's images again from 256 hidden units: Figures 2 and 3",
-            methods=tuple(autoencoder.METHODS),
-            scales=("tiny", "paper"),
-            make=autoencoder.autoencoder,
+            autoencoder.NAME,
+            "MNIST's images again from 256 hidden units: Figures 2 and 3",
+            autoencoder.METHODS,
+            ("tiny", "paper"),
+            autoencoder.autoencoder,
         ),
         Preset(
-            name=OWN_IMAGES,
-            summary="your own images: train images METHOD --data FOLDER",
-            methods=paper.METHODS,
-            scales=("tiny", "quick"),
-            make=images.images,
+            OWN_IMAGES,
+            "your own images: train images METHOD --data FOLDER",
+            paper.METHODS,
+            ("tiny", "quick"),
+            images.images,
         ),
     )
 }

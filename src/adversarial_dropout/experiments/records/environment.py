@@ -44,7 +44,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that the package runs from, with "+" if the package was changed; ``None`` elsewhere."""
+    """Commit of the checkout that the package runs from, with "+" if the package was changed; ``None`` if installed."""
     package = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -53,12 +53,12 @@ def _commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "errors.py")  # A package that is installed inside another repository is not.
+        git("ls-files", "--error-unmatch", "errors.py")  # It fails if another repository surrounds the package.
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def write_measured(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` as JSON, with the environment in which it was measured; see :func:`write_bytes`."""
+    """Write ``content`` as JSON, with the environment in which it was measured."""
     write_json(path, {**content, "environment": environment()})

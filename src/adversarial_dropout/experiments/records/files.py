@@ -1,4 +1,4 @@
-"""Files of a run, written and read safely: always whole, one process at a time, every error with its path."""
+"""Files of a run, written and read safely: files are always whole, errors say which file."""
 
 import contextlib
 import csv
@@ -24,41 +24,36 @@ class RecordWarning(AdversarialDropoutWarning):
 
 
 def write_bytes(path: Path, content: bytes, *, previous: Path | None = None) -> None:
-    """Write a file so that at every moment it is whole, or not there: beside, flushed to the disk, then renamed.
+    """Write a file that at every moment is whole or missing: write a temporary file, flush it, rename it.
 
-    Args:
-        path: The file; its folder is made if it is missing.
-        content: All of its content.
-        previous: Name under which the file it replaces is kept.
-
-    Raises:
-        RecordError: it cannot be written. What stood there stays, there or as ``previous``.
+    Missing folders are made. The old file becomes ``previous``, if that is given. If the new one cannot be written, the
+    old one is unchanged, there or as ``previous``, and a :class:`RecordError` says why.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
+            with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             if previous is not None and path.exists():
                 path.replace(previous)
-            beside.replace(path)
+            temporary.replace(path)
         except OSError:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn errors of the operating system into a :class:`RecordError` that names ``path`` and the cause."""
+    """Turn errors of the operating system into a :class:`RecordError` with ``path`` and the cause."""
     try:
         yield
     except OSError as error:
         raise RecordError(
             f"cannot write {path}: {error.strerror}; free space there, make it writable, or choose another folder with "
-            f"--out. What was recorded before is whole, and the same command goes on from it"
+            f"--out. What was recorded before is whole, and the same command resumes from it"
         ) from error
 
 
@@ -69,7 +64,7 @@ def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 1
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what damaged content raises into a :class:`RecordError` that names ``path``."""
+    """Turn what damaged content raises into a :class:`RecordError` with ``path``."""
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, SafetensorError) as error:
@@ -80,7 +75,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove files that a killed process was writing; call it under the folder's lock."""
+    """Remove the files that a killed process was writing. The caller holds the folder's lock."""
     for path in folder.glob("*.tmp"):
         with writing(path):
             path.unlink(missing_ok=True)
@@ -88,14 +83,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Work on a run's folder, alone: a second process waits. The lock ends with its process, however that ends.
-
-    Raises:
-        RecordError: the folder cannot be made or written to.
-
-    Warns:
-        RecordWarning: another process works there.
-    """
+    """Work alone on a run's folder. A second process warns and waits. The lock always ends with its process."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
@@ -111,11 +99,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a run.
-
-    Raises:
-        RecordError: it is not there, not readable, or damaged.
-    """
+    """Read a JSON file of a run. A missing or damaged one is a :class:`RecordError`."""
     with reading(path):
         content: object = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):

@@ -6,7 +6,7 @@ from typing import Any
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.config import ExperimentConfig, differences, of_today
+from adversarial_dropout.experiments.config import ExperimentConfig, differences
 
 _NONE: Mapping[Path, ExperimentConfig] = {}
 
@@ -47,7 +47,6 @@ def check_settings(runs: Iterable[tuple[Path, dict[str, Any]]], asked: Mapping[P
 
 
 def _changed(recorded: dict[str, Any], expected: ExperimentConfig | None) -> tuple[str, ...]:
-    recorded = of_today(recorded)
     if expected is None:
         name, method, scale, seed = (recorded.get(field) for field in ("preset", "method", "scale", "seed"))
         try:

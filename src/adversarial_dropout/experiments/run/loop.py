@@ -11,7 +11,7 @@ import torch
 
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.config import Device, ExperimentConfig, differences, of_today
+from adversarial_dropout.experiments.config import Device, ExperimentConfig, differences
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
 from adversarial_dropout.experiments.data.sources import ImageData
@@ -84,7 +84,7 @@ def _finished(config: ExperimentConfig, folder: Path) -> bool:
 
 
 def _refuse_another(config: ExperimentConfig, recorded: dict[str, Any], folder: Path) -> None:
-    changed = differences(of_today(recorded), config.to_dict())
+    changed = differences(recorded, config.to_dict())
     if changed:
         raise InvalidValueError(
             f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
