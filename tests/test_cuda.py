@@ -27,7 +27,8 @@ from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.run import loop
 from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, CudaGraphs
 from adversarial_dropout.experiments.run.memory import GpuMemoryError
-from adversarial_dropout.experiments.run.step import Batch, Objective, choose_step, eager_step
+from adversarial_dropout.experiments.run.run import choose_step
+from adversarial_dropout.experiments.run.step import Batch, Objective, eager_step
 from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.regularizers.base import Regularizer
 

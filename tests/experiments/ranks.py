@@ -35,7 +35,8 @@ from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run import loop, optimizers
 from adversarial_dropout.experiments.run import run as under_way
 from adversarial_dropout.experiments.run.ranks import Ranks, rank
-from adversarial_dropout.experiments.run.step import Batch, Objective, Step, build_objective, choose_step
+from adversarial_dropout.experiments.run.run import choose_step
+from adversarial_dropout.experiments.run.step import Batch, Objective, Step
 from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 
 from .run.test_resume import paper
@@ -144,7 +145,7 @@ def check_gradients(ranks: Ranks) -> dict[str, float]:
             config: Network = config, shape: tuple[int, int, int] = shape, terms: dict[str, Term] = terms
         ) -> Objective:
             torch.manual_seed(0)
-            return build_objective(config.build(shape, CLASSES), terms, config.task)
+            return Objective(config.build(shape, CLASSES), terms, config.task)
 
         batch = batch_of(shape)
         if name == "autoencoder":
@@ -164,7 +165,7 @@ def check_mean_only(ranks: Ranks) -> dict[str, float]:
         torch.manual_seed(0)
         under = [nn.Conv2d(3, 6, 3, bias=False), MeanOnlyBatchNorm(6), nn.LeakyReLU(), nn.Flatten()]
         head = [nn.Linear(96, 8, bias=False), MeanOnlyBatchNorm(8), nn.Linear(8, CLASSES)]
-        return build_objective(nn.Sequential(*under, AdversarialDropout(p=0.0, delta=0.1), *head), terms)
+        return Objective(nn.Sequential(*under, AdversarialDropout(p=0.0, delta=0.1), *head), terms)
 
     batch = dataclasses.replace(batch_of((3, 6, 6)), unlabelled=None)
     found = {}
@@ -239,7 +240,9 @@ def check(folder: Path) -> None:
         found["steps"][preset] = dataclasses.asdict(steps)
     other = dataclasses.replace(NOISY, seed=NOISY.seed + ranks.index)
     found["other config"] = raised(lambda: ranks.check(other))
-    found["other data"] = raised(lambda: ranks.check_data(f"digest {ranks.index}"))
+    found["other data"] = raised(
+        lambda: ranks.check_same({"sha256 of the data": f"digest {ranks.index}"}, "the same images")
+    )
     (folder / f"rank-{ranks.index}.json").write_text(json.dumps(found))
     ranks.end()
 

@@ -324,7 +324,7 @@ def test_an_address_is_for_ray(command: tuple[str, ...], capsys: pytest.CaptureF
 
 def test_a_node_that_is_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "end_with", lambda _: None)
-    on_node = cluster._on_node._function
+    on_node = cluster._on_node._function  # type: ignore[attr-defined]
     assert on_node(records.versions(), [tmp_path], None) is None
     here = records.versions()
     message = (

@@ -17,9 +17,9 @@ from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run import mask_streams
-from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, EagerRecorder
+from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, Recorder
 from adversarial_dropout.experiments.run.mask_streams import CaptureError, MaskStreams
-from adversarial_dropout.experiments.run.step import Batch, Objective, Step, build_objective, eager_step
+from adversarial_dropout.experiments.run.step import Batch, Objective, Step, eager_step
 from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.layers import Rescale
 from adversarial_dropout.regularizers.search import Search
@@ -41,7 +41,7 @@ TERMS: dict[str, dict[str, Term]] = {
 }
 
 
-class Counting(EagerRecorder):
+class Counting(Recorder):
     """Stands in for a graph and counts what was recorded and replayed."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ def trained(
     made: Iterator[Batch],
 ) -> list[Tensor]:
     """Train with a ramp, a learning rate and a β₁ that change; return all that came of it."""
-    objective = build_objective(model, terms)
+    objective = Objective(model, terms)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     step = make(objective, optimizer)
     torch.manual_seed(1)
@@ -222,7 +222,7 @@ def test_a_recorded_step_reads_no_value(
     for module in ("divergences", "layers", "masks", "regularizers.passes", "regularizers.search"):
         monkeypatch.setattr(f"adversarial_dropout.{module}.values_readable", lambda _: False)
     model = dataclasses.replace(config, rescale=rescale).build((1, 12, 12), 10)
-    objective = build_objective(model, TERMS[method])
+    objective = Objective(model, TERMS[method])
     streams = MaskStreams(torch.device("cpu"))
     ramp = torch.full((), 0.5, dtype=torch.float64)
     images, others = torch.rand(4, 1, 12, 12), torch.rand(5, 1, 12, 12)
@@ -238,7 +238,7 @@ def test_a_recorded_step_reads_no_value(
 def captured(recorder: Counting, method: str = "plain") -> tuple[CapturedStep, nn.Module, torch.optim.Adam]:
     model = network()
     optimizer = torch.optim.Adam(model.parameters())
-    return CapturedStep(build_objective(model, TERMS[method]), optimizer, recorder=recorder), model, optimizer
+    return CapturedStep(Objective(model, TERMS[method]), optimizer, recorder=recorder), model, optimizer
 
 
 def test_base_masks_differ_from_replay_to_replay() -> None:
@@ -306,7 +306,7 @@ def test_values_are_not_overwritten_by_the_next_replay() -> None:
 
 
 def test_what_cannot_be_recorded_is_an_error_of_its_own() -> None:
-    class Failing(EagerRecorder):
+    class Failing(Recorder):
         def record(self, step: object, generators: object) -> Callable[[], dict[str, Tensor]]:
             raise RuntimeError("operation not permitted when stream is capturing")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, records
@@ -18,13 +18,11 @@ from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
-from adversarial_dropout.experiments.models.network import Task
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import checkpoint, loop
 from adversarial_dropout.experiments.run import run as under_way
 from adversarial_dropout.experiments.run.step import Batch, Objective
-from adversarial_dropout.experiments.terms import Term
 from adversarial_dropout.experiments.trained.prediction import error
 
 from ..runs import StoppedError, interrupt, seen, small, trained
@@ -54,11 +52,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
             watch.threads.add(torch.get_num_threads())
             return super().forward(batch, ramp)
 
-    def build(model: nn.Module, terms: dict[str, Term], task: Task) -> Objective:
-        assert task == "classes"
-        return Watched(model, terms)
-
-    monkeypatch.setattr(under_way, "build_objective", build)
+    monkeypatch.setattr(under_way, "Objective", Watched)
     return watch
 
 

@@ -32,11 +32,12 @@ def run_grid_shown(
     """Train every config below ``command.out``, with a bar."""
     from adversarial_dropout.experiments.grid.grid import run_grid, run_locally
 
-    backend = run_locally
     if command.backend == "ray":
         from adversarial_dropout.experiments.grid.cluster import ray_tasks
 
         backend = ray_tasks(command.ray_address)
+    else:
+        backend = run_locally
     with progress_bar(console) as progress:
         task = progress.add_task(f"0 of {len(configs)} runs", total=1.0)
         return run_grid(

@@ -106,8 +106,8 @@ def drive(descriptor: int) -> None:
         watch = _watch(connection, address, needs, patience)
         nodes = [node for node in ray.nodes() if _has_room(node, needs)]
         # Soft: if a node dies before it is checked, its check moves to another node instead of failing.
-        affinities = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
-        checks = (_on_node.options(num_cpus=0, scheduling_strategy=soft).remote(versions, files, None) for soft in affinities)
+        pins = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+        checks = (_on_node.options(num_cpus=0, scheduling_strategy=pin).remote(versions, files, None) for pin in pins)
         found = zip(nodes, _failures(checks, len(nodes), watch), strict=True)
         if wrong := [f"{_name(node)}: {why}" for node, why in found if why is not None]:
             raise GridError("\n".join(wrong))

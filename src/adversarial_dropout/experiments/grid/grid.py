@@ -100,21 +100,9 @@ def run_grid(
 ) -> list[Record]:
     """Run every config in its own folder below ``root``, ``jobs`` at a time; return the records in the same order.
 
-    Finished cells are checked and read, interrupted ones are resumed. A cell that fails does not stop the others.
-
-    Args:
-        configs: What to run.
-        root: Folder of the folders of the cells.
-        jobs: Number of cells at a time; ``None``: as many as the backend has room for.
-        backend: Runs the cells that are not finished.
-        progress: Called about twice a second with the share of the work done and the number of finished cells.
-        location: Where the data are on this machine.
-        device: What to compute on.
-        capture: Whether to record a step as one CUDA graph.
-
-    Raises:
-        GridError: a cell failed; the message names each with its cause.
-        InvalidValueError, RecordError: the data cannot be read, or are not what the config expects.
+    Finished cells are checked and read; ``backend`` runs or resumes the others. A cell that fails does not stop them:
+    in the end, a :class:`GridError` names each that failed, with its cause. ``progress`` is called about twice a second
+    with the share of the work done and the number of finished cells.
     """
     refuse_several("a grid")
     if location.folder is not None:  # Absolute, as the folders below: a backend may run cells in another directory.

@@ -53,6 +53,7 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """Commit of the checkout that the package runs from, with "+" if the package was changed; ``None`` elsewhere."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, check=True
