@@ -205,7 +205,7 @@ def test_all_nodes_die(
         during(kill),
         pytest.warns(GridWarning, match="has died; its runs continue elsewhere"),
         pytest.raises(
-            GridError, match=rf"no node of the Ray cluster at {nodes.address} has had 1 CPU for 1 s; .* kept"
+            GridError, match=rf"no node of the Ray cluster at {nodes.address} has had 1 CPU for 1 s; .* safe"
         ),
     ):
         on_ray(nodes, tmp_path)
@@ -278,7 +278,7 @@ def test_the_head_dies(nodes: Nodes, tmp_path: Path) -> None:
         until(lambda: min(epochs(tmp_path, config) for config in LONG) > 3)
         nodes.kill_head()
 
-    message = f"the connection to the Ray cluster at {nodes.address} was lost .*; what is recorded is kept: start"
+    message = f"the connection to the Ray cluster at {nodes.address} was lost .*; what is recorded is safe: start"
     with during(kill), pytest.raises(GridError, match=message):
         on_ray(nodes, tmp_path, LONG)
     assert not list(tmp_path.glob(".cluster-*"))

@@ -75,7 +75,7 @@ def test_a_cell_that_fails_stops_no_other(index: int, tmp_path: Path) -> None:
     broken = records.run_folder(tmp_path, DIVERGING)
     told: list[tuple[float, int]] = []
     message = (
-        f"1 of 4 runs failed; the others are complete, and the same command resumes.*\n"
+        f"1 of 4 runs failed; the others are finished, and the same command resumes.*\n"
         f"{re.escape(str(broken))}: expected a finite loss.*lower --training.learning-rate"
     )
     with pytest.raises(GridError, match=message):

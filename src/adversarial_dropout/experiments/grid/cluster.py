@@ -80,8 +80,8 @@ def _run_cells(cells: Sequence[Cell], root: Path, jobs: int | None, *, address: 
             printed.seek(0)
             last_line = printed.read().strip().rpartition("\n")[2][:500]
             raise GridError(
-                f"the connection to the Ray cluster at {address} was lost ({last_line or 'it printed nothing'}); what "
-                f"is recorded is kept: start the cluster again, and give the same command"
+                f"the connection to the Ray cluster at {address} was lost ({last_line or 'it printed nothing'}); "
+                f"what is recorded is safe: start the cluster again, and give the same command"
             ) from error
         finally:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -108,8 +108,8 @@ def drive(descriptor: int) -> None:
         # Soft: if a node dies before it is checked, its check moves to another node instead of failing.
         pins = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
         checks = (_on_node.options(num_cpus=0, scheduling_strategy=pin).remote(versions, files, None) for pin in pins)
-        found = zip(nodes, _failures(checks, len(nodes), watch), strict=True)
-        if wrong := [f"{_name(node)}: {why}" for node, why in found if why is not None]:
+        checked = zip(nodes, _failures(checks, len(nodes), watch), strict=True)
+        if wrong := [f"{_name(node)}: {why}" for node, why in checked if why is not None]:
             raise GridError("\n".join(wrong))
         options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "scheduling_strategy": "SPREAD"}
         task = _on_node.options(**options, retry_exceptions=True)
@@ -186,7 +186,7 @@ def _watch(connection: Connection, address: str, needs: dict[str, float], patien
             required = " and ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)
             raise GridError(
                 f"no node of the Ray cluster at {address} has had {required} for {patience:.0f} s; what is recorded is "
-                f"kept: start nodes with `ray start --address HOST:PORT`, and give the same command"
+                f"safe: start nodes with `ray start --address HOST:PORT`, and give the same command"
             )
         yield
 

@@ -1,4 +1,4 @@
-"""Many runs at once, each resumable, none run twice. The backend for one machine is here, that for a cluster beside."""
+"""Many runs at once, each resumable, none run twice, on one machine; see :mod:`cluster` for several."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ _USUAL_STEPS = 400
 
 
 class GridError(AdversarialDropoutError, RuntimeError):
-    """Some cells of a grid failed; the records of the others are complete."""
+    """Some cells of a grid failed; the others are finished."""
 
 
 class GridWarning(AdversarialDropoutWarning):
@@ -78,7 +78,7 @@ def run_locally(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str
         return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(cell, os.getpid()) for cell in cells))
     except TerminatedWorkerError as error:
         raise GridError(
-            "a process that was training was killed, perhaps for lack of memory; the finished runs are complete: lower "
+            "a process that was training was killed, perhaps for lack of memory; what is recorded is safe: lower "
             "--jobs, and give the same command again"
         ) from error
     except OSError as error:  # Cells return their own.
@@ -100,9 +100,9 @@ def run_grid(
 ) -> list[Record]:
     """Run every config in its own folder below ``root``, ``jobs`` at a time; return the records in the same order.
 
-    Finished cells are checked and read; ``backend`` runs or resumes the others. A cell that fails does not stop them:
-    in the end, a :class:`GridError` names each that failed, with its cause. ``progress`` is called about twice a second
-    with the share of the work done and the number of finished cells.
+    Finished cells are checked and read; ``backend`` runs or resumes the others. A cell that fails does not stop them;
+    at the end, a :class:`GridError` lists the failed cells with their causes. ``progress`` is called about twice a
+    second with the share of the work done and the number of finished cells.
     """
     refuse_several("a grid")
     if location.folder is not None:  # Absolute, as the folders below: a backend may run cells in another directory.
@@ -132,7 +132,7 @@ def run_grid(
     ]
     if failed:
         raise GridError(
-            f"{len(failed)} of {len(configs)} runs failed; the others are complete, and the same command resumes "
+            f"{len(failed)} of {len(configs)} runs failed; the others are finished, and the same command resumes "
             f"these:\n" + "\n".join(failed)
         )
     return [records.read_record(folder) for folder in folders]
