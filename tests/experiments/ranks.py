@@ -128,17 +128,19 @@ def gradients(objective: nn.Module, batch: Batch, seed: int) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in objective.parameters() if parameter.grad is not None]
 
 
-def furthest(found: list[Tensor], expected: list[Tensor]) -> float:
+def furthest(actual: list[Tensor], expected: list[Tensor]) -> float:
     """Largest distance of a gradient from what it should be, relative to its largest entry."""
-    assert len(found) == len(expected)
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(found, expected, strict=True))
+    assert len(actual) == len(expected)
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(actual, expected, strict=True)
+    )
 
 
 def check_gradients(ranks: Ranks) -> dict[str, float]:
     """Of the prepared objective, against the mean of what each share gives by itself, for the same noise."""
     cases = [(name, *network, method, terms) for name, network in NETWORKS.items() for method, terms in TERMS.items()]
     network = Autoencoder(width=16, delta=0.1), (1, 8, 8)
-    found = {}
+    distances = {}
     for name, config, shape, method, terms in [*cases, ("autoencoder", *network, "add", RECONSTRUCTION)]:
 
         def build(
@@ -154,8 +156,8 @@ def check_gradients(ranks: Ranks) -> dict[str, float]:
         together = gradients(prepared, share(batch, ranks.index), seed=10 + ranks.index)
         apart = [gradients(build(), share(batch, rank), seed=10 + rank) for rank in range(NUMBER)]
         mean = [torch.stack(parts).mean(dim=0) for parts in zip(*apart, strict=True)]
-        found[f"{name} {method}"] = furthest(together, mean)
-    return found
+        distances[f"{name} {method}"] = furthest(together, mean)
+    return distances
 
 
 def check_mean_only(ranks: Ranks) -> dict[str, float]:
@@ -168,16 +170,16 @@ def check_mean_only(ranks: Ranks) -> dict[str, float]:
         return Objective(nn.Sequential(*under, AdversarialDropout(p=0.0, delta=0.1), *head), terms)
 
     batch = dataclasses.replace(batch_of((3, 6, 6)), unlabelled=None)
-    found = {}
+    distances = {}
     for method in ("plain", "at", "sadd", "at+entmin"):
         ours = build(CERTAIN[method])
         ranks.synchronised(ours.model)
         together = gradients(ranks.accelerator.prepare(ours), share(batch, ranks.index), seed=0)
         alone = build(CERTAIN[method])
-        found[method] = furthest(together, gradients(alone, batch, seed=0))
+        distances[method] = furthest(together, gradients(alone, batch, seed=0))
         for name, buffer in ours.named_buffers():
             torch.testing.assert_close(buffer, dict(alone.named_buffers())[name])
-    return found
+    return distances
 
 
 @dataclasses.dataclass
@@ -225,10 +227,10 @@ def check(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks("auto", "float32")
     ranks.accelerator.wait_for_everyone()  # From here on this is the group that runs find.
-    found: dict[str, Any] = {"gradients": check_gradients(ranks), "mean-only": check_mean_only(ranks)}
+    report: dict[str, Any] = {"gradients": check_gradients(ranks), "mean-only": check_mean_only(ranks)}
     for method in CERTAIN:
         train_without_noise(method, folder / "without-noise" / method)
-    found["steps"] = {}
+    report["steps"] = {}
     for preset, method in RUNS:
         config, data = (NOISY, sources.digits()) if preset == NOISY.preset else paper(preset, method)
         steps = Steps()
@@ -237,13 +239,13 @@ def check(folder: Path) -> None:
             mock.patch.object(sources, "load", lambda *_, data=data: data),
         ):
             loop.run(config, folder / preset)
-        found["steps"][preset] = dataclasses.asdict(steps)
+        report["steps"][preset] = dataclasses.asdict(steps)
     other = dataclasses.replace(NOISY, seed=NOISY.seed + ranks.index)
-    found["other config"] = raised(lambda: ranks.check(other))
-    found["other data"] = raised(
+    report["other config"] = raised(lambda: ranks.check(other))
+    report["other data"] = raised(
         lambda: ranks.check_same({"sha256 of the data": f"digest {ranks.index}"}, "the same images")
     )
-    (folder / f"rank-{ranks.index}.json").write_text(json.dumps(found))
+    (folder / f"rank-{ranks.index}.json").write_text(json.dumps(report))
     ranks.end()
 
 

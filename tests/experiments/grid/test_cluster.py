@@ -1,4 +1,4 @@
-"""The grid on a Ray cluster of several nodes: what dies takes nothing with it; the bits are those of one machine."""
+"""The grid on a Ray cluster of several nodes: nothing recorded is lost, and the bits are those of one machine."""
 
 import contextlib
 import os
@@ -69,13 +69,13 @@ def until(condition: Callable[[], bool]) -> None:
 
 def of_ray(title: bytes = b"") -> list[int]:
     """Processes of the clusters of this module, with a title that begins so."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             ours = any(os.readlink(file).startswith(os.environ["RAY_TMPDIR"]) for file in (process / "fd").iterdir())
             if ours and (process / "cmdline").read_bytes().startswith(title):
-                found.append(int(process.name))
-    return found
+                pids.append(int(process.name))
+    return pids
 
 
 class Nodes:
@@ -90,7 +90,7 @@ class Nodes:
                 "num_cpus": 0,
                 "include_dashboard": False,
                 "object_store_memory": 80 << 20,
-                # A node that does not answer is found dead after two seconds instead of fifteen.
+                # A node that does not answer counts as dead after two seconds instead of fifteen.
                 "_system_config": {"health_check_period_ms": 400, "health_check_failure_threshold": 5},
             },
         )
@@ -272,7 +272,7 @@ def test_the_command_ends(nodes: Nodes, tmp_path: Path) -> None:
 
 
 def test_the_head_dies(nodes: Nodes, tmp_path: Path) -> None:
-    """The last one that needs the cluster."""
+    """The last test that needs the cluster."""
 
     def kill() -> None:
         until(lambda: min(epochs(tmp_path, config) for config in LONG) > 3)

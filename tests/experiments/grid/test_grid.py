@@ -1,4 +1,4 @@
-"""Many runs: all finish, none twice, and one that fails stops no other."""
+"""Many runs: all finish, none twice, and a failure stops no other run."""
 
 import dataclasses
 import errno
@@ -38,15 +38,15 @@ def alone(tmp_path: Path) -> list[dict[str, bytes]]:
 
 
 def test_a_grid_is_its_runs(alone: list[dict[str, bytes]], tmp_path: Path) -> None:
-    found = run_grid(CONFIGS, tmp_path / "grid", jobs=1)
-    assert [record.config for record in found] == CONFIGS
+    finished = run_grid(CONFIGS, tmp_path / "grid", jobs=1)
+    assert [record.config for record in finished] == CONFIGS
     assert results(CONFIGS, tmp_path / "grid") == alone
 
 
 def test_in_two_processes(alone: list[dict[str, bytes]], tmp_path: Path) -> None:
     told: list[tuple[float, int]] = []
-    found = run_grid(CONFIGS, tmp_path / "grid", jobs=2, progress=lambda share, done: told.append((share, done)))
-    assert [record.config for record in found] == CONFIGS
+    finished = run_grid(CONFIGS, tmp_path / "grid", jobs=2, progress=lambda share, done: told.append((share, done)))
+    assert [record.config for record in finished] == CONFIGS
     assert results(CONFIGS, tmp_path / "grid") == alone
     assert told[-1] == (1.0, 3)
 

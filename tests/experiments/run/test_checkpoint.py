@@ -113,7 +113,7 @@ def test_the_newest_is_damaged(how: str, tmp_path: Path) -> None:
     with pytest.warns(RecordWarning, match=f"the checkpoint {newest} .*is damaged.*before it.*after epoch 1"):
         state = checkpoint.load(tmp_path)
     assert epoch(state) == 1
-    assert (tmp_path / checkpoint.DAMAGED).read_bytes() == broken, "kept, for whoever wants to look"
+    assert (tmp_path / checkpoint.DAMAGED).read_bytes() == broken, "still there to look at"
     # From here on as if nothing had been.
     assert epoch(checkpoint.load(tmp_path)) == 1
     checkpoint.save(tmp_path, checkpoint_state(2, 2))

@@ -1,4 +1,4 @@
-"""One run: what it sees, what it leaves, what it leaves alone, and how it goes on."""
+"""One run: what it sees, what it writes, what it leaves alone, and how it resumes."""
 
 import dataclasses
 import json
@@ -100,17 +100,17 @@ class Settings:
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    found = Settings()
+    watched = Settings()
     real = torch.optim.Adam.step
 
     def step(self: torch.optim.Adam, *arguments: Any) -> Any:
         (group,) = self.param_groups
-        found.rates.append(group["lr"])
-        found.betas.append(group["betas"])
+        watched.rates.append(group["lr"])
+        watched.betas.append(group["betas"])
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    return found
+    return watched
 
 
 def scheduled(**training: Any) -> ExperimentConfig:
@@ -199,7 +199,7 @@ def test_no_label_is_seen_that_should_not_be(validation: int, tmp_path: Path, mo
     images, labels = torch.full_like(data.images, 9), torch.full_like(data.labels, 9)
     images[split.unlabelled] = data.images[split.unlabelled]
     labels[split.labelled] = data.labels[split.labelled]
-    # The rows are the same ones: the split looks at labels, so it is kept.
+    # The rows are the same ones: the split depends on labels, so it is patched.
     monkeypatch.setattr(under_way, "make_split", lambda *arguments: split)
     spoilt = dataclasses.replace(data, images=images, labels=labels)
     monkeypatch.setattr(sources, "load", lambda *arguments: spoilt)

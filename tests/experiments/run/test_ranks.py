@@ -1,4 +1,4 @@
-"""Ranks that train one run together: killed and started again, stopped by one another, or refused.
+"""Ranks that train one run together: killed and restarted, stopped by one another, or refused.
 
 They are forked with the variables that torchrun sets, and without its eye on them: they have to end by themselves.
 """

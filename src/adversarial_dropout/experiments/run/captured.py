@@ -73,8 +73,8 @@ class CapturedStep:
     The first steps run operation by operation, and train as any other. Then loss, gradients and update are recorded on
     fixed tensors, into which each batch, the ramp and the learning rate are copied. A batch of another form runs
     operation by operation, until enough of its form have come in a row to record it. Other settings of the optimiser
-    and other train and evaluation flags are recorded anew. Everything else that Python decides is frozen: δ and p of a
-    layer, λ of a term, hooks. Parameters must keep their memory.
+    and other train and evaluation flags need a new recording. Everything else that Python decides is frozen: δ and p of
+    a layer, λ of a term, hooks. Parameters must stay at their addresses.
 
     In a replay no check reads a value: a loss that is not finite shows in the values returned. A step that cannot be
     recorded is a :class:`CaptureError`. The optimiser must be Adam; ``backward`` computes the gradients of the loss.

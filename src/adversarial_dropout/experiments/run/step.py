@@ -56,14 +56,9 @@ class Objective(nn.Module):
         return any(not term.supervised for term in self.terms)
 
     def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of one step.
+        """Return the loss, a scalar, and the detached values before weighting: of the main loss and of each term.
 
-        Args:
-            batch: The step's images.
-            ramp: Factor in [0, 1] of the weights that follow the ramp-up; as a 0-dim float64 tensor it gives the same.
-
-        Returns:
-            The loss, a scalar, and the detached values before weighting: of the main loss ("ce", "se") and the terms.
+        ``ramp`` in [0, 1] scales the weights that follow the ramp-up; as a 0-dim float64 tensor it gives the same.
         """
         under, upper = cut(self.model)
         h = under(batch.images)
@@ -94,7 +89,7 @@ class Objective(nn.Module):
         return loss, values
 
     def _main_loss(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
-        """The loss without the terms: its name, its value, and the target of terms that see the same images."""
+        """The loss without the terms: its name, its value, and the target of the terms on the same images."""
         if self.task == "images":
             images = batch.images.flatten(1)
             return "se", reconstruction_error(images, output).mean(), images
