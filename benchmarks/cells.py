@@ -18,7 +18,6 @@ from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.run.captured import CapturedStep
-from adversarial_dropout.experiments.run.devices import set_products
 from adversarial_dropout.experiments.run.step import Batch, Objective, eager_step
 
 SMALL_BATCH, SMALL_WIDTH = 4, 8
@@ -152,6 +151,12 @@ class Runner:
     def __call__(self, batch: Batch | None = None, ramp: float = 1.0) -> dict[str, Tensor]:
         set_products(self.variant.precision)
         return self.step(self.batch if batch is None else batch, ramp)
+
+
+def set_products(precision: Precision) -> None:
+    """From now on, compute products and convolutions of float32 on a GPU in TF32 if that is asked for."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def made_batch(config: ExperimentConfig, device: torch.device, *, needs_unlabelled: bool) -> Batch:

@@ -28,7 +28,7 @@ from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.run import checkpoint, loop
 from adversarial_dropout.experiments.run import run as under_way
-from adversarial_dropout.experiments.run.step import choose_step
+from adversarial_dropout.experiments.run.run import choose_step
 from adversarial_dropout.experiments.trained.evaluation import error
 
 EPOCHS = 4

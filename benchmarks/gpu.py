@@ -45,7 +45,7 @@ from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.results.summary import quartiles
 from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.captured import WARM_UP
-from adversarial_dropout.experiments.run.schedules import ramp_down, ramp_up
+from adversarial_dropout.experiments.run.optimizers import ramp_down, ramp_up
 from adversarial_dropout.experiments.trained.evaluation import error
 
 HERE = Path(__file__).resolve().parent

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig
-from adversarial_dropout.experiments.run.step import Batch, Step, build_objective, eager_step
+from adversarial_dropout.experiments.run.step import Batch, Objective, Step, eager_step
 
 WARM_UP, ROUNDS, STEPS, PROCESSES = 5, 25, 2, 2
 SHAPES, CLASSES = {"mnist-cnn": (1, 28, 28), "conv-large": (3, 32, 32)}, 10
@@ -61,7 +61,7 @@ def half(batch: Batch, rank: int) -> Batch:
 def step_of(config: ExperimentConfig, *, together: bool) -> Step:
     torch.manual_seed(0)
     model = config.model.build(SHAPES[config.model.name], CLASSES)
-    objective: nn.Module = build_objective(model, config.terms)
+    objective: nn.Module = Objective(model, config.terms)
     if together:
         objective = DistributedDataParallel(objective)
     return eager_step(objective, torch.optim.Adam(model.parameters()))

@@ -97,7 +97,7 @@ MUTANTS = (
     Mutant("a replay with the ramp of the step before", "experiments/run/captured.py", "if numbers != self._filled:", "if numbers == self._filled:", "experiments/run/test_captured.py"),
     Mutant("all layers of a search have one base mask", "experiments/run/mask_streams.py", "manual_seed(seed + index)", "manual_seed(seed)", "experiments/run/test_captured.py"),
     Mutant("a ramp in a tensor raises the precision of the loss", "experiments/run/step.py", "weight.to(value.dtype) if", "weight if", "experiments/run/test_captured.py"),
-    Mutant("a lack of memory on a GPU is not explained", "experiments/run/step.py", "step = explaining(step)", "pass", "experiments/run/test_step.py"),
+    Mutant("a lack of memory on a GPU is not explained", "experiments/run/run.py", "explaining(step) if", "step if", "experiments/run/test_step.py"),
     Mutant("every error is a lack of memory", "experiments/run/memory.py", "if not _lacks_memory(error):", "if False:", "experiments/run/test_memory.py"),
     Mutant("a lack of memory in cuBLAS is not explained", "experiments/run/memory.py", " or any(sign in str(error) for sign in _NOT_COUNTED)", "", "experiments/run/test_memory.py"),
 )  # fmt: skip

@@ -3,11 +3,14 @@
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from experiments.run.test_captured import TERMS
+from experiments.runs import small
 from torch import Tensor, nn
 
 from adversarial_dropout import (
@@ -25,17 +28,14 @@ from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.run import loop
-from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, CudaGraphs
+from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, CudaGraphs, Recorder
 from adversarial_dropout.experiments.run.memory import GpuMemoryError
-from adversarial_dropout.experiments.run.step import Batch, Objective, choose_step, eager_step
-from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
+from adversarial_dropout.experiments.run.run import choose_step
+from adversarial_dropout.experiments.run.step import Batch, Objective, eager_step
+from adversarial_dropout.experiments.terms import Term, Vadd, by_kind
 from adversarial_dropout.regularizers.base import Regularizer
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
-
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
 REGULARIZERS = (
     VirtualAdversarialDropout(),
@@ -46,7 +46,6 @@ REGULARIZERS = (
     PiModel(),
     EntropyMinimization(),
 )
-SHARED = VirtualAdversarialDropout(noise="shared", divergence="qe")
 
 
 def network() -> nn.Sequential:
@@ -55,10 +54,10 @@ def network() -> nn.Sequential:
     )
 
 
-def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Apart by no more than that share of the largest entry."""
+def assert_near(value: Tensor, expected: Tensor, tolerance: float) -> None:
+    """They differ by at most this share of the largest entry."""
     largest = max(float(expected.detach().abs().max()), 1e-3)
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * largest)
+    torch.testing.assert_close(value, expected, rtol=0, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("units", [1, 7, 2048, 65536])
@@ -66,9 +65,8 @@ def test_ties_go_to_the_lower_index_as_on_the_cpu(units: int) -> None:
     mask = torch.rand(64, units) < 0.5
     jacobian = torch.randint(-2, 3, (64, units)).float()
     for flips in (1, 5, units):
-        here = adversarial_mask(mask, jacobian, max_flips=flips)
-        there = adversarial_mask(mask.cuda(), jacobian.cuda(), max_flips=flips)
-        assert torch.equal(here, there.cpu())
+        on_gpu = adversarial_mask(mask.cuda(), jacobian.cuda(), max_flips=flips)
+        assert torch.equal(on_gpu.cpu(), adversarial_mask(mask, jacobian, max_flips=flips))
 
 
 @pytest.mark.parametrize("regularizer", REGULARIZERS, ids=repr)
@@ -77,25 +75,25 @@ def test_loss_and_gradients_are_those_of_the_cpu(regularizer: Regularizer, monke
     model = network().double()
     model[4] = nn.Identity()  # No dropout but that of the layer.
     x, other, direction = torch.randn(3, 32, 8).double()
-    y, kept = torch.randint(3, (32,)), torch.rand(32, 64) < 0.5
+    y, mask = torch.randint(3, (32,)), torch.rand(32, 64) < 0.5
     monkeypatch.setattr(torch, "randn_like", lambda like, **_: direction.to(like))
-    found = []
+    results = []
     for device in ("cpu", "cuda"):
-        own = copy.deepcopy(model).to(device).eval()
-        target = own(other.to(device))
-        own.train(isinstance(regularizer, SupervisedAdversarialDropout | VirtualAdversarialDropout))
-        layer = own[2]
+        copied = copy.deepcopy(model).to(device).eval()
+        target = copied(other.to(device))
+        copied.train(isinstance(regularizer, SupervisedAdversarialDropout | VirtualAdversarialDropout))
+        layer = copied[2]
         assert isinstance(layer, AdversarialDropout)
-        layer._last_mask = kept.to(device)
-        loss = regularizer(own, x.to(device), y.to(device), target=target)
-        gradients = torch.autograd.grad(loss, list(own.parameters()), materialize_grads=True)
-        found.append([loss.cpu(), *(gradient.cpu() for gradient in gradients)])
-    assert any(gradient.any() for gradient in found[0][1:])
-    for here, there in zip(*found, strict=True):
+        layer._last_mask = mask.to(device)
+        loss = regularizer(copied, x.to(device), y.to(device), target=target)
+        gradients = torch.autograd.grad(loss, list(copied.parameters()), materialize_grads=True)
+        results.append([loss.cpu(), *(gradient.cpu() for gradient in gradients)])
+    assert any(gradient.any() for gradient in results[0][1:])
+    for here, there in zip(*results, strict=True):
         assert_near(there, here, 1e-9)
 
 
-@pytest.mark.parametrize("regularizer", [*REGULARIZERS, SHARED], ids=repr)
+@pytest.mark.parametrize("regularizer", [*REGULARIZERS, VirtualAdversarialDropout(noise="shared")], ids=repr)
 def test_same_seed_same_loss_and_gradients(regularizer: Regularizer) -> None:
     model = network().cuda()
     x, y = torch.randn(32, 8).cuda(), torch.randint(3, (32,)).cuda()
@@ -112,9 +110,8 @@ def test_same_seed_same_loss_and_gradients(regularizer: Regularizer) -> None:
 
 def test_search_leaves_the_generator_of_the_device_as_it_was() -> None:
     model = network().cuda()
-    x = torch.randn(32, 8).cuda()
     (layer,) = (module for module in model if isinstance(module, AdversarialDropout))
-    states = []
+    x, states = torch.randn(32, 8).cuda(), []
     for delta in (0.0, 0.05):
         layer.delta = delta
         torch.manual_seed(0)
@@ -130,31 +127,15 @@ def test_masks_and_errors() -> None:
         adversarial_mask(torch.ones(2, 3).cuda(), torch.full((2, 3), torch.nan).cuda(), max_flips=1)
 
 
-TERMS: dict[str, dict[str, Term]] = {
-    "plain": {},
-    "at": by_kind(At(eps=0.1, ramp=False)),
-    "vat": by_kind(Vat(eps=1.0)),
-    "pi": by_kind(Pi(divergence="qe", weight=30.0)),
-    "sadd": by_kind(Sadd(divergence="ce")),
-    "vadd-kl": by_kind(Vadd()),
-    "vadd-shared": by_kind(Vadd(noise="shared", divergence="qe", weight=25.0)),
-    "sadd+vadd+vat": by_kind(Sadd(divergence="ce"), Vadd(weight=0.7), Vat(eps=1.0, ramp=False)),
-}
 STEPS = WARM_UP + 5
 
 
-class Counting(CudaGraphs):
-    recorded = 0
-
-    def record(
-        self, step: Callable[[], dict[str, Tensor]], generators: Sequence[torch.Generator]
-    ) -> Callable[[], dict[str, Tensor]]:
-        self.recorded += 1
-        return super().record(step, generators)
+def watched_graphs() -> mock.Mock:
+    return mock.Mock(wraps=CudaGraphs(torch.device("cuda", torch.cuda.current_device())))
 
 
 class Noisy(nn.Module):
-    """Adds noise, and keeps what it added, pass by pass; in a recording these tensors change with every replay."""
+    """Adds noise and stores it, pass by pass; in a recording these tensors change with every replay."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,32 +159,30 @@ def adam(model: nn.Module) -> torch.optim.Adam:
 
 
 def eager_and_recorded(
-    model: nn.Module, terms: dict[str, Term], made: list[Batch], recorder: CudaGraphs | None = None
+    model: nn.Module, terms: dict[str, Term], made: list[Batch], recorder: Recorder | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Losses, parameters and Adam's moments, all noise included, with a ramp, a rate and a β₁ that change."""
-    found = []
+    results = []
     for captured in (False, True):
-        own = copy.deepcopy(model)
-        objective, optimizer = Objective(own, terms), adam(own)
+        copied = copy.deepcopy(model)
+        objective, optimizer = Objective(copied, terms), adam(copied)
         step = CapturedStep(objective, optimizer, recorder=recorder) if captured else eager_step(objective, optimizer)
         torch.manual_seed(1)
         values = []
         for turn, batch in enumerate(made):
-            (group,) = optimizer.param_groups
-            group["lr"] = 1e-3 * 0.9**turn
-            group["betas"] = (0.9 if turn < STEPS - 1 else 0.8, 0.999)
+            optimizer.param_groups[0].update(lr=1e-3 * 0.9**turn, betas=(0.9 if turn < STEPS - 1 else 0.8, 0.999))
             values += list(step(batch, 1 / (turn + 2)).values())
         moments = [value for state in optimizer.state.values() for value in state.values()]
-        found.append([*values, *own.parameters(), *moments])
-    return zip(*found, strict=True)
+        results.append([*values, *copied.parameters(), *moments])
+    return zip(*results, strict=True)
 
 
-@pytest.mark.parametrize("method", TERMS)
+@pytest.mark.parametrize("method", [method for method in TERMS if "entmin" not in method])
 def test_a_recorded_step_is_the_step(method: str) -> None:
-    recorder = Counting(torch.device("cuda", torch.cuda.current_device()))
+    recorder = watched_graphs()
     for eager, recorded in eager_and_recorded(network().cuda(), TERMS[method], made_batches(STEPS), recorder):
         torch.testing.assert_close(eager, recorded, rtol=1e-6, atol=1e-6)
-    assert recorder.recorded == 2, "once, and again for another β₁"
+    assert recorder.record.call_count == 2, "once, and again for another β₁"
 
 
 @pytest.mark.parametrize("method", presets.find("paper/mnist-1000").methods)
@@ -221,19 +200,17 @@ def test_base_masks_differ_from_replay_to_replay() -> None:
     layer = model[2]
     assert isinstance(layer, AdversarialDropout)
     step = CapturedStep(Objective(model, TERMS["sadd"]), adam(model))
-    streams, kept = step._streams, []
-    searched = []
+    masks: list[Tensor] = []
+    seeds: list[int] = []
     for batch in made_batches(STEPS + 20):
         step(batch, 1.0)
         assert layer._last_mask is not None
-        kept.append(layer._last_mask.clone())
-        (generator,) = streams.generators
-        searched.append(generator.initial_seed())
-    replayed = kept[WARM_UP + 1 :]
+        masks.append(layer._last_mask.clone())
+        seeds += [generator.initial_seed() for generator in step._streams.generators]
+    replayed = masks[WARM_UP + 1 :]
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(replayed))
-    assert len(set(searched)) == len(searched)
-    rate = torch.stack(replayed).float().mean()
-    torch.testing.assert_close(rate, torch.full_like(rate, 0.5), rtol=0, atol=0.03)
+    assert len(set(seeds)) == len(seeds)
+    assert 0.47 < float(torch.stack(replayed).float().mean()) < 0.53
 
 
 @pytest.mark.parametrize("noise", ["shared", "independent"])
@@ -261,31 +238,23 @@ def test_noise_within_a_replay(noise: str) -> None:
 
 def test_a_rate_of_0_holds_without_another_recording() -> None:
     model = network().cuda()
-    optimizer, recorder = adam(model), Counting(torch.device("cuda", torch.cuda.current_device()))
+    optimizer, recorder = adam(model), watched_graphs()
     step = CapturedStep(Objective(model, TERMS["vadd-kl"]), optimizer, recorder=recorder)
-    made = made_batches(STEPS)
-    for batch in made[:-1]:
+    *first, last = made_batches(STEPS)
+    for batch in first:
         step(batch, 1.0)
     before = copy.deepcopy(model.state_dict())
     optimizer.param_groups[0]["lr"] = 0.0
-    values = step(made[-1], 0.0)
+    values = step(last, 0.0)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert float(values["loss"]) == float(values["ce"]), "a ramp of 0"
-    assert recorder.recorded == 1
+    assert recorder.record.call_count == 1
 
 
 def test_another_form_of_batch_between_replays() -> None:
-    model = network().cuda()
-    optimizer = adam(model)
-    step = CapturedStep(Objective(model, TERMS["vadd-kl"]), optimizer)
-    reference = copy.deepcopy(model)
-    eager = eager_step(Objective(reference, TERMS["vadd-kl"]), adam(reference))
-    made = [*made_batches(WARM_UP + 2), *made_batches(1, rows=5), *made_batches(2)]
-    losses = []
-    for one in (step, eager):
-        torch.manual_seed(2)
-        losses.append(torch.stack([one(batch, 1.0)["loss"] for batch in made]))
-    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+    made = [*made_batches(WARM_UP + 1), *made_batches(1, rows=5), *made_batches(2)]
+    for eager, recorded in eager_and_recorded(network().cuda(), TERMS["vadd-kl"], made):
+        torch.testing.assert_close(eager, recorded, rtol=1e-6, atol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_shows_in_the_values_of_a_replay() -> None:
@@ -298,13 +267,11 @@ def test_a_loss_that_is_not_finite_shows_in_the_values_of_a_replay() -> None:
 
 
 def test_a_run_that_diverges_ends_with_its_epoch(tmp_path: Path) -> None:
-    config = presets.get("digits-100", "vadd-kl", "tiny")
-    training = dataclasses.replace(config.training, epochs=20, steps_per_epoch=8, learning_rate=1e20)
     with pytest.raises(loop.DivergedError, match="finite"):
-        loop.run(dataclasses.replace(config, training=training), tmp_path)
+        loop.run(small("vadd-kl", epochs=20, steps=8, learning_rate=1e20), tmp_path)
 
 
-def test_a_mask_is_not_frozen_in_a_graph_of_ones_own() -> None:
+def test_a_mask_is_not_frozen_in_a_users_graph() -> None:
     model, x = network().cuda(), torch.randn(32, 8).cuda()
     vadd = VirtualAdversarialDropout()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -312,23 +279,22 @@ def test_a_mask_is_not_frozen_in_a_graph_of_ones_own() -> None:
     with torch.cuda.stream(stream):
         vadd(model, x)
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with pytest.raises(InvalidValueError, match="generators that outlive the step"), torch.cuda.graph(graph):
+    graph = torch.cuda.graph(torch.cuda.CUDAGraph())
+    with pytest.raises(InvalidValueError, match="generators that outlive the step"), graph:
         vadd(model, x)
 
 
 def test_out_of_memory_says_what_to_lower() -> None:
     torch.cuda.empty_cache()
-    total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
+    limit = torch.cuda.memory_reserved() + 2**30
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info()[1])
     try:
         model = ConvLarge(p=0.5, delta=0.05).build((3, 32, 32), 10).cuda()
         step = choose_step(Objective(model, {}), adam(model), capture=True)
         batch = Batch(torch.rand(2048, 3, 32, 32).cuda(), torch.arange(2048).cuda() % 10)
-        with pytest.raises(GpuMemoryError, match=r"Lower --training\.batch-labelled, for example") as caught:
+        message = r"with 2048 images in this process \(.* GiB, of which .*Lower --training\.batch-labelled, for example"
+        with pytest.raises(GpuMemoryError, match=message):
             step(batch, 1.0)
-        assert "at a step with 2048 images in this process (" in str(caught.value)
-        assert "GiB, of which" in str(caught.value)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()

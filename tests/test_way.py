@@ -12,7 +12,8 @@ from torch import nn
 import adversarial_dropout
 from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout
 from adversarial_dropout.experiments import presets
-from adversarial_dropout.experiments.run.step import Batch, build_objective, choose_step
+from adversarial_dropout.experiments.run.run import choose_step
+from adversarial_dropout.experiments.run.step import Batch, Objective
 
 SOURCE = Path(adversarial_dropout.__file__).parent
 
@@ -76,7 +77,7 @@ def test_from_the_regulariser_to_the_mask() -> None:
 def test_one_step_of_training() -> None:
     config = presets.get("digits-100", "vadd-qe")
     model = config.model.build((1, 8, 8), 10).train()
-    step = choose_step(build_objective(model, config.terms), torch.optim.Adam(model.parameters()))
+    step = choose_step(Objective(model, config.terms), torch.optim.Adam(model.parameters()))
     batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4), torch.rand(6, 1, 8, 8))
     entered = modules_entered(lambda: step(batch, 1.0))
     print(", ".join(entered))

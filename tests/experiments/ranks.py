@@ -35,7 +35,8 @@ from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run import loop, optimizers
 from adversarial_dropout.experiments.run import run as under_way
 from adversarial_dropout.experiments.run.ranks import Ranks, rank
-from adversarial_dropout.experiments.run.step import Batch, Objective, Step, build_objective, choose_step
+from adversarial_dropout.experiments.run.run import choose_step
+from adversarial_dropout.experiments.run.step import Batch, Objective, Step
 from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 
 from .run.test_resume import paper
@@ -127,24 +128,26 @@ def gradients(objective: nn.Module, batch: Batch, seed: int) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in objective.parameters() if parameter.grad is not None]
 
 
-def furthest(found: list[Tensor], expected: list[Tensor]) -> float:
+def furthest(actual: list[Tensor], expected: list[Tensor]) -> float:
     """Largest distance of a gradient from what it should be, relative to its largest entry."""
-    assert len(found) == len(expected)
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(found, expected, strict=True))
+    assert len(actual) == len(expected)
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(actual, expected, strict=True)
+    )
 
 
 def check_gradients(ranks: Ranks) -> dict[str, float]:
     """Of the prepared objective, against the mean of what each share gives by itself, for the same noise."""
     cases = [(name, *network, method, terms) for name, network in NETWORKS.items() for method, terms in TERMS.items()]
     network = Autoencoder(width=16, delta=0.1), (1, 8, 8)
-    found = {}
+    distances = {}
     for name, config, shape, method, terms in [*cases, ("autoencoder", *network, "add", RECONSTRUCTION)]:
 
         def build(
             config: Network = config, shape: tuple[int, int, int] = shape, terms: dict[str, Term] = terms
         ) -> Objective:
             torch.manual_seed(0)
-            return build_objective(config.build(shape, CLASSES), terms, config.task)
+            return Objective(config.build(shape, CLASSES), terms, config.task)
 
         batch = batch_of(shape)
         if name == "autoencoder":
@@ -153,8 +156,8 @@ def check_gradients(ranks: Ranks) -> dict[str, float]:
         together = gradients(prepared, share(batch, ranks.index), seed=10 + ranks.index)
         apart = [gradients(build(), share(batch, rank), seed=10 + rank) for rank in range(NUMBER)]
         mean = [torch.stack(parts).mean(dim=0) for parts in zip(*apart, strict=True)]
-        found[f"{name} {method}"] = furthest(together, mean)
-    return found
+        distances[f"{name} {method}"] = furthest(together, mean)
+    return distances
 
 
 def check_mean_only(ranks: Ranks) -> dict[str, float]:
@@ -164,19 +167,19 @@ def check_mean_only(ranks: Ranks) -> dict[str, float]:
         torch.manual_seed(0)
         under = [nn.Conv2d(3, 6, 3, bias=False), MeanOnlyBatchNorm(6), nn.LeakyReLU(), nn.Flatten()]
         head = [nn.Linear(96, 8, bias=False), MeanOnlyBatchNorm(8), nn.Linear(8, CLASSES)]
-        return build_objective(nn.Sequential(*under, AdversarialDropout(p=0.0, delta=0.1), *head), terms)
+        return Objective(nn.Sequential(*under, AdversarialDropout(p=0.0, delta=0.1), *head), terms)
 
     batch = dataclasses.replace(batch_of((3, 6, 6)), unlabelled=None)
-    found = {}
+    distances = {}
     for method in ("plain", "at", "sadd", "at+entmin"):
         ours = build(CERTAIN[method])
         ranks.synchronised(ours.model)
         together = gradients(ranks.accelerator.prepare(ours), share(batch, ranks.index), seed=0)
         alone = build(CERTAIN[method])
-        found[method] = furthest(together, gradients(alone, batch, seed=0))
+        distances[method] = furthest(together, gradients(alone, batch, seed=0))
         for name, buffer in ours.named_buffers():
             torch.testing.assert_close(buffer, dict(alone.named_buffers())[name])
-    return found
+    return distances
 
 
 @dataclasses.dataclass
@@ -224,10 +227,10 @@ def check(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks("auto", "float32")
     ranks.accelerator.wait_for_everyone()  # From here on this is the group that runs find.
-    found: dict[str, Any] = {"gradients": check_gradients(ranks), "mean-only": check_mean_only(ranks)}
+    report: dict[str, Any] = {"gradients": check_gradients(ranks), "mean-only": check_mean_only(ranks)}
     for method in CERTAIN:
         train_without_noise(method, folder / "without-noise" / method)
-    found["steps"] = {}
+    report["steps"] = {}
     for preset, method in RUNS:
         config, data = (NOISY, sources.digits()) if preset == NOISY.preset else paper(preset, method)
         steps = Steps()
@@ -236,11 +239,13 @@ def check(folder: Path) -> None:
             mock.patch.object(sources, "load", lambda *_, data=data: data),
         ):
             loop.run(config, folder / preset)
-        found["steps"][preset] = dataclasses.asdict(steps)
+        report["steps"][preset] = dataclasses.asdict(steps)
     other = dataclasses.replace(NOISY, seed=NOISY.seed + ranks.index)
-    found["other config"] = raised(lambda: ranks.check(other))
-    found["other data"] = raised(lambda: ranks.check_data(f"digest {ranks.index}"))
-    (folder / f"rank-{ranks.index}.json").write_text(json.dumps(found))
+    report["other config"] = raised(lambda: ranks.check(other))
+    report["other data"] = raised(
+        lambda: ranks.check_same({"sha256 of the data": f"digest {ranks.index}"}, "the same images")
+    )
+    (folder / f"rank-{ranks.index}.json").write_text(json.dumps(report))
     ranks.end()
 
 

@@ -402,7 +402,7 @@ def test_a_cell_that_fails_leaves_the_others(copied: Made, capsys: pytest.Captur
     capsys.readouterr()
     code, printed = fails(capsys, *copied.command)
     assert code == 1
-    assert "error: 2 of 8 runs failed; the others are kept" in printed
+    assert "error: 2 of 8 runs failed; the others are finished" in printed
     assert f"{folder / 'seed-0'}: cannot write" in printed
     found = {(line["method"], line["labels"]): line["n"] for line in ours(copied.out)}
     assert found == {("plain", "1000"): "2", ("vadd-kl", "1000"): "2", ("vadd-kl", "60000"): "2"}

@@ -1,4 +1,4 @@
-"""The grid on a Ray cluster of several nodes: what dies takes nothing with it; the bits are those of one machine."""
+"""The grid on a Ray cluster of several nodes: nothing recorded is lost, and the bits are those of one machine."""
 
 import contextlib
 import os
@@ -18,9 +18,9 @@ import pytest
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.grid import cluster as cluster_module
-from adversarial_dropout.experiments.grid.cluster import GridWarning, ray_tasks, versions
-from adversarial_dropout.experiments.grid.grid import GridError, run_grid
+from adversarial_dropout.experiments.grid import cluster
+from adversarial_dropout.experiments.grid.cluster import ray_tasks
+from adversarial_dropout.experiments.grid.grid import GridError, GridWarning, run_grid
 from adversarial_dropout.experiments.run import loop
 
 from ..calling import fails
@@ -69,13 +69,13 @@ def until(condition: Callable[[], bool]) -> None:
 
 def of_ray(title: bytes = b"") -> list[int]:
     """Processes of the clusters of this module, with a title that begins so."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             ours = any(os.readlink(file).startswith(os.environ["RAY_TMPDIR"]) for file in (process / "fd").iterdir())
             if ours and (process / "cmdline").read_bytes().startswith(title):
-                found.append(int(process.name))
-    return found
+                pids.append(int(process.name))
+    return pids
 
 
 class Nodes:
@@ -90,7 +90,7 @@ class Nodes:
                 "num_cpus": 0,
                 "include_dashboard": False,
                 "object_store_memory": 80 << 20,
-                # A node that does not answer is found dead after two seconds instead of fifteen.
+                # A node that does not answer counts as dead after two seconds instead of fifteen.
                 "_system_config": {"health_check_period_ms": 400, "health_check_failure_threshold": 5},
             },
         )
@@ -180,7 +180,7 @@ def test_a_node_dies(nodes: Nodes, alone: dict[ExperimentConfig, dict[str, bytes
 
     with (
         during(kill),
-        pytest.warns(GridWarning, match=r"node [\d.]+ \(.+\) has died; what it ran goes on elsewhere"),
+        pytest.warns(GridWarning, match=r"node [\d.]+ \(.+\) has died; its runs continue elsewhere from"),
     ):
         on_ray(nodes, tmp_path)
     assert results(tmp_path) == alone
@@ -195,7 +195,7 @@ def test_all_nodes_die(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(cluster, "_PATIENCE_SECONDS", 1.0)
 
     def kill() -> None:
         until(lambda: min(epochs(tmp_path, config) for config in LONG) > 3)
@@ -203,9 +203,9 @@ def test_all_nodes_die(
 
     with (
         during(kill),
-        pytest.warns(GridWarning, match="has died; what it ran goes on"),
+        pytest.warns(GridWarning, match="has died; its runs continue elsewhere"),
         pytest.raises(
-            GridError, match=rf"no node of the Ray cluster at {nodes.address} has had 1 CPU for 1 s; .* kept"
+            GridError, match=rf"no node of the Ray cluster at {nodes.address} has had 1 CPU for 1 s; .* safe"
         ),
     ):
         on_ray(nodes, tmp_path)
@@ -226,9 +226,10 @@ def test_all_nodes_die(
 
 
 def test_nodes_that_are_other(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "versions", lambda: {**versions(), "torch": "1.0"})
+    here = records.versions()
+    monkeypatch.setattr(records, "versions", lambda: {**here, "torch": "1.0"})
     monkeypatch.setattr(records, "write_bytes", lambda *_: None)
-    wrong = rf"got on node [\d.]+ \(.+\) torch {re.escape(versions()['torch'])} instead of 1.0, no {tmp_path}/.cluster-"
+    wrong = rf"node [\d.]+ \(.+\): .* torch: 1.0 → {re.escape(here['torch'])}; no {tmp_path}/.cluster-"
     with pytest.raises(GridError, match=rf"{wrong}(.|\n)*{wrong}"):
         on_ray(nodes, tmp_path, SHORT)
     assert not list(tmp_path.rglob("*"))
@@ -271,13 +272,13 @@ def test_the_command_ends(nodes: Nodes, tmp_path: Path) -> None:
 
 
 def test_the_head_dies(nodes: Nodes, tmp_path: Path) -> None:
-    """The last one that needs the cluster."""
+    """The last test that needs the cluster."""
 
     def kill() -> None:
         until(lambda: min(epochs(tmp_path, config) for config in LONG) > 3)
         nodes.kill_head()
 
-    message = f"the connection to the Ray cluster at {nodes.address} was lost .*; what is recorded is kept: start"
+    message = f"the connection to the Ray cluster at {nodes.address} was lost .*; what is recorded is safe: start"
     with during(kill), pytest.raises(GridError, match=message):
         on_ray(nodes, tmp_path, LONG)
     assert not list(tmp_path.glob(".cluster-*"))
@@ -307,6 +308,7 @@ def test_no_address(address: str) -> None:
 def test_ray_is_not_installed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(sys.modules, "adversarial_dropout.experiments.grid.cluster")
     monkeypatch.setitem(sys.modules, "ray", None)
     code, message = fails(capsys, "demo", "--scale", "tiny", "--out", tmp_path, "--backend", "ray")
     assert code == 2
@@ -320,28 +322,27 @@ def test_an_address_is_for_ray(command: tuple[str, ...], capsys: pytest.CaptureF
     assert "expected --ray-address only with --backend ray" in message
 
 
-def test_a_node_that_is_other(tmp_path: Path) -> None:
-    from adversarial_dropout.experiments.grid.cluster_driver import check_node
-
-    check_node(versions(), [tmp_path], "here")
-    other = {**versions(), "torch": "1.0", "python": "2.7", "ray's": "3"}
+def test_a_node_that_is_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "end_with", lambda _: None)
+    on_node = cluster._on_node._function  # type: ignore[attr-defined]
+    assert on_node(records.versions(), [tmp_path], None) is None
+    here = records.versions()
     message = (
-        f"this command, got on here python {versions()['python']} instead of 2.7, torch {versions()['torch']} instead "
-        f"of 1.0, ray's none instead of 3, no {tmp_path / 'data'}; install the same versions, and give folders that all"
+        f"this command, got (command → node) python: 2.7 → {here['python']}; ray's: 3 → None; torch: 1.0 → "
+        f"{here['torch']}; no {tmp_path / 'data'}: install the same versions, and give folders that all nodes share"
     )
     with pytest.raises(GridError, match=re.escape(message)):
-        check_node(other, [tmp_path, tmp_path / "data"], "here")
+        on_node({**here, "torch": "1.0", "python": "2.7", "ray's": "3"}, [tmp_path, tmp_path / "data"], None)
+
+
+def test_versions_tell_sources_apart() -> None:
+    assert re.fullmatch("[0-9a-f]{8}", records.versions()["adversarial-dropout's source"])
 
 
 def test_jobs_share_gpus() -> None:
-    from adversarial_dropout.experiments.grid.cluster_driver import share_of_gpu
-
-    assert [share_of_gpu(0.0, jobs, "auto") for jobs in (None, 1, 8)] == [0, 0, 0]
-    assert [share_of_gpu(2.0, jobs, "auto") for jobs in (None, 1, 2, 3, 4, 8)] == [1, 1, 1, 0.5, 0.5, 0.25]
-    assert 0.33 < share_of_gpu(8.0, 24, "cuda") <= 1 / 3
-    assert share_of_gpu(2.0, 1, "cpu") == 0
-    with pytest.raises(GridError, match="expected GPUs in the Ray cluster for --device cuda, got none; start nodes"):
-        share_of_gpu(0.0, 1, "cuda")
+    assert [cluster.share_of_gpu(0.0, jobs) for jobs in (None, 1, 8)] == [0, 0, 0]
+    assert [cluster.share_of_gpu(2.0, jobs) for jobs in (None, 1, 2, 3, 4, 8)] == [1, 1, 1, 0.5, 0.5, 0.25]
+    assert 0.33 < cluster.share_of_gpu(8.0, 24) <= 1 / 3
 
 
 @pytest.fixture
@@ -371,7 +372,7 @@ def test_full_shared_memory(
     command = ("demo", "--scale", "tiny", "--seeds", 1, "--out", tmp_path)
     done = with_shared_memory(24, *command, "--jobs", 2)
     assert done.returncode == 1
-    message = "error: expected 1024 KiB free in /dev/shm for processes to wait for each other, got 24 KiB; remove"
+    message = "error: expected 1024 KiB free in /dev/shm for the processes to synchronise, got 24 KiB; remove"
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob(records.CONFIG))

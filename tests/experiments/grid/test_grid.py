@@ -1,4 +1,4 @@
-"""Many runs: all finish, none twice, and one that fails stops no other."""
+"""Many runs: all finish, none twice, and a failure stops no other run."""
 
 import dataclasses
 import errno
@@ -38,15 +38,15 @@ def alone(tmp_path: Path) -> list[dict[str, bytes]]:
 
 
 def test_a_grid_is_its_runs(alone: list[dict[str, bytes]], tmp_path: Path) -> None:
-    found = run_grid(CONFIGS, tmp_path / "grid", jobs=1)
-    assert [record.config for record in found] == CONFIGS
+    finished = run_grid(CONFIGS, tmp_path / "grid", jobs=1)
+    assert [record.config for record in finished] == CONFIGS
     assert results(CONFIGS, tmp_path / "grid") == alone
 
 
 def test_in_two_processes(alone: list[dict[str, bytes]], tmp_path: Path) -> None:
     told: list[tuple[float, int]] = []
-    found = run_grid(CONFIGS, tmp_path / "grid", jobs=2, progress=lambda share, done: told.append((share, done)))
-    assert [record.config for record in found] == CONFIGS
+    finished = run_grid(CONFIGS, tmp_path / "grid", jobs=2, progress=lambda share, done: told.append((share, done)))
+    assert [record.config for record in finished] == CONFIGS
     assert results(CONFIGS, tmp_path / "grid") == alone
     assert told[-1] == (1.0, 3)
 
@@ -69,13 +69,13 @@ def test_more_processes_than_runs(tmp_path: Path) -> None:
     assert record.config == CONFIGS[1]
 
 
-@pytest.mark.parametrize("place", [0, 2])
-def test_a_cell_that_fails_stops_no_other(place: int, tmp_path: Path) -> None:
-    configs = [*CONFIGS[:place], DIVERGING, *CONFIGS[place:]]
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_cell_that_fails_stops_no_other(index: int, tmp_path: Path) -> None:
+    configs = [*CONFIGS[:index], DIVERGING, *CONFIGS[index:]]
     broken = records.run_folder(tmp_path, DIVERGING)
     told: list[tuple[float, int]] = []
     message = (
-        f"1 of 4 runs failed; the others are kept, and the same command goes on.*\n"
+        f"1 of 4 runs failed; the others are finished, and the same command resumes.*\n"
         f"{re.escape(str(broken))}: expected a finite loss.*lower --training.learning-rate"
     )
     with pytest.raises(GridError, match=message):
@@ -85,10 +85,10 @@ def test_a_cell_that_fails_stops_no_other(place: int, tmp_path: Path) -> None:
     ]
     assert told[-1][1] == 3
     assert told[-1][0] < 1
-    kept = {path: time for path, time in times(tmp_path).items() if broken not in path.parents}
+    unchanged = {path: time for path, time in times(tmp_path).items() if broken not in path.parents}
     with pytest.raises(GridError, match="1 of 4 runs failed"):
         run_grid(configs, tmp_path, jobs=1)
-    assert kept.items() <= times(tmp_path).items()
+    assert unchanged.items() <= times(tmp_path).items()
 
 
 def test_all_failures_are_named(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run import mask_streams
-from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, EagerRecorder
+from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, Recorder
 from adversarial_dropout.experiments.run.mask_streams import CaptureError, MaskStreams
-from adversarial_dropout.experiments.run.step import Batch, Objective, Step, build_objective, eager_step
+from adversarial_dropout.experiments.run.step import Batch, Objective, Step, eager_step
 from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.layers import Rescale
 from adversarial_dropout.regularizers.search import Search
@@ -41,7 +41,7 @@ TERMS: dict[str, dict[str, Term]] = {
 }
 
 
-class Counting(EagerRecorder):
+class Counting(Recorder):
     """Stands in for a graph and counts what was recorded and replayed."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ def trained(
     made: Iterator[Batch],
 ) -> list[Tensor]:
     """Train with a ramp, a learning rate and a β₁ that change; return all that came of it."""
-    objective = build_objective(model, terms)
+    objective = Objective(model, terms)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     step = make(objective, optimizer)
     torch.manual_seed(1)
@@ -126,11 +126,11 @@ def test_same_bits_as_operation_by_operation(method: str, form: str, seeds: Call
     kwargs = {"unlabelled": form != "labelled", "views": form == "views"}
     recorder = Counting()
     model = network()
-    found = []
+    results = []
     for make in (eager_step, lambda o, a: CapturedStep(o, a, recorder=recorder)):
         seeds()
-        found.append(trained(make, copy.deepcopy(model), TERMS[method], batches(STEPS, **kwargs)))
-    for eager, captured in zip(*found, strict=True):
+        results.append(trained(make, copy.deepcopy(model), TERMS[method], batches(STEPS, **kwargs)))
+    for eager, captured in zip(*results, strict=True):
         assert eager.dtype == captured.dtype
         assert torch.equal(eager, captured)
     assert recorder.recorded == 3, "once after the warm-up, and for each β₁ of the last two steps"
@@ -145,11 +145,11 @@ def test_same_bits_with_batch_normalisation(norm: Norm, seeds: Callable[[], None
     model = config.build((3, 12, 12), 10)
     draw = torch.Generator().manual_seed(3)
     made = [Batch(torch.rand(4, 3, 12, 12, generator=draw), torch.arange(4)) for _ in range(STEPS)]
-    found = []
+    results = []
     for make in (eager_step, CapturedStep):
         seeds()
-        found.append(trained(make, copy.deepcopy(model), TERMS["vadd-qe"], iter(made)))
-    assert all(torch.equal(eager, captured) for eager, captured in zip(*found, strict=True))
+        results.append(trained(make, copy.deepcopy(model), TERMS["vadd-qe"], iter(made)))
+    assert all(torch.equal(eager, captured) for eager, captured in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("method", ["sadd", "vadd-kl", "sadd+vadd+vat+entmin"])
@@ -157,11 +157,11 @@ def test_same_bits_with_two_layers(method: str, seeds: Callable[[], None]) -> No
     layers = [AdversarialDropout(0.5, 0.2) for _ in range(2)]
     above = (layers[0], nn.Linear(24, 24), nn.ReLU(), layers[1], nn.Linear(24, 10))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), *above)
-    found = []
+    results = []
     for make in (eager_step, CapturedStep):
         seeds()
-        found.append(trained(make, copy.deepcopy(model), TERMS[method], batches(STEPS, unlabelled=True)))
-    assert all(torch.equal(eager, captured) for eager, captured in zip(*found, strict=True))
+        results.append(trained(make, copy.deepcopy(model), TERMS[method], batches(STEPS, unlabelled=True)))
+    assert all(torch.equal(eager, captured) for eager, captured in zip(*results, strict=True))
 
 
 def test_a_ramp_in_a_tensor_gives_the_same_bits() -> None:
@@ -169,12 +169,12 @@ def test_a_ramp_in_a_tensor_gives_the_same_bits() -> None:
     (batch,) = batches(1, unlabelled=True)
     for terms in TERMS.values():
         objective = Objective(model, terms)
-        found = []
+        results = []
         for ramp in (0.3, torch.tensor(0.3, dtype=torch.float64)):
             torch.manual_seed(0)
             loss, _ = objective(batch, ramp)
-            found.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
-        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*found, strict=True))
+            results.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 class NothingRead(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -218,11 +218,11 @@ def _indices(name: str, args: tuple[Any, ...]) -> Sequence[Tensor]:
 def test_a_recorded_step_reads_no_value(
     method: str, rescale: Rescale, config: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a graph is captured, values are not readable; nothing may look at one all the same."""
+    """While a graph is captured, values are not readable, and nothing may read one."""
     for module in ("divergences", "layers", "masks", "regularizers.passes", "regularizers.search"):
         monkeypatch.setattr(f"adversarial_dropout.{module}.values_readable", lambda _: False)
     model = dataclasses.replace(config, rescale=rescale).build((1, 12, 12), 10)
-    objective = build_objective(model, TERMS[method])
+    objective = Objective(model, TERMS[method])
     streams = MaskStreams(torch.device("cpu"))
     ramp = torch.full((), 0.5, dtype=torch.float64)
     images, others = torch.rand(4, 1, 12, 12), torch.rand(5, 1, 12, 12)
@@ -238,7 +238,7 @@ def test_a_recorded_step_reads_no_value(
 def captured(recorder: Counting, method: str = "plain") -> tuple[CapturedStep, nn.Module, torch.optim.Adam]:
     model = network()
     optimizer = torch.optim.Adam(model.parameters())
-    return CapturedStep(build_objective(model, TERMS[method]), optimizer, recorder=recorder), model, optimizer
+    return CapturedStep(Objective(model, TERMS[method]), optimizer, recorder=recorder), model, optimizer
 
 
 def test_base_masks_differ_from_replay_to_replay() -> None:
@@ -306,7 +306,7 @@ def test_values_are_not_overwritten_by_the_next_replay() -> None:
 
 
 def test_what_cannot_be_recorded_is_an_error_of_its_own() -> None:
-    class Failing(EagerRecorder):
+    class Failing(Recorder):
         def record(self, step: object, generators: object) -> Callable[[], dict[str, Tensor]]:
             raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -329,7 +329,7 @@ def test_streams_serve_only_while_they_serve() -> None:
             with streams.serving():
                 first = regularizer(model, x)
         else:
-            assert torch.equal(first, regularizer(model, x)), "the same seed, drawn at the same place"
+            assert torch.equal(first, regularizer(model, x)), "the same seed, drawn at the same point"
     assert len(streams.generators) == 1
 
 

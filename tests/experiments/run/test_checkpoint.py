@@ -32,17 +32,17 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def flipped(place: int) -> Callable[[bytes], bytes]:
+def flipped(index: int) -> Callable[[bytes], bytes]:
     def damage(content: bytes) -> bytes:
         changed = bytearray(content)
-        changed[place] ^= 1 << (place % 8)
+        changed[index] ^= 1 << (index % 8)
         return bytes(changed)
 
     return damage
 
 
-for _place in (0, 1, -1, -32, -33, -40, *random.Random(0).sample(range(SIZE), 6)):
-    DAMAGES[f"byte {_place} flipped"] = flipped(_place)
+for _index in (0, 1, -1, -32, -33, -40, *random.Random(0).sample(range(SIZE), 6)):
+    DAMAGES[f"byte {_index} flipped"] = flipped(_index)
 
 
 def damage(path: Path, how: Callable[[bytes], bytes]) -> None:
@@ -113,7 +113,7 @@ def test_the_newest_is_damaged(how: str, tmp_path: Path) -> None:
     with pytest.warns(RecordWarning, match=f"the checkpoint {newest} .*is damaged.*before it.*after epoch 1"):
         state = checkpoint.load(tmp_path)
     assert epoch(state) == 1
-    assert (tmp_path / checkpoint.DAMAGED).read_bytes() == broken, "kept, for whoever wants to look"
+    assert (tmp_path / checkpoint.DAMAGED).read_bytes() == broken, "still there to look at"
     # From here on as if nothing had been.
     assert epoch(checkpoint.load(tmp_path)) == 1
     checkpoint.save(tmp_path, checkpoint_state(2, 2))
@@ -208,7 +208,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so_and_starts_again_withou
     for path in paths:
         damage(path, DAMAGES["empty"])
     for _ in range(2):
-        with pytest.raises(RecordError, match="no whole checkpoint is left"):
+        with pytest.raises(RecordError, match="all checkpoints are damaged"):
             loop.run(config, folder)
     for path in paths:
         path.unlink()

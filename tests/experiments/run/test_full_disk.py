@@ -1,4 +1,4 @@
-"""A full disk, a read-only folder: the cause is named, nothing is lost, and the same call goes on afterwards."""
+"""A full disk, a read-only folder: the cause is named, nothing is lost, and the same call resumes the run."""
 
 import errno
 import itertools
@@ -43,7 +43,7 @@ def break_from(monkeypatch: pytest.MonkeyPatch, operation: str, call: int, code:
 
 
 def check_whole(folder: Path) -> None:
-    """What is there is whole, and nothing half-written lies beside it."""
+    """What is there is complete, and there are no half-written files."""
     assert not list(folder.rglob("*.tmp"))
     for path in folder.glob("*.json"):
         json.loads(path.read_text())

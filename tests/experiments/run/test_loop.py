@@ -1,4 +1,4 @@
-"""One run: what it sees, what it leaves, what it leaves alone, and how it goes on."""
+"""One run: what it sees, what it writes, what it leaves alone, and how it resumes."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import models, records
@@ -18,13 +18,11 @@ from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
-from adversarial_dropout.experiments.models.network import Task
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import checkpoint, loop
 from adversarial_dropout.experiments.run import run as under_way
 from adversarial_dropout.experiments.run.step import Batch, Objective
-from adversarial_dropout.experiments.terms import Term
 from adversarial_dropout.experiments.trained.evaluation import error
 
 from ..runs import StoppedError, interrupt, seen, small, trained
@@ -54,11 +52,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
             watch.threads.add(torch.get_num_threads())
             return super().forward(batch, ramp)
 
-    def build(model: nn.Module, terms: dict[str, Term], task: Task) -> Objective:
-        assert task == "classes"
-        return Watched(model, terms)
-
-    monkeypatch.setattr(under_way, "build_objective", build)
+    monkeypatch.setattr(under_way, "Objective", Watched)
     return watch
 
 
@@ -106,17 +100,17 @@ class Settings:
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    found = Settings()
+    watched = Settings()
     real = torch.optim.Adam.step
 
     def step(self: torch.optim.Adam, *arguments: Any) -> Any:
         (group,) = self.param_groups
-        found.rates.append(group["lr"])
-        found.betas.append(group["betas"])
+        watched.rates.append(group["lr"])
+        watched.betas.append(group["betas"])
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    return found
+    return watched
 
 
 def scheduled(**training: Any) -> ExperimentConfig:
@@ -205,7 +199,7 @@ def test_no_label_is_seen_that_should_not_be(validation: int, tmp_path: Path, mo
     images, labels = torch.full_like(data.images, 9), torch.full_like(data.labels, 9)
     images[split.unlabelled] = data.images[split.unlabelled]
     labels[split.labelled] = data.labels[split.labelled]
-    # The rows are the same ones: the split looks at labels, so it is kept.
+    # The rows are the same ones: the split depends on labels, so it is patched.
     monkeypatch.setattr(under_way, "make_split", lambda *arguments: split)
     spoilt = dataclasses.replace(data, images=images, labels=labels)
     monkeypatch.setattr(sources, "load", lambda *arguments: spoilt)

@@ -1,4 +1,4 @@
-"""Ranks that train one run together: killed and started again, stopped by one another, or refused.
+"""Ranks that train one run together: killed and restarted, stopped by one another, or refused.
 
 They are forked with the variables that torchrun sets, and without its eye on them: they have to end by themselves.
 """
@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
@@ -23,7 +24,7 @@ from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import checkpoint, devices, loop
 from adversarial_dropout.experiments.run import run as under_way
 from adversarial_dropout.experiments.run.ranks import Ranks, launched, noise_seed, rank
-from adversarial_dropout.experiments.run.step import build_objective
+from adversarial_dropout.experiments.run.step import Objective
 
 from ..children import Children, Command, End
 from ..runs import StoppedError, arguments, result, small, trained
@@ -149,10 +150,10 @@ def test_processes_that_nothing_launched(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks("cpu", "float32")
-    ranks.number = 2
-    own = {"host": "here", "versions": {"torch": "2.13.0", "python": "3.11.8"}, "config": small().to_dict()}
-    other = {**own, "host": "there", "versions": {"torch": "2.12.1", "python": "3.11.8"}}
-    monkeypatch.setattr(ranks, "gathered", lambda value: [own, other])
+    ranks.count = 2
+    here = {"torch": "2.13.0", "python": "3.11.8", **small().to_dict()}
+    there = {**here, "torch": "2.12.1"}
+    monkeypatch.setattr(ranks, "gathered", lambda value: [("here", here), ("there", there)])
     message = r"rank 1 on there differs from rank 0 on here \(rank 0 → rank 1\): torch: 2.13.0 → 2.12.1$"
     with pytest.raises(InvalidValueError, match=message):
         ranks.check(small())
@@ -160,7 +161,9 @@ def test_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InvalidValueError, match=r"each of the 2 GPUs of .*, got 4; give torchrun --nproc-per-node 2"):
+    with pytest.raises(
+        InvalidValueError, match=r"one process for each of the 2 GPUs of .*, got 4; give torchrun --nproc-per-node 2"
+    ):
         devices.check_device("auto", 4)
     devices.check_device("cpu", 4)
     devices.check_device("auto", 2)
@@ -168,7 +171,7 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_synchronised_batch_norm_keeps_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks("cuda", "float32")
-    ranks.number = 2
+    ranks.count = 2
     monkeypatch.setattr(Ranks, "device", torch.device("cuda"))
     config = ConvLarge(width=8, norm_logits=True)
     plain = config.build((3, 12, 12), 5)
@@ -245,13 +248,13 @@ def test_precision_is_that_of_every_pass(method: str, tmp_path: Path, monkeypatc
             measuring.add(output.dtype)
 
     def watched(*arguments: Any) -> torch.nn.Module:
-        objective = build_objective(*arguments)
+        objective = Objective(*arguments)
         for module in objective.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 module.register_forward_hook(note)
         return objective
 
-    monkeypatch.setattr(under_way, "build_objective", watched)
+    monkeypatch.setattr(under_way, "Objective", watched)
     before = torch.get_float32_matmul_precision()
     cases: list[tuple[Precision, torch.dtype, str]] = [
         ("float32", torch.float32, before),
@@ -304,6 +307,20 @@ def test_recording_without_a_gpu_is_refused_before_anything_is_written(tmp_path:
     with pytest.raises(InvalidValueError, match="expected a CUDA GPU for --capture"):
         grid.run_grid([small()], tmp_path / "grid", jobs=2, capture=True)
     assert not list(tmp_path.rglob("*"))
+
+
+def test_recording_needs_one_process_and_a_recent_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with monkeypatch.context() as several:
+        several.setenv("WORLD_SIZE", "2")
+        with pytest.raises(InvalidValueError, match="one process for --capture, got 2"):
+            loop.run(small(), tmp_path / "run", capture=True)
+    devices.check_device("cuda", capture=True)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1"))
+    devices.check_device("cuda")
+    with pytest.raises(InvalidValueError, match=r"expected PyTorch 2\.10 or later for --capture, got 2\.9\.1"):
+        devices.check_device("cuda", capture=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_record_says_the_device(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on, one that is finished is not repeated, and one that cannot be what was asked stops."""
+"""A stopped run resumes, a finished run is not repeated, and a run with another config is refused."""
 
 import dataclasses
 import math
@@ -95,10 +95,10 @@ def test_what_is_kept_of_the_papers_networks_gives_the_recorded_error(
     monkeypatch.setattr(sources, "load", lambda *arguments: data)
     monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "cache"))
     record = loop.run(config, tmp_path / "run")
-    kept = Trained.load(record)
-    guesses = [int(kept.model(kept.pixels(data.images[[row]])).argmax()) for row in range(50, 60)]
+    network = Trained.load(record)
+    guesses = [int(network.model(network.pixels(data.images[[row]])).argmax()) for row in range(50, 60)]
     assert record.error == pytest.approx(10 * sum(guess != number for number, guess in enumerate(guesses)))
-    assert (kept.shape, kept.classes) == (data.shape, data.classes)
+    assert (network.shape, network.classes) == (data.shape, data.classes)
 
 
 def test_seconds_count_all_restarts(tmp_path: Path) -> None:

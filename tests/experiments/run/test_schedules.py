@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adversarial_dropout.experiments.run.schedules import ramp_down, ramp_up
+from adversarial_dropout.experiments.run.optimizers import ramp_down, ramp_up
 
 LENGTHS = st.integers(1, 200)
 

@@ -46,18 +46,18 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def found(together: Path) -> list[dict[str, Any]]:
+def reports(together: Path) -> list[dict[str, Any]]:
     return [json.loads((together / f"rank-{rank}.json").read_text()) for rank in range(NUMBER)]
 
 
-def test_gradients_are_the_mean_of_the_shares(found: list[dict[str, Any]]) -> None:
-    for rank in found:
+def test_gradients_are_the_mean_of_the_shares(reports: list[dict[str, Any]]) -> None:
+    for rank in reports:
         assert len(rank["gradients"]) == 33, "8 methods on 4 networks, and the autoencoder"
         assert max(rank["gradients"].values()) < 1e-5, rank["gradients"]
 
 
-def test_mean_only_normalisation_is_that_of_the_joined_batch(found: list[dict[str, Any]]) -> None:
-    for rank in found:
+def test_mean_only_normalisation_is_that_of_the_joined_batch(reports: list[dict[str, Any]]) -> None:
+    for rank in reports:
         assert len(rank["mean-only"]) == 4
         assert max(rank["mean-only"].values()) < 1e-5, rank["mean-only"]
 
@@ -83,8 +83,8 @@ def test_without_noise_two_processes_are_one_with_the_joined_batch(method: str, 
 
 
 @pytest.mark.parametrize("preset", [preset for preset, _ in RUNS])
-def test_after_every_step_the_weights_are_the_same(preset: str, together: Path, found: list[dict[str, Any]]) -> None:
-    first, second = (rank["steps"][preset] for rank in found)
+def test_after_every_step_the_weights_are_the_same(preset: str, together: Path, reports: list[dict[str, Any]]) -> None:
+    first, second = (rank["steps"][preset] for rank in reports)
     assert len(set(first["weights"])) == 6
     assert first["weights"] == second["weights"]
     assert not set(first["images"]) & set(second["images"]), "each sees its own share"
@@ -97,8 +97,8 @@ def test_after_every_step_the_weights_are_the_same(preset: str, together: Path, 
     assert records.read_record(together / preset).final["environment"]["processes"] == NUMBER
 
 
-def test_ranks_that_differ_are_refused(found: list[dict[str, Any]]) -> None:
-    for rank in found:
+def test_ranks_that_differ_are_refused(reports: list[dict[str, Any]]) -> None:
+    for rank in reports:
         assert re.search(
             r"same command on all ranks; rank 1 on .* \(rank 0 → rank 1\): seed: 3 → 4", rank["other config"]
         )

@@ -324,9 +324,9 @@ DIGITS = sources.digits()
 def steps(data: DataConfig, training: TrainingConfig, *, needs_unlabelled: bool) -> list[Batch]:
     split, pixels = make_split(DIGITS, data, 0), Pixels(data, DIGITS.brightest)
     order = torch.Generator().manual_seed(3)
-    found = list(batches(DIGITS, pixels, split, training, order, needs_unlabelled=needs_unlabelled))
-    assert len(found) == steps_of_an_epoch(training, len(split.labelled), len(split.unlabelled))
-    return found
+    made = list(batches(DIGITS, pixels, split, training, order, needs_unlabelled=needs_unlabelled))
+    assert len(made) == steps_of_an_epoch(training, len(split.labelled), len(split.unlabelled))
+    return made
 
 
 def is_shifted(view: Tensor, original: Tensor, most: int) -> bool:
@@ -356,9 +356,9 @@ def test_a_step_makes_the_views_that_are_needed(
 ) -> None:
     training = TrainingConfig(batch_labelled=8, batch_unlabelled=unlabelled, steps_per_epoch=3)
     data = DataConfig(labelled=100, translate=translate)
-    found = steps(data, training, needs_unlabelled=needs)
-    assert len(found) == 3
-    for step in found:
+    made = steps(data, training, needs_unlabelled=needs)
+    assert len(made) == 3
+    for step in made:
         assert step.images.shape == (8, 1, 8, 8)
         assert (step.unlabelled is not None) == has_unlabelled
         assert (step.second is not None) == has_second
@@ -381,7 +381,7 @@ def test_the_second_view_is_of_the_same_images_in_the_same_order(unlabelled: int
             assert is_shifted(two, image, 2)
             assert not is_shifted(1 - one, image, 2)
             differ += not torch.equal(one, two)
-    assert differ >= 24, "25 places: of 32 pairs one or two are equal"
+    assert differ >= 24, "25 shifts: of 32 pairs one or two are equal"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder, Initialization, reconstruction_error
 from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
-from adversarial_dropout.experiments.run.step import Batch, build_objective
+from adversarial_dropout.experiments.run.step import Batch, Objective
 from adversarial_dropout.experiments.terms import Add, Vadd, Vat, by_kind
 from adversarial_dropout.experiments.trained import evaluation
 from adversarial_dropout.experiments.trained.evaluation import error
@@ -87,7 +87,7 @@ def test_the_loss_and_its_gradients_written_out(weight: float) -> None:
     """mean ‖x − x̂(εˢ)‖² / D + λ mean ‖x − x̂(ε_adv)‖² / D, the search started from the mask of the first pass."""
     model = small_model()
     x = torch.rand(7, 1, 4, 5, dtype=torch.float64)
-    objective = build_objective(model, by_kind(Add(weight=weight, ramp=False)), "images")
+    objective = Objective(model, by_kind(Add(weight=weight, ramp=False)), "images")
     torch.manual_seed(11)
     loss, values = objective(Batch(x, torch.zeros(7, dtype=torch.int64)), 0.25)
     gradients = torch.autograd.grad(loss, list(model.parameters()))

@@ -182,8 +182,8 @@ def test_jaccard_distance_of_two_empty_sets_is_undefined(units: int) -> None:
         (mask(1, 0), mask(1, 0).view(1, 2), 1, 1, InvalidValueError, r"shape \(H,\), got \(1, 2\)"),
         (mask(1, 0), mask(1, 1), 0, 1, InvalidValueError, "below to be a whole number, 1 or more, got 0"),
         (mask(1, 0), mask(1, 1), 1, -1, InvalidValueError, "above to be a whole number, 1 or more, got -1"),
-        (mask(1, 0), mask(1, 1), 1.0, 1, InvalidValueError, r"below to be a whole number, 1 or more, got 1\.0"),
-        (mask(1, 0), mask(1, 1), 1, True, InvalidValueError, "above to be a whole number, 1 or more, got True"),
+        (mask(1, 0), mask(1, 1), 1.0, 1, InvalidTypeError, r"below to be a whole number, 1 or more, got 1\.0"),
+        (mask(1, 0), mask(1, 1), 1, True, InvalidTypeError, "above to be a whole number, 1 or more, got True"),
     ],
 )
 def test_bad_arguments(first: Any, second: Any, below: Any, above: Any, error: type[Exception], message: str) -> None:

@@ -28,10 +28,14 @@ def run_grid_shown(
     configs: Sequence[ExperimentConfig], command: Grid, location: DataLocation, console: Console
 ) -> list[Record]:
     """Train every config below ``command.out`` and show a progress bar."""
-    from adversarial_dropout.experiments.grid.cluster import ray_tasks
     from adversarial_dropout.experiments.grid.grid import run_grid, run_locally
 
-    backend = ray_tasks(command.ray_address) if command.backend == "ray" else run_locally
+    if command.backend == "ray":
+        from adversarial_dropout.experiments.grid.cluster import ray_tasks
+
+        backend = ray_tasks(command.ray_address)
+    else:
+        backend = run_locally
     with progress_bar(console) as progress:
         task = progress.add_task(f"0 of {len(configs)} runs", total=1.0)
         return run_grid(

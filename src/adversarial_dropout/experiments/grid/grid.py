@@ -1,5 +1,6 @@
-"""Many runs at once: each cell resumable, none run twice. Local processes are here, a cluster has its own file."""
+"""Many runs at once, each resumable, none run twice, on one machine; see :mod:`cluster` for several."""
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adversarial_dropout.errors import AdversarialDropoutError
+from adversarial_dropout.errors import AdversarialDropoutError, AdversarialDropoutWarning
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import Device, ExperimentConfig
 from adversarial_dropout.experiments.data import sources
@@ -21,27 +22,20 @@ from adversarial_dropout.experiments.run.ranks import refuse_several
 _POLL_SECONDS = 0.5
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_NEEDED = 1 << 20
-
-_COST_PLAIN = 3
-"""Forward passes of an example for the cross-entropy, the backward pass counted as two. They weigh the progress."""
 _USUAL_STEPS = 400
 
 
 class GridError(AdversarialDropoutError, RuntimeError):
-    """Some cells of a grid failed; the others are finished and kept."""
+    """Some cells of a grid failed; the others are finished."""
+
+
+class GridWarning(AdversarialDropoutWarning):
+    """Something happened to a cluster; its grid continues."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid.
-
-    Attributes:
-        config: What is run.
-        folder: Where its record is, or will be.
-        location: Where the data lie.
-        device: What to compute on.
-        capture: Whether a step is recorded as one CUDA graph.
-    """
+    """A run of a grid: its config, its folder, and how to run it (as in :func:`loop.run`)."""
 
     config: ExperimentConfig
     folder: Path
@@ -50,29 +44,33 @@ class Cell:
     capture: bool = False
 
     def run(self) -> str | None:
-        """Run it, or go on with it; return why it failed, or ``None``."""
+        """Run or resume it; return why it failed, or ``None``."""
         try:
             loop.run(self.config, self.folder, location=self.location, device=self.device, capture=self.capture)
         except AdversarialDropoutError as error:
             return str(error)
-        except Exception as error:  # The other cells go on, whatever went wrong in this one.
+        except Exception as error:  # Whatever went wrong, the other cells continue.
             return f"{type(error).__name__}: {error}"
         return None
 
 
 Backend = Callable[[Sequence[Cell], Path, int | None], list[str | None]]
 """Runs cells whose folders are below a root, so many at a time (``None``: as many as there is room for); returns why
-each failed, or ``None``. Raises :class:`GridError` where none can go on."""
+each failed, or ``None``. Raises :class:`GridError` if none can continue."""
 
 
 def run_locally(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str | None]:
-    """The backend of one machine: ``jobs`` processes, one a core if that is ``None``."""
-    for device, capture in {(cell.device, cell.capture) for cell in cells}:
-        check_device(device, capture=capture)
+    """The backend of one machine: ``jobs`` processes, or one per core."""
+    check_device(cells[0].device, capture=cells[0].capture)
     jobs = min(jobs or os.cpu_count() or 1, len(cells))
     if jobs <= 1:
         return [cell.run() for cell in cells]
-    _check_shared_memory()
+    if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < _SHARED_MEMORY_NEEDED:
+        raise GridError(
+            f"expected {_SHARED_MEMORY_NEEDED >> 10} KiB free in {_SHARED_MEMORY} for the processes to synchronise, "
+            f"got {free >> 10} KiB; remove files there, make it larger (in a container --shm-size=64m), or give the "
+            f"same command with --jobs 1"
+        )
     import joblib  # Here, because its import needs shared memory too.
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -80,10 +78,10 @@ def run_locally(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str
         return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(cell, os.getpid()) for cell in cells))
     except TerminatedWorkerError as error:
         raise GridError(
-            "a process that was training was killed, perhaps for lack of memory; the finished runs are kept: lower "
+            "a process that was training was killed, perhaps for lack of memory; what is recorded is safe: lower "
             "--jobs, and give the same command again"
         ) from error
-    except OSError as error:  # Cells return theirs.
+    except OSError as error:  # Cells return their own.
         raise GridError(
             f"cannot start processes: {error}; free memory and {_SHARED_MEMORY}, or give the same command with --jobs 1"
         ) from error
@@ -100,48 +98,41 @@ def run_grid(
     device: Device = "auto",
     capture: bool = False,
 ) -> list[Record]:
-    """Run every config in a folder of its own below ``root``, ``jobs`` at a time.
+    """Run every config in its own folder below ``root``, ``jobs`` at a time; return the records in the same order.
 
-    Finished cells are read, interrupted ones go on from their last checkpoint. A cell that fails does not stop the
-    others.
-
-    Args:
-        configs: The cells.
-        root: Where their folders are.
-        jobs: Number of cells at a time; ``None``: as many as the backend has room for.
-        backend: Where they run.
-        progress: Called about twice a second with the share of the work that is done and the number of finished cells.
-        location: Where the data lie on this machine.
-        device: What to compute on.
-        capture: Whether a step is recorded as one CUDA graph.
-
-    Returns:
-        The records, in the order of ``configs``.
-
-    Raises:
-        GridError: at least one cell failed; the message names each with its cause.
-        InvalidValueError, RecordError: the data cannot be had, or some of them cannot be read.
+    Finished cells are checked and read; ``backend`` runs or resumes the others. A cell that fails does not stop them;
+    at the end, a :class:`GridError` lists the failed cells with their causes. ``progress`` is called about twice a
+    second with the share of the work done and the number of finished cells.
     """
     refuse_several("a grid")
+    if location.folder is not None:  # Absolute, as the folders below: a backend may run cells in another directory.
+        location = dataclasses.replace(location, folder=location.folder.expanduser().absolute())
     folders = [records.run_folder(root, config) for config in configs]
-    unfinished = [config for config, folder in zip(configs, folders, strict=True) if not records.is_finished(folder)]
-    for data in dict.fromkeys(config.data for config in unfinished):
-        sources.load(data, location)  # Decoded and checked once, before any process trains.
+    cells = [
+        Cell(config, folder.absolute(), location, device, capture)
+        for config, folder in zip(configs, folders, strict=True)
+    ]
+    todo = [cell for cell in cells if not records.is_finished(cell.folder)]
+    for data in dict.fromkeys(cell.config.data for cell in todo):
+        sources.load(data, location)  # Decode and check them once, before any process trains.
     finished = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(configs, folders, progress, finished), daemon=True)
-    watcher.start()
+    watcher = threading.Thread(target=_watch, args=(cells, progress, finished), daemon=True)
+    if progress is not None:
+        watcher.start()
     try:
-        cells = [
-            Cell(config, folder, location, device, capture) for config, folder in zip(configs, folders, strict=True)
-        ]
-        failures = backend(cells, root, jobs)
+        failures = {cell: cell.run() for cell in cells if cell not in todo}
+        if todo:
+            failures.update(zip(todo, backend(todo, root, jobs), strict=True))
     finally:
         finished.set()
-        watcher.join()
-    failed = [f"{folder}: {why}" for folder, why in zip(folders, failures, strict=True) if why is not None]
+        if progress is not None:
+            watcher.join()
+    failed = [
+        f"{folder}: {why}" for folder, why in zip(folders, map(failures.get, cells), strict=True) if why is not None
+    ]
     if failed:
         raise GridError(
-            f"{len(failed)} of {len(configs)} runs failed; the others are kept, and the same command goes on with "
+            f"{len(failed)} of {len(configs)} runs failed; the others are finished, and the same command resumes "
             f"these:\n" + "\n".join(failed)
         )
     return [records.read_record(folder) for folder in folders]
@@ -154,7 +145,7 @@ def _run(cell: Cell, parent: int) -> str | None:
 
 @functools.cache
 def end_with(parent: int) -> None:
-    """From now on, end this process when ``parent`` has ended, however that was: what is recorded is whole."""
+    """From now on, end this process when ``parent`` has ended for any reason; its files are complete at any time."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -164,41 +155,22 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _check_shared_memory() -> None:
-    if _SHARED_MEMORY.is_dir():
-        free = shutil.disk_usage(_SHARED_MEMORY).free
-        if free < _SHARED_MEMORY_NEEDED:
-            raise GridError(
-                f"expected {_SHARED_MEMORY_NEEDED >> 10} KiB free in {_SHARED_MEMORY} for processes to wait for each "
-                f"other, got {free >> 10} KiB; remove what others left there, make it larger (in a container "
-                f"--shm-size=64m), or give the same command with --jobs 1"
-            )
-
-
-def _cost(config: ExperimentConfig) -> float:
-    training = config.training
-    labelled, unlabelled = training.batch_labelled, training.batch_unlabelled or training.batch_labelled
-    step = _COST_PLAIN * labelled + sum(
-        term.cost * (labelled if term.supervised else unlabelled) for term in config.terms.values()
-    )
-    steps = training.epochs * (training.steps_per_epoch or _USUAL_STEPS)
-    return steps * step * config.model.work
-
-
-def _watch(
-    configs: Sequence[ExperimentConfig],
-    folders: Sequence[Path],
-    progress: Callable[[float, int], None] | None,
-    finished: threading.Event,
-) -> None:
-    if progress is None:
-        return
-    total = sum(_cost(config) for config in configs)
+def _watch(cells: Sequence[Cell], progress: Callable[[float, int], None], finished: threading.Event) -> None:
+    costs = [_cost(cell.config) for cell in cells]
     last = False
     while not last:
         last = finished.wait(_POLL_SECONDS)
         done = sum(
-            _cost(config) * min(1.0, records.epochs_done(folder) / config.training.epochs)
-            for config, folder in zip(configs, folders, strict=True)
+            cost * min(1.0, records.epochs_done(cell.folder) / cell.config.training.epochs)
+            for cost, cell in zip(costs, cells, strict=True)
         )
-        progress(done / total, sum(records.is_finished(folder) for folder in folders))
+        progress(done / sum(costs), sum(records.is_finished(cell.folder) for cell in cells))
+
+
+def _cost(config: ExperimentConfig) -> float:
+    """Work of a run, by which the progress is weighted: passes through the network, times its size."""
+    training = config.training
+    labelled, unlabelled = training.batch_labelled, training.batch_unlabelled or training.batch_labelled
+    step = 3 * labelled  # The cross-entropy's forward pass, and its backward pass that takes twice as long.
+    step += sum(term.cost * (labelled if term.supervised else unlabelled) for term in config.terms.values())
+    return training.epochs * (training.steps_per_epoch or _USUAL_STEPS) * step * config.model.work

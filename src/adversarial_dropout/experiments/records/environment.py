@@ -1,6 +1,7 @@
 """Where a result was computed: versions, hardware and commit."""
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from adversarial_dropout.experiments.records.files import write_json
+
+_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
@@ -29,9 +32,14 @@ def environment() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    return {"python": environment()["python"], **environment()["packages"]}
+    """Versions that results depend on: of Python, of packages, and of the source of this one."""
+    source = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        source.update(path.read_bytes())
+    current = environment()
+    return {"python": current["python"], **current["packages"], "adversarial-dropout's source": source.hexdigest()[:8]}
 
 
 def _processor() -> str:
@@ -45,11 +53,10 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """Commit of the checkout that the package runs from, with "+" if the package was changed; ``None`` if installed."""
-    package = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", *arguments], cwd=package, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:

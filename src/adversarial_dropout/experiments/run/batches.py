@@ -13,7 +13,7 @@ from adversarial_dropout.experiments.run.step import Batch
 
 
 def steps_of_an_epoch(config: TrainingConfig, labelled: int, unlabelled: int) -> int:
-    """As many as the config says, else those of one pass over so many images."""
+    """Steps as the config says, or those of one pass over the images: the unlabelled ones, if any are used."""
     rows, batch = unlabelled, config.batch_unlabelled
     if not batch:
         rows, batch = labelled, config.batch_labelled
@@ -21,7 +21,7 @@ def steps_of_an_epoch(config: TrainingConfig, labelled: int, unlabelled: int) ->
 
 
 def steps_of_a_run(config: ExperimentConfig, images: int) -> int:
-    """Those of all epochs, where so many images have a label and none of them is held out."""
+    """Steps of all epochs on ``images`` training images, none of which is held out."""
     labelled = config.data.labelled or images
     unlabelled = images if config.data.overlap else images - labelled
     return config.training.epochs * steps_of_an_epoch(config.training, labelled, unlabelled)
@@ -37,22 +37,17 @@ def batches(
     needs_unlabelled: bool,
     share: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> Iterator[Batch]:
-    """The steps of one epoch, drawn from ``order`` at its start.
+    """The batches of one epoch, in an order drawn from ``order`` (on the CPU) at its start.
 
-    Args:
-        data: On the device of the model.
-        pixels: Makes the views.
-        split: Which rows are labelled and unlabelled.
-        config: Batch sizes and steps.
-        order: Generator of the order, on the CPU.
-        needs_unlabelled: Whether the objective looks at images without their labels; otherwise none are made.
-        share: From the rows of all steps, shape (steps, batch), to those that this process sees.
+    ``data`` are on the device of the model. Without ``needs_unlabelled``, no unlabelled images are made. ``share``
+    maps the rows of all steps, shape (steps, batch), to those that this process sees.
     """
     steps = steps_of_an_epoch(config, len(split.labelled), len(split.unlabelled))
-    labelled = share(_shuffled(split.labelled, steps, config.batch_labelled, order)).to(data.images.device)
+    device = data.images.device
+    labelled = share(_shuffled(split.labelled, steps, config.batch_labelled, order)).to(device)
     unlabelled = None
     if config.batch_unlabelled:
-        unlabelled = share(_shuffled(split.unlabelled, steps, config.batch_unlabelled, order)).to(data.images.device)
+        unlabelled = share(_shuffled(split.unlabelled, steps, config.batch_unlabelled, order)).to(device)
     two_views = needs_unlabelled and pixels.config.augmented
     for step, rows in enumerate(labelled):
         stored = data.images[rows]

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,38 +15,26 @@ from adversarial_dropout.regularizers.passes import held_generators
 WARM_UP = 3
 """Steps of one form that run operation by operation before one is recorded; they train, and their checks see values."""
 
-_OLDEST = "2.10"
-"""PyTorch whose random streams can be marked and rewound while a graph is captured."""
-
 Values = dict[str, Tensor]
 
 
-class Recorder(Protocol):
-    """Runs a step that takes no argument, or records it to be run again on the same tensors."""
+class Recorder:
+    """Runs a step without arguments, or records it to run it again on the same tensors.
+
+    This one, for devices without CUDA graphs, records nothing and runs the step each time.
+    """
 
     def run(self, step: Callable[[], Values]) -> Values:
-        """Run ``step`` now, where it can be recorded later."""
-
-    def record(self, step: Callable[[], Values], generators: Sequence[torch.Generator]) -> Callable[[], Values]:
-        """Record ``step``, which draws from ``generators``, without running it; return what runs it."""
-
-
-class EagerRecorder:
-    """A recorder for devices without graphs: runs the step anew, on the same tensors."""
-
-    def run(self, step: Callable[[], Values]) -> Values:
+        """Run ``step`` now; it may be recorded later."""
         return step()
 
     def record(self, step: Callable[[], Values], generators: Sequence[torch.Generator]) -> Callable[[], Values]:
+        """Record ``step``, which draws from ``generators``, without running it; return what runs it."""
         return step
 
 
-class CudaGraphs:
-    """A recorder that captures CUDA graphs, the newest of which can be replayed.
-
-    Args:
-        device: The GPU.
-    """
+class CudaGraphs(Recorder):
+    """A recorder that captures CUDA graphs on ``device``, the newest of which can be replayed."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -83,21 +71,13 @@ class CapturedStep:
     """A :data:`~adversarial_dropout.experiments.run.step.Step` that is recorded once and then replayed.
 
     The first steps run operation by operation, and train as any other. Then loss, gradients and update are recorded on
-    tensors that stay: a batch is copied into them, the ramp and the learning rate too. A batch of another form runs
-    operation by operation, until it has come often enough in a row to be recorded itself. Other settings of the
-    optimiser and other train and evaluation flags are recorded anew. Everything else that Python decides is frozen: δ
-    and p of a layer, λ of a term, hooks. Parameters must stay where they are.
+    fixed tensors, into which each batch, the ramp and the learning rate are copied. A batch of another form runs
+    operation by operation, until enough of its form have come in a row to record it. Other settings of the optimiser
+    and other train and evaluation flags need a new recording. Everything else that Python decides is frozen: δ and p of
+    a layer, λ of a term, hooks. Parameters must stay at their addresses.
 
-    In a replay no check reads a value: a loss that is not finite shows in the values returned.
-
-    Args:
-        objective: From a batch and the factor of the weights that rise to the loss and the values of its terms.
-        optimizer: Adam, of the objective's parameters.
-        backward: Computes the gradients of the loss.
-        recorder: Records and replays; a CUDA graph where the parameters are on a GPU.
-
-    Raises:
-        CaptureError: (when called) the step cannot be recorded.
+    In a replay no check reads a value: a loss that is not finite shows in the values returned. A step that cannot be
+    recorded is a :class:`CaptureError`. The optimiser must be Adam; ``backward`` computes the gradients of the loss.
     """
 
     def __init__(
@@ -113,7 +93,7 @@ class CapturedStep:
         self._optimizer = optimizer
         self._step = eager_step(objective, optimizer, backward)
         self._device = device
-        self._recorder = recorder or (CudaGraphs(device) if device.type == "cuda" else EagerRecorder())
+        self._recorder = recorder or (CudaGraphs(device) if device.type == "cuda" else Recorder())
         self._streams = MaskStreams(device)
         self._ramp = torch.zeros((), dtype=torch.float64, device=device)
         # Fused kernels take a learning rate in float32, and nothing else.
@@ -130,36 +110,42 @@ class CapturedStep:
 
     def __call__(self, batch: Batch, ramp: float) -> Values:
         """Train on ``batch``; see :data:`~adversarial_dropout.experiments.run.step.Step`."""
-        self._fill([ramp, *(float(group["lr"]) for group in self._optimizer.param_groups)])
-        if (
-            self._optimizer.state is not self._state
-        ):  # Another one has been loaded: a recording would go on with the old.
+        numbers = [ramp, *(float(group["lr"]) for group in self._optimizer.param_groups)]
+        if numbers != self._filled:
+            for tensor, number in zip((self._ramp, *self._rates), numbers, strict=True):
+                tensor.fill_(number)
+            self._filled = numbers
+        # If another state has been loaded, a recording would still use the old one.
+        if self._optimizer.state is not self._state:
             self._state, self._newest, self._replay = self._optimizer.state, None, None
         form = _form(batch)
-        if self._replay is None or form != self._form:
+        recorded = self._replay is not None and form == self._form
+        if not recorded:
             self._in_a_row = self._in_a_row + 1 if form == self._newest else 1
             self._newest = form
             if self._in_a_row <= WARM_UP:
-                return self._recorder.run(lambda: self._one(batch, recorded=False))
-        if self._replay is None or form != self._form or self._frozen() != self._settings:
+                return self._recorder.run(lambda: self._run(batch, recorded=False))
+        if not recorded or self._frozen() != self._settings:
             self._record(batch, form)
         assert self._replay is not None
         assert self._batch is not None
         self._newest = None
-        for static, tensor in zip(_tensors(self._batch), _tensors(batch), strict=True):
-            if static is not None and tensor is not None:
+        for static, tensor in zip(vars(self._batch).values(), vars(batch).values(), strict=True):
+            if tensor is not None:
                 static.copy_(tensor)
         self._streams.reseed()
         return {name: value.clone() for name, value in self._replay().items()}
 
     def _record(self, batch: Batch, form: object) -> None:
         self._replay = None
-        images, labels, unlabelled, second = _tensors(batch)
-        self._batch = static = Batch(images.clone(), labels.clone(), _copy(unlabelled), _copy(second))
+        copies: dict[str, Any] = {
+            name: value if value is None else value.clone() for name, value in vars(batch).items()
+        }
+        self._batch = static = Batch(**copies)
         generators = [*self._streams.generators, *held_generators(self._objective)]
         self._optimizer.zero_grad()
         try:
-            self._replay = self._recorder.record(lambda: self._one(static, recorded=True), generators)
+            self._replay = self._recorder.record(lambda: self._run(static, recorded=True), generators)
         except (torch.OutOfMemoryError, AdversarialDropoutError):
             raise
         except RuntimeError as error:
@@ -169,17 +155,19 @@ class CapturedStep:
             ) from error
         self._form, self._settings = form, self._frozen()
 
-    def _one(self, batch: Batch, *, recorded: bool) -> Values:
+    def _run(self, batch: Batch, *, recorded: bool) -> Values:
         with self._as_tensors(recorded=recorded), self._streams.serving(recorded=recorded):
             return self._step(batch, self._ramp)  # type: ignore[arg-type]  # As a tensor it can change in a recording.
 
     @contextlib.contextmanager
     def _as_tensors(self, *, recorded: bool) -> Iterator[None]:
-        """Have the optimiser read its learning rates from tensors; fused on a GPU, where its loop would cost most."""
+        """Have the optimiser read its learning rates from tensors; fused on a GPU, where its loop would be slow."""
         cuda = self._device.type == "cuda"
         on_gpu: dict[str, Any] = {"foreach": False, "fused": True, "capturable": recorded} if cuda else {}
-        if cuda:
-            _move_counts(self._optimizer)
+        if cuda:  # Put Adam's counts of steps where the parameters are; without ``fused``, they are on the CPU.
+            for parameter, state in self._optimizer.state.items():
+                if isinstance(parameter, Tensor) and isinstance(state.get("step"), Tensor):
+                    state["step"] = state["step"].to(parameter.device, torch.float32)
         before = [dict(group) for group in self._optimizer.param_groups]
         try:
             for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
@@ -188,12 +176,6 @@ class CapturedStep:
         finally:
             for group, settings in zip(self._optimizer.param_groups, before, strict=True):
                 group.update(settings)
-
-    def _fill(self, numbers: list[float]) -> None:
-        if numbers != self._filled:
-            for tensor, number in zip((self._ramp, *self._rates), numbers, strict=True):
-                tensor.fill_(number)
-            self._filled = numbers
 
     def _frozen(self) -> object:
         """What a recording fixes and a schedule may change."""
@@ -204,40 +186,5 @@ class CapturedStep:
         return groups, [module.training for module in self._objective.modules()]
 
 
-def check_capture(objective: nn.Module) -> None:
-    """Raise unless steps of this objective can be recorded here.
-
-    Args:
-        objective: From a batch and the factor of the weights that rise to the loss and the values of its terms.
-
-    Raises:
-        CaptureError: they cannot: there is no GPU, PyTorch is too old, or several processes train the model.
-    """
-    device = next(objective.parameters()).device
-    if device.type != "cuda":
-        raise CaptureError(f"expected a CUDA GPU to record a step on, got {device}; train without recording")
-    if torch.__version__ < _OLDEST:
-        raise CaptureError(
-            f"expected PyTorch {_OLDEST} or later to record a step, got {torch.__version__}; train without recording"
-        )
-    if isinstance(objective, nn.parallel.DistributedDataParallel):
-        raise CaptureError("expected one process to record a step, got a model over several; train without recording")
-
-
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    return batch.images, batch.labels, batch.unlabelled, batch.second
-
-
-def _copy(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.clone()
-
-
 def _form(batch: Batch) -> object:
-    return [None if tensor is None else (tensor.shape, tensor.dtype, tensor.device) for tensor in _tensors(batch)]
-
-
-def _move_counts(optimizer: torch.optim.Optimizer) -> None:
-    """Put Adam's counts of steps where the parameters are; without ``fused``, they are on the CPU."""
-    for parameter, state in optimizer.state.items():
-        if isinstance(parameter, Tensor) and isinstance(state.get("step"), Tensor):
-            state["step"] = state["step"].to(parameter.device, torch.float32)
+    return [None if tensor is None else (tensor.shape, tensor.dtype, tensor.device) for tensor in vars(batch).values()]

@@ -16,12 +16,12 @@ class CaptureError(AdversarialDropoutError, RuntimeError):
 class MaskStreams:
     """Generators for the base masks of a step that is recorded once and then replayed.
 
-    A search draws a seed and makes a generator of it, which a recording would freeze. Under :meth:`serving` it takes
-    generators that are kept here instead, the first search of the step the first ones, and so on. They can be
-    registered with a CUDA graph, and :meth:`reseed` draws for them what the searches would have drawn.
+    A search draws a seed and creates a generator from it, which a recording would freeze. Under :meth:`serving`, the
+    first search of a step takes the first generators of this object, and so on. They can be registered with a CUDA
+    graph, and :meth:`reseed` draws for them what the searches would have drawn.
 
     Args:
-        device: Of the masks.
+        device: Device of the masks.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,35 +32,31 @@ class MaskStreams:
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """All of them."""
+        """The generators of all searches."""
         return [generator for search in self._searches for generator in search]
 
     @contextlib.contextmanager
     def serving(self, *, recorded: bool = False) -> Iterator[None]:
-        """Run one step whose searches take their generators from here.
+        """Run one step whose searches take their generators from this object.
 
         Args:
-            recorded: The step is a recording or its replay: the generators have been seeded by :meth:`reseed`, and
-                searches draw nothing. Otherwise each search draws its seed, as it does without streams.
+            recorded: Whether the step is a recording: :meth:`reseed` seeds its generators, and searches draw nothing.
+                Otherwise each search draws its seed, as it does without streams.
         """
         self._next, self._recorded = 0, recorded
-        token = generators_of_a_search.set(self.take)
+        token = generators_of_a_search.set(self._take)
         try:
             yield
         finally:
             generators_of_a_search.reset(token)
 
     def reseed(self) -> None:
-        """Seed the generators for another replay, by one draw for each search."""
+        """Seed the generators for the next replay, by one draw for each search."""
         for search in self._searches:
             _seed(search)
 
-    def take(self, layers: int) -> list[torch.Generator]:
-        """The generators of the search that begins, one for each layer.
-
-        Raises:
-            CaptureError: in a recording, a search that the steps before it did not have.
-        """
+    def _take(self, layers: int) -> list[torch.Generator]:
+        """The generators of the search that begins, one for each layer."""
         if self._next == len(self._searches) and not self._recorded:
             self._searches.append([torch.Generator(self._device) for _ in range(layers)])
         if self._next == len(self._searches) or len(self._searches[self._next]) != layers:

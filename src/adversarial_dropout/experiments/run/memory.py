@@ -1,7 +1,6 @@
 """A step that does not fit into the memory of the GPU: what the error says."""
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from adversarial_dropout.errors import AdversarialDropoutError
@@ -9,7 +8,7 @@ from adversarial_dropout.experiments.run.step import Batch, Step
 
 _GIB = 2**30
 _NOT_COUNTED = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""Of errors that mean a lack of memory and that Accelerate does not count."""
+"""Messages of errors that mean a lack of memory and that Accelerate does not count."""
 
 
 class GpuMemoryError(AdversarialDropoutError, MemoryError):
@@ -17,14 +16,7 @@ class GpuMemoryError(AdversarialDropoutError, MemoryError):
 
 
 def explaining(step: Step) -> Step:
-    """``step``, with an error that says what to do where the memory does not suffice.
-
-    Accelerate decides what is a lack of memory (``accelerate.utils.memory.should_reduce_batch_size``), but for two
-    messages that it does not count.
-
-    Raises:
-        GpuMemoryError: (when called) the step does not fit.
-    """
+    """``step``, which raises :class:`GpuMemoryError` with advice if it does not fit into the memory of the GPU."""
 
     def explained(batch: Batch, ramp: float) -> dict[str, Tensor]:
         try:
@@ -38,6 +30,8 @@ def explaining(step: Step) -> Step:
 
 
 def _lacks_memory(error: RuntimeError) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size  # Here, because this import takes long.
+
     return should_reduce_batch_size(error) or any(sign in str(error) for sign in _NOT_COUNTED)
 
 
@@ -46,16 +40,11 @@ def _explanation(batch: Batch, message: str) -> str:
     if batch.unlabelled is not None:
         size = f"{len(batch.images)} labelled and {len(batch.unlabelled)} unlabelled images"
         options += " and --training.batch-unlabelled"
-    said = ". ".join(message.splitlines()[0].split(". ")[:2]).rstrip(".")
+    cause = ". ".join(message.splitlines()[0].split(". ")[:2]).rstrip(".")
+    free, total = torch.cuda.mem_get_info(batch.images.device)
+    used = torch.cuda.memory_allocated(batch.images.device)
     return (
-        f"out of memory at a step with {size} in this process{_memory(batch.images.device)}: {said}. Lower {options}, "
-        f"for example to half, with another --out, or start more processes. The checkpoint of the epoch before stays"
+        f"out of memory at a step with {size} in this process ({total / _GIB:.1f} GiB, of which {free / _GIB:.1f} are "
+        f"free and {used / _GIB:.1f} used by this run): {cause}. Lower {options}, for example to half, with another "
+        f"--out, or start more processes. The checkpoint of the epoch before is unchanged"
     )
-
-
-def _memory(device: torch.device) -> str:
-    if device.type != "cuda":
-        return ""
-    free, total = torch.cuda.mem_get_info(device)
-    own = torch.cuda.memory_allocated(device)
-    return f" ({total / _GIB:.1f} GiB, of which {free / _GIB:.1f} are free and {own / _GIB:.1f} this run's own)"

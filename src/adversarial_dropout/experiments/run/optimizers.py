@@ -1,5 +1,6 @@
-"""The optimiser of a run, and its settings in each epoch."""
+"""The optimiser of a run, and the schedule of its settings (Laine & Aila, ICLR 2017; Park et al., AAAI 2018)."""
 
+import math
 from collections.abc import Iterator
 
 from torch import nn
@@ -7,32 +8,19 @@ from torch.optim import SGD, Adam, Optimizer
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import TrainingConfig
-from adversarial_dropout.experiments.run.schedules import ramp_down, ramp_up
 
 
 def build(training: TrainingConfig, parameters: Iterator[nn.Parameter], *, capture: bool = False) -> Optimizer:
-    """The optimiser that ``training`` names: Adam, or gradient descent without momentum.
-
-    Args:
-        training: Uses ``optimizer`` and ``learning_rate``.
-        parameters: What it moves.
-        capture: Whether its steps are recorded as one CUDA graph.
-
-    Raises:
-        InvalidValueError: steps of gradient descent are to be recorded.
-    """
+    """Adam, or gradient descent without momentum; with ``capture``, it must be Adam."""
     if training.optimizer == "adam":
         return Adam(parameters, lr=training.learning_rate)
     if capture:
-        raise InvalidValueError(
-            f'expected training.optimizer="adam" to record a step as a CUDA graph, got {training.optimizer!r}; train '
-            f"without recording"
-        )
+        raise InvalidValueError('expected training.optimizer="adam" for --capture, got "sgd"; leave one of them out')
     return SGD(parameters, lr=training.learning_rate)
 
 
 def follow_schedule(training: TrainingConfig, epoch: int, optimizer: Optimizer) -> float:
-    """Set the optimiser for an epoch; return the factor of the weights that rise."""
+    """Set the learning rate and β₁ for an epoch; return the factor of the weights that rise."""
     epochs = training.epochs
     rising = ramp_up(epoch, min(training.ramp_up, epochs))
     falling = ramp_down(epoch, min(training.ramp_down, epochs), epochs)
@@ -41,3 +29,18 @@ def follow_schedule(training: TrainingConfig, epoch: int, optimizer: Optimizer) 
     if training.optimizer == "adam":
         group["betas"] = (training.beta1 * falling + training.last_beta1 * (1 - falling), group["betas"][1])
     return rising
+
+
+def ramp_up(epoch: float, length: float) -> float:
+    """exp(-5 (1 - T)²) with T = epoch / length rising from 0 to 1; 1 from ``length`` on."""
+    if epoch >= length:
+        return 1.0
+    return math.exp(-5 * (1 - epoch / length) ** 2)
+
+
+def ramp_down(epoch: float, length: float, epochs: float) -> float:
+    """1 until ``length`` epochs before the end, then exp(-12.5 T²) with T rising from 0 to 1 at ``epochs``."""
+    start = epochs - length
+    if epoch <= start:
+        return 1.0
+    return math.exp(-12.5 * ((epoch - start) / length) ** 2)

@@ -1,7 +1,8 @@
 """One step of training: loss, gradients, update. Everything that runs the model runs inside the loss's forward."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +36,17 @@ class Objective(nn.Module):
     """Cross-entropy of the labelled images plus λ-weighted terms: L + Σ λᵢ Rᵢ (eq. 6; with several terms, eq. 7).
 
     Supervised terms see the labelled images, the others the unlabelled ones if there are any. SAdD starts from the
-    masks of the pass that the cross-entropy needs, as eq. 6 has one εˢ for both. Where the terms see the
-    labelled images, the pass that the cross-entropy needs is their target; where there are two views, the target is
-    that of the first, and the pass that is compared with it sees the second. VAT makes its own target, because all of
-    its passes see the same noise.
+    masks of the pass that the cross-entropy needs, as eq. 6 has one εˢ for both. Where the terms see the labelled
+    images, that pass is also their target; where there are two views, the target is computed on the first view and
+    compared with a pass on the second. VAT computes its own target, because all of its passes see the same noise.
+
+    With task "images", the loss is the reconstruction error of the images, which are also the target of the terms.
     """
 
-    def __init__(self, model: nn.Module, terms: Mapping[str, Term]) -> None:
+    def __init__(self, model: nn.Module, terms: Mapping[str, Term], task: Task = "classes") -> None:
         super().__init__()
         self.model = model
+        self.task = task
         self.terms = tuple(terms.values())
         self.regularizers = nn.ModuleList(term.build() for term in self.terms)
 
@@ -53,18 +56,13 @@ class Objective(nn.Module):
         return any(not term.supervised for term in self.terms)
 
     def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of one step.
+        """Return the loss, a scalar, and the detached values before weighting: of the main loss and of each term.
 
-        Args:
-            batch: The step's images.
-            ramp: Factor in [0, 1] of the weights that follow the ramp-up; as a 0-dim float64 tensor it gives the same.
-
-        Returns:
-            The loss, a scalar, and the detached values before weighting: of the main loss ("ce", "se") and the terms.
+        ``ramp`` in [0, 1] scales the weights that follow the ramp-up; as a 0-dim float64 tensor it gives the same.
         """
         under, upper = cut(self.model)
         h = under(batch.images)
-        name, loss, goal = self.main_loss(upper(h), batch)
+        name, loss, goal = self._main_loss(upper(h), batch)
         values = {name: loss.detach()}
         labelled_alone = batch.unlabelled is None
         first = batch.images if batch.unlabelled is None else batch.unlabelled
@@ -81,58 +79,31 @@ class Objective(nn.Module):
             labelled_alone=labelled_alone,
         )
         # Supervised ones first: they start from the masks of the labelled pass, which a target made later replaces.
-        pairs = sorted(zip(self.terms, self._regularizers(), strict=True), key=lambda pair: not pair[0].supervised)
+        pairs = sorted(zip(self.terms, self.regularizers, strict=True), key=lambda pair: not pair[0].supervised)
         for term, regularizer in pairs:
-            value = term.value(regularizer, given)
+            value = term.value(cast(Regularizer, regularizer), given)
             values[term.kind] = value.detach()
             weight = term.weight * (ramp if term.ramp else 1.0)
             # A scalar does not raise the precision of what it multiplies; a tensor would.
             loss = loss + (weight.to(value.dtype) if isinstance(weight, Tensor) else weight) * value
         return loss, values
 
-    def main_loss(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
-        """The loss without the terms: its name, its value, and the target of terms that see the same images."""
+    def _main_loss(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
+        """The loss without the terms: its name, its value, and the target of the terms on the same images."""
+        if self.task == "images":
+            images = batch.images.flatten(1)
+            return "se", reconstruction_error(images, output).mean(), images
         return "ce", F.cross_entropy(output, batch.labels), output
-
-    def _regularizers(self) -> Iterator[Regularizer]:
-        for regularizer in self.regularizers:
-            assert isinstance(regularizer, Regularizer)
-            yield regularizer
-
-
-class Reconstruction(Objective):
-    """Reconstruction error of the images plus λ-weighted adversarial dropout terms, with the images as target.
-
-    All passes share the hidden units; the search starts from the masks of the first pass.
-    """
-
-    def main_loss(self, output: Tensor, batch: Batch) -> tuple[str, Tensor, Tensor]:
-        images = batch.images.flatten(1)
-        return "se", reconstruction_error(images, output).mean(), images
-
-
-_OBJECTIVES: dict[Task, type[Objective]] = {"classes": Objective, "images": Reconstruction}
-
-
-def build_objective(model: nn.Module, terms: Mapping[str, Term], task: Task = "classes") -> Objective:
-    """What ``model`` is trained for: the classes of images, or to give them back."""
-    return _OBJECTIVES[task](model, terms)
 
 
 Step = Callable[[Batch, float], dict[str, Tensor]]
-"""From a batch and the factor of the weights that rise to the step's detached values: "loss" and those of the terms."""
+"""Trains on a batch, given the factor of the weights that rise; returns detached values: "loss", and of each term."""
 
 
 def eager_step(
     objective: nn.Module, optimizer: torch.optim.Optimizer, backward: Callable[[Tensor], None] = Tensor.backward
 ) -> Step:
-    """A step that runs operation by operation, on any device.
-
-    Args:
-        objective: From a batch and the factor to the loss and the values of its terms.
-        optimizer: Of the objective's parameters.
-        backward: Computes the gradients of the loss.
-    """
+    """A step that runs operation by operation; ``backward`` computes the gradients of the loss."""
 
     def step(batch: Batch, ramp: float) -> dict[str, Tensor]:
         loss, values = objective(batch, ramp)
@@ -141,38 +112,4 @@ def eager_step(
         optimizer.step()
         return {"loss": loss.detach(), **values}
 
-    return step
-
-
-def choose_step(
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    backward: Callable[[Tensor], None] = Tensor.backward,
-    *,
-    capture: bool = False,
-) -> Step:
-    """The step for the device of the objective; on a GPU, with an error that helps where memory does not suffice.
-
-    Args:
-        objective: From a batch and the factor of the weights that rise to the loss and the values of its terms.
-        optimizer: Of the objective's parameters; Adam where the step is recorded.
-        backward: Computes the gradients of the loss.
-        capture: Whether to record it as one CUDA graph; otherwise it runs operation by operation.
-
-    Raises:
-        CaptureError: it is to be recorded and cannot be.
-    """
-    # Both modules below build on this one, and most runs need neither.
-    step: Step
-    if capture:
-        from adversarial_dropout.experiments.run.captured import CapturedStep, check_capture
-
-        check_capture(objective)
-        step = CapturedStep(objective, optimizer, backward)
-    else:
-        step = eager_step(objective, optimizer, backward)
-    if next(objective.parameters()).device.type == "cuda":
-        from adversarial_dropout.experiments.run.memory import explaining
-
-        step = explaining(step)
     return step
