@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from cells import Runner, Variant, config_of, device_of, made_batch
-from measuring import seconds, synchronize
+from measuring import quartiles, seconds, synchronize
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
@@ -39,7 +39,6 @@ from torch.nn import functional as F
 from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.results.summary import quartiles
 from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep
 from adversarial_dropout.experiments.run.step import Batch
 

@@ -35,14 +35,13 @@ from typing import Any, get_args
 import gpu_summary
 import torch
 from cells import Runner, Variant, columns_and_methods, config_of, data_of, device_of, flop, rate
-from measuring import peak_bytes, seconds, synchronize
+from measuring import peak_bytes, quartiles, seconds, synchronize
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import Precision
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.data.splits import make_split
-from adversarial_dropout.experiments.results.summary import quartiles
 from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.captured import WARM_UP
 from adversarial_dropout.experiments.run.schedules import ramp_down, ramp_up

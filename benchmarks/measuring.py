@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-
-from adversarial_dropout.experiments.results.summary import quartiles
 
 WARM_UP, ROUNDS = 5, 25
 
@@ -44,6 +42,11 @@ def interleaved(
             if turn >= warm_up:
                 found[name].append(took)
     return found
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median and upper quartile, interpolated between the values; of a single value, that value."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
 
 
 def ratio(above: list[float], below: list[float]) -> list[float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.experiments.records import read_json
-from adversarial_dropout.experiments.results.published import Published
+from adversarial_dropout.experiments.results.published import MeanStd
 from adversarial_dropout.experiments.show.table import Table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -85,7 +85,7 @@ def search_steps() -> str:
 
     def cell(method: str, flips: int, name: str) -> str:
         own, other = errors[method, flips, name], errors[method, flips, reference]
-        spread = Published.of(own)
+        spread = MeanStd.of(own)
         if name == reference:
             return str(spread)
         more = [a - b for a, b in zip(own, other, strict=True)]

@@ -23,7 +23,7 @@ from adversarial_dropout.experiments.presets import paper, stated
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
 from adversarial_dropout.experiments.results import paper_tables, summary
-from adversarial_dropout.experiments.results.published import PRINTED, Published
+from adversarial_dropout.experiments.results.published import PRINTED, MeanStd
 from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.studies.theory import study as theory_study
 from adversarial_dropout.experiments.studies.theory import tables as theory_tables
@@ -71,7 +71,7 @@ def digits_tuning() -> str:
         return " ".join(word for word in name.split() if "=" not in word)
 
     ordered = sorted(errors, key=lambda name: (method(name), statistics.fmean(errors[name])))
-    lines = [(name, Published.of(errors[name])) for name in ordered]
+    lines = [(name, MeanStd.of(errors[name])) for name in ordered]
     return Table(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines).markdown()
 
 
@@ -117,7 +117,7 @@ def kernel_size() -> str:
         assert isinstance(config.model, MnistCnn)
         size = config.model.kernel_size
         steps.add(config.training.epochs * (config.training.steps_per_epoch or 0))
-        lines.append((f"{size} × {size}", Published.of(errors), len(errors)))
+        lines.append((f"{size} × {size}", MeanStd.of(errors), len(errors)))
     (number,) = steps
     return Table(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines).markdown()
 
@@ -146,7 +146,7 @@ def authors() -> str:
 def mnist_tuning() -> str:
     """Validation errors of the candidates, by method."""
     lines = [
-        (f"{method} {name}", Published.of(errors), found["steps"], len(errors))
+        (f"{method} {name}", MeanStd.of(errors), found["steps"], len(errors))
         for method, found in read_json(RESULTS / "mnist-tuning.json")["methods"].items()
         for name, errors in found["errors"].items()
     ]

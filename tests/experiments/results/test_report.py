@@ -113,7 +113,7 @@ def test_the_table_is_that_of_the_records(tmp_path: Path) -> None:
     seen = page(FOUND, tmp_path)
     (group,) = summarise(FOUND, METHODS)
     assert seen.cells == [*group.table.header, *(cell for row in group.table.texts for cell in row)]
-    assert group.title in seen.text
+    assert group.table.title in seen.text
     bold = [place for place, (tag, attributes) in enumerate(seen.tags) if attributes.get("class") == "best"]
     rows = [place for place, (tag, _) in enumerate(seen.tags) if tag == "tr"]
     assert [rows.index(place) for place in bold] == [3], "vadd-qe, in the third row after the header"

@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_is_never_mixed() -> None:
     assert [group.rows[0].errors for group in groups] == [(8.0, 9.0), (10.0,), (50.0,), (20.0,)]
     assert [record for row in groups[0].rows for record in row.records] == [found[0], found[4]]
     for group in groups:
-        assert f"{group.preset}, scale {group.scale}: {group.evaluated_on} error" in group.title
+        assert f"{group.preset}, scale {group.scale}: {group.evaluated_on} error" in group.table.title
 
 
 def test_runs_of_other_settings_are_never_mixed() -> None:
