@@ -120,14 +120,6 @@ def test_summaries(work: MasksAtWork) -> None:
     assert work.mean_of_largest == pytest.approx(sum(largest) / 200, rel=1e-5)
 
 
-def test_selecting_images(work: MasksAtWork) -> None:
-    few = work.select(torch.tensor([7, 3]))
-    for name in ("base", "found", "before", "after", "divergence"):
-        assert torch.equal(getattr(few, name), getattr(work, name)[[7, 3]])
-    for name in ("random", "after_random", "divergence_random"):
-        assert torch.equal(getattr(few, name), getattr(work, name)[:, [7, 3]])
-
-
 @pytest.mark.parametrize("flags", ["training", "evaluation", "mixed"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_left_as_it_was(flags: str, fails: bool, trained: CutNetwork, images: Tensor) -> None:
