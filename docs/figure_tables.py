@@ -1,13 +1,22 @@
 """The tables of docs/figures.md, from results/."""
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.experiments.records import read_json
 from adversarial_dropout.experiments.show.table import Table
-from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
-from adversarial_dropout.experiments.studies.autoencoders.comparison import ADVERSARIAL, CLAIMS, DROPOUT, Comparison
+from adversarial_dropout.experiments.studies.autoencoders.comparison import (
+    ADVERSARIAL,
+    CLAIMS,
+    DROPOUT,
+    METHODS,
+    NONE,
+    Comparison,
+    mean,
+)
+from adversarial_dropout.experiments.studies.autoencoders.features import MEASURES
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SETTING = "optimiser, learning rate, weights"
@@ -38,7 +47,19 @@ SHORT = (
 
 def main_setting() -> Comparison:
     """The autoencoders of the preset."""
-    return autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
+    return comparison_in(RESULTS / "figures" / "figure3-paper.csv")
+
+
+def comparison_in(path: Path) -> Comparison:
+    """The comparison whose :attr:`~Comparison.by_seed` is in a CSV file."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    values = {
+        method: tuple({name: float(row[name]) for name in MEASURES} for row in rows if row["method"] == method)
+        for method in METHODS
+    }
+    seeds = tuple(int(row["seed"]) for row in rows if row["method"] == NONE)
+    return Comparison(values, seeds, int(rows[0]["images"]))
 
 
 def grid() -> str:
@@ -60,8 +81,8 @@ def grid_claims() -> str:
     totals = [[0, 0] for _ in CLAIMS]
     for name, compared in in_settings().items():
         cells = []
-        for claim, total in zip(CLAIMS, totals, strict=True):
-            judged = [outcome for outcome in compared.outcomes(claim) if outcome is not None]
+        for measure, total in zip(CLAIMS, totals, strict=True):
+            judged = [outcome for outcome in compared.outcomes(measure) if outcome is not None]
             total[0] += bool(judged) and all(judged)
             total[1] += bool(judged)
             cells.append(f"{sum(judged)} of {len(judged)}" if judged else "–")
@@ -90,7 +111,5 @@ def _name(setting: dict[str, Any]) -> str:
 
 
 def _change(compared: Comparison, measure: str) -> str:
-    dropout, ours = (
-        autoencoders.mean([run[measure] for run in compared.values[method]], 3) for method in (DROPOUT, ADVERSARIAL)
-    )
+    dropout, ours = (mean(compared.column(method, measure), 3) for method in (DROPOUT, ADVERSARIAL))
     return dropout if dropout == ours == "–" else f"{dropout} → {ours}"

@@ -22,7 +22,7 @@ from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.grid.grid import run_grid
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder, Initialization
 from adversarial_dropout.experiments.presets import autoencoder
-from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
+from adversarial_dropout.experiments.studies.autoencoders import comparison
 from adversarial_dropout.experiments.studies.autoencoders.comparison import ADVERSARIAL, DROPOUT
 from adversarial_dropout.experiments.studies.autoencoders.features import look
 
@@ -74,7 +74,7 @@ def measured(
         method: [look(record, images, location) for record in found if record.config.method == method]
         for method in (DROPOUT, ADVERSARIAL)
     }
-    compared = autoencoders.measured(features, tuple(seeds), images)
+    compared = comparison.measured(features, tuple(seeds), images)
     values = {
         method: [{name: None if math.isnan(value) else value for name, value in run.items()} for run in runs]
         for method, runs in compared.values.items()

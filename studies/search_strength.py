@@ -25,8 +25,7 @@ def main() -> None:
         if "vadd" not in record.config.terms:
             continue
         work, _, _ = observe_run(record, seed=record.config.seed)
-        figures = {name: getattr(work, name) for name in ("flips", "mean", "mean_of_largest", "mean_random")}
-        seen[record.config.method].append(figures)
+        seen[record.config.method].append(work.summary)
     means = {
         method: {name: statistics.fmean(run[name] for run in runs) for name in runs[0]} for method, runs in seen.items()
     }

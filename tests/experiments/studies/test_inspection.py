@@ -144,7 +144,7 @@ def test_flips_can_be_given(run: Path) -> None:
     few, many = inspect(Trained.of(run), flips=1), inspect(Trained.of(run), flips=256)
     assert (few.budget, many.budget) == (1, 256)
     assert few.flipped.sum(dim=1).max() == 1
-    assert many.work.flips > 20
+    assert many.work.summary["flips"] > 20
     assert len(few.labels) == 500, "all images of the evaluation part, where there are fewer than 1,000"
 
 

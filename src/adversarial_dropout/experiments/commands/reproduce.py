@@ -82,7 +82,7 @@ class Reproduce(Grid):
 
 def _reproduce_figure(command: Reproduce, console: Console) -> None:
     from adversarial_dropout.experiments.data import sources
-    from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
+    from adversarial_dropout.experiments.studies.autoencoders.comparison import METHODS, compare
     from adversarial_dropout.experiments.studies.autoencoders.features import check_images
     from adversarial_dropout.experiments.studies.autoencoders.page import write_figure
 
@@ -90,14 +90,14 @@ def _reproduce_figure(command: Reproduce, console: Console) -> None:
     configs = [
         presets.get(autoencoder.NAME, method, scale, seed)
         for seed in range(command.seeds or _FIGURE_SEEDS.get(scale, 1))
-        for method in autoencoders.METHODS
+        for method in METHODS
     ]
     _refuse_other_settings(command.out, configs)
     location = DataLocation(command.folder)
     images = command.images or _FIGURE_IMAGES
     check_images(images, len(sources.load(configs[0].data, location).test))  # Before anything is trained.
     found = run_grid_shown(configs, command, location, console)
-    comparison, shown = autoencoders.compare(found, images, None if command.folder is None else location)
+    comparison, shown = compare(found, images, None if command.folder is None else location)
     console.print(comparison.numbers.without_last, comparison.claims)
     means_nothing = "Scale tiny: two steps that show that everything runs. What is seen means nothing."
     note = f"{means_nothing}\n\n" if scale == "tiny" else ""

@@ -69,13 +69,9 @@ def learning_curves(group: Group) -> str:
 
 
 def masks_at_work(work: MasksAtWork, shown: Sequence[int], data: ImageData, rows: Tensor) -> str:
-    """Draw images, their units with the flips among them, and their class probabilities before and after.
+    """Draw some images of ``work``, their units with the flips among them, and their probabilities before and after.
 
-    Args:
-        work: The search.
-        shown: Which of its images to draw.
-        data: Where these images come from.
-        rows: The row in ``data`` of each image of ``work``.
+    ``rows`` has the row in ``data`` of each image of ``work``.
     """
     with canvas(10, 2.6 * len(shown)) as (figure, done):
         grid = figure.subplots(len(shown), 3, squeeze=False, width_ratios=(1, 1.25, 3))

@@ -10,32 +10,23 @@ from adversarial_dropout.experiments.results import figures
 from adversarial_dropout.experiments.results.paper_tables import PaperTable
 from adversarial_dropout.experiments.results.summary import Group, summarise
 from adversarial_dropout.experiments.show.page import Picture, named, write_page
-from adversarial_dropout.experiments.studies.inspection.masks_at_work import RANDOM_MASKS, observe_run
+from adversarial_dropout.experiments.studies.inspection.masks_at_work import observe_run
 
 _SHOWN_IMAGES = 3
 
 
 def write_report(records: Sequence[Record], path: Path, methods: Sequence[str] = ()) -> None:
-    """Write the report of finished runs as an HTML file, with ``methods`` first, in this order.
-
-    Raises:
-        RecordError: the file cannot be written.
-    """
+    """Write the report of finished runs as an HTML file, with ``methods`` first, in this order."""
     write_page(
         "results/page.html.j2",
         path,
         sections=[_section(group) for group in summarise(records, methods)],
         environments=environments(records),
-        random_masks=RANDOM_MASKS,
     )
 
 
 def write_paper_table(table: PaperTable, path: Path) -> None:
-    """Write one of the paper's tables as an HTML file.
-
-    Raises:
-        RecordError: the file cannot be written.
-    """
+    """Write one of the paper's tables as an HTML file."""
     methods = _explained(row.method for row in table.body if row.method)
     write_page("results/paper_table.html.j2", path, table=table, methods=methods)
 

@@ -19,11 +19,7 @@ _NOTHING = (None, None)
 
 
 def columns(table: str, family: str = "paper") -> tuple[Column, ...]:
-    """The columns of a table, in the paper's order.
-
-    Raises:
-        InvalidValueError: there is no such table, or the family has no such data set.
-    """
+    """The columns of a table, in the paper's order; an error if there is no such table, or none in the family."""
     check_choice("table", table, tuple(PRINTED))
     by_preset = {column.preset: column for column in COLUMNS}
     names = [f"{family}/{name}" for name in PRINTED[table].columns]
@@ -45,17 +41,11 @@ def trained(table: str, family: str = "paper") -> tuple[tuple[Column, str], ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """One row in one column.
+    """One row in one column."""
 
-    Attributes:
-        errors: Our errors in percent, one per seed; empty if nothing has been run.
-        paper: The paper's figure.
-        printed: What the paper prints: the figure, a dash, or nothing if its table has no such row.
-    """
-
-    errors: tuple[float, ...]
+    errors: tuple[float, ...]  # Ours in percent, one per seed; empty if nothing has been run.
     paper: MeanStd | None
-    printed: str
+    printed: str  # What the paper prints: the figure, a dash, or nothing if its table has no such row.
 
     @property
     def ours(self) -> MeanStd | None:
@@ -71,29 +61,13 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class TableRow:
-    """One row: its name and method as in :class:`PrintedRow`, and an entry per column."""
-
-    name: str
-    method: str | None
-    entries: tuple[Entry, ...]
-
-
-@dataclass(frozen=True)
 class PaperTable:
-    """One table.
-
-    Attributes:
-        name: "table1", ...
-        scale: Of our runs.
-        columns: Its columns.
-        body: Its rows: the paper's in their order, then rows for methods that the paper's table lacks.
-    """
+    """One table."""
 
     name: str
-    scale: Scale
+    scale: Scale  # Of our runs.
     columns: tuple[Column, ...]
-    body: tuple[TableRow, ...]
+    body: dict[PrintedRow, list[Entry]]  # The paper's rows in their order, then those of methods that it lacks.
 
     @property
     def table(self) -> Table:
@@ -102,7 +76,10 @@ class PaperTable:
         repeats = STATED[self.columns[0].source].repeats
         return Table(
             (*_WHICH, *(text for column in self.columns for text in (_title(column, self.scale), *_BESIDE))),
-            [(row.name, row.method, *(cell for entry in row.entries for cell in entry.cells)) for row in self.body],
+            [
+                (row.name, row.method, *(cell for e in entries for cell in e.cells))
+                for row, entries in self.body.items()
+            ],
             f"Table {self.name[5:]}, {full}: test error in %, mean ± std over n seeds, last epoch",
             (
                 f"Paper: Park, Park, Shin, Moon, AAAI 2018; its own figures are over {repeats} runs, those without ± "
@@ -145,8 +122,8 @@ class PaperTable:
                     *(len(entry.errors) if row.method else None, entry.printed),
                     *(entry.paper or _NOTHING),
                 )
-                for row in self.body
-                for column, entry in zip(self.columns, row.entries, strict=True)
+                for row, entries in self.body.items()
+                for column, entry in zip(self.columns, entries, strict=True)
             ],
         )
 
@@ -170,13 +147,8 @@ def paper_table(
 ) -> PaperTable:
     """Put finished runs into a table of the paper. Runs of other experiments and scales are left out.
 
-    Args:
-        name: "table1", ...
-        records: Finished runs.
-        scale: The scale to show.
-        family: The family to show.
-        methods: Methods that get a row even if the paper has none for them; methods that were run always get one.
-        shown: Presets of the columns to show; all of them if empty.
+    Methods that were run, and those in ``methods``, get a row even if the paper has none for them. ``shown`` has the
+    presets of the columns to show; all of them, if it is empty.
 
     Raises:
         InvalidValueError: the settings of runs are not those of their presets, or runs saw different data.
@@ -206,7 +178,7 @@ def paper_table(
     rows += tuple(
         PrintedRow(f"{NAMES[method]}, not in Table {name[5:]}", method, ()) for method in METHODS if method in added
     )
-    body = tuple(TableRow(row.name, row.method, tuple(entry(row, *where) for where in chosen)) for row in rows)
+    body = {row: [entry(row, *where) for where in chosen] for row in rows}
     return PaperTable(name, scale, tuple(column for _, column in chosen), body)
 
 

@@ -28,32 +28,20 @@ class MeanStd(NamedTuple):
 
 @dataclass(frozen=True)
 class PrintedRow:
-    """A row of a table of the paper.
-
-    Attributes:
-        name: The method. "authors' implementation" is what the paper calls "our implementation".
-        method: The method of this project; ``None`` for a row that the paper quotes from another paper.
-        figures: One per column; ``None`` for a dash.
-    """
+    """A row of a table of the paper. Its "our implementation" is called "authors' implementation" here."""
 
     name: str
-    method: str | None
-    figures: tuple[MeanStd | None, ...]
+    method: str | None  # The method of this project; None for a row that the paper quotes from another paper.
+    figures: tuple[MeanStd | None, ...]  # One per column; None for a dash.
 
 
 @dataclass(frozen=True)
 class PrintedTable:
-    """A table of the paper.
+    """A table of the paper."""
 
-    Attributes:
-        columns: Data set and labels of each column: the name of its preset without the family.
-        rows: In the paper's order.
-        notes: Remarks. A note on a row begins with the mark at the end of the row's name.
-    """
-
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # Names of presets without the family.
     rows: tuple[PrintedRow, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # A note on a row begins with the mark at the end of the row's name.
 
 
 def _figure(text: str) -> MeanStd | None:

@@ -13,15 +13,10 @@ from adversarial_dropout.experiments.config import ExperimentConfig, differences
 def check_settings(
     runs: Iterable[tuple[Path, dict[str, Any]]], asked: Mapping[Path, ExperimentConfig] = MappingProxyType({})
 ) -> None:
-    """Raise unless the settings of all runs are those of their presets.
+    """Raise unless the settings of all runs, given as folder and config, are those of their presets.
 
-    Args:
-        runs: Folder and config of each, the config as plain containers.
-        asked: What a folder must hold; other folders must hold the preset, method, scale and seed that the run names.
-
-    Raises:
-        InvalidValueError: they are not. The message lists the differences, the folders of the runs that have them, and
-            the folders of the other runs.
+    ``asked`` holds what a folder must contain; other folders must contain the preset, method, scale and seed that the
+    run names. The error lists the differences, the folders of the runs that have them, and the folders of the others.
     """
     current: list[Path] = []
     refused: dict[tuple[str, ...], list[Path]] = {}

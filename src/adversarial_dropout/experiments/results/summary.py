@@ -19,19 +19,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method over its seeds.
+    """One method over its seeds."""
 
-    Attributes:
-        method: Its name, and the settings in which it differs from its preset.
-        records: Its runs, one per seed.
-        change: Mean error over that of plain training, minus 1; ``None`` without plain runs.
-        ahead: Baselines with a lower mean error, if the method contains adversarial dropout.
-    """
-
-    method: str
-    records: tuple[Record, ...]
-    change: float | None
-    ahead: tuple[str, ...]
+    method: str  # Its name, and the settings in which it differs from its preset.
+    records: tuple[Record, ...]  # One per seed.
+    change: float | None  # Mean error over that of plain training, minus 1; None without plain runs.
+    ahead: tuple[str, ...]  # Baselines with a lower mean error, if the method contains adversarial dropout.
 
     @property
     def errors(self) -> tuple[float, ...]:
@@ -78,12 +71,7 @@ class Group:
 
 
 def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Group]:
-    """Group finished runs that may be compared, and summarise each method.
-
-    Args:
-        records: The runs.
-        methods: Methods that come first, in this order; others follow by name.
-    """
+    """Group finished runs that may be compared, and summarise each method: ``methods`` first, then others by name."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in distinct(records):
         config = record.config

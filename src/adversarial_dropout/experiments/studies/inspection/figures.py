@@ -19,8 +19,8 @@ _SEARCH, _RANDOM, _BEFORE = "#D55E00", "#56B4E9", "#000000"
 
 def units_by_class(inspection: Inspection) -> str:
     """Draw how often the most frequently flipped units are flipped, by class of the image."""
-    units = inspection.units[:_SHOWN_UNITS]
-    present = [label for label in range(len(inspection.trained.classes)) if bool((inspection.labels == label).any())]
+    units, classes = inspection.units[:_SHOWN_UNITS], inspection.trained.classes
+    present = inspection.labels.unique().tolist()
     left_out = len(present) - _SHOWN_CLASSES
     present = present[:_SHOWN_CLASSES]
     shares = 100 * inspection.flipped_by_class[present][:, units]
@@ -28,7 +28,7 @@ def units_by_class(inspection: Inspection) -> str:
         axes = figure.subplots()
         image = axes.imshow(shares.numpy(), cmap="viridis", vmin=0, aspect="auto")
         axes.set_xticks(range(len(units)), [str(unit) for unit in units.tolist()], rotation=90, fontsize=8)
-        axes.set_yticks(range(len(present)), [short(inspection.trained.classes[label]) for label in present], fontsize=8)
+        axes.set_yticks(range(len(present)), [short(classes[label]) for label in present], fontsize=8)
         axes.set_xlabel(f"unit, the {len(units)} flipped most often of {inspection.flipped.shape[1]}")
         axes.set_ylabel("class of the image" + (f" ({left_out} more are in the table)" if left_out > 0 else ""))
         figure.colorbar(image, ax=axes, label="flipped in % of the images")
@@ -37,13 +37,13 @@ def units_by_class(inspection: Inspection) -> str:
 
 def importance(inspection: Inspection) -> str:
     """Draw how often each unit is flipped against its importance."""
-    often = 100 * inspection.often
+    often, weights = 100 * inspection.often, inspection.importance
     with canvas(5.2, 3.9) as (figure, done):
         axes = figure.subplots()
-        axes.scatter(inspection.importance.numpy(), often.numpy(), s=14, alpha=0.6, color=_SEARCH, linewidths=0)
-        for unit in {*inspection.units[:_NAMED].tolist(), *inspection.importance.topk(min(_NAMED, len(often))).indices.tolist()}:
-            x, y = float(inspection.importance[unit]), float(often[unit])
-            left = x > 0.9 * float(inspection.importance.max())
+        axes.scatter(weights.numpy(), often.numpy(), s=14, alpha=0.6, color=_SEARCH, linewidths=0)
+        for unit in {*inspection.units[:_NAMED].tolist(), *weights.topk(min(_NAMED, len(often))).indices.tolist()}:
+            x, y = float(weights[unit]), float(often[unit])
+            left = x > 0.9 * float(weights.max())
             axes.annotate(
                 str(unit),
                 (x, y),
@@ -88,8 +88,8 @@ def scores(inspection: Inspection) -> str:
 
 def as_png(image: Tensor) -> bytes:
     """An image with values in [0, 1], shape (C, H, W) with 1 or 3 channels, as an enlarged PNG file."""
-    pixels = np.ascontiguousarray((255 * image).round().to(torch.uint8).movedim(0, -1).numpy())
-    picture = PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    pixels = (255 * image).round().to(torch.uint8).movedim(0, -1).squeeze(-1)
+    picture = PIL.Image.fromarray(pixels.numpy())
     factor = max(1, -(-_LEAST_PIXELS // min(picture.size)))
     file = io.BytesIO()
     picture.resize((picture.width * factor, picture.height * factor), PIL.Image.Resampling.NEAREST).save(file, "PNG")

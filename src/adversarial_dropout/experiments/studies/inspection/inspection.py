@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data.sources import DataLocation
-from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.show.table import Table
-from adversarial_dropout.experiments.studies.autoencoders.features import check_images
-from adversarial_dropout.experiments.studies.inspection.masks_at_work import USUAL_IMAGES, MasksAtWork, observe
+from adversarial_dropout.experiments.studies.autoencoders.features import evaluation_images
+from adversarial_dropout.experiments.studies.inspection.masks_at_work import MasksAtWork, observe
 from adversarial_dropout.experiments.studies.theory.linearisation import jacobian_at
 from adversarial_dropout.experiments.trained.prediction import outputs
 from adversarial_dropout.experiments.trained.trained import Trained
@@ -27,29 +26,20 @@ from adversarial_dropout.masks import flip_budget
 class Inspection:
     """A search on N images of one network.
 
-    Attributes:
-        trained: The network.
-        stored: The images, uint8, shape (N, C, H, W).
-        labels: Their classes, int64, shape (N,).
-        work: The search.
-        budget: Number of flips that the search may make for each image.
-        importance: Mean of |J| at ε = 1 over the images, for each unit, shape (H,): how fast the loss of the network
-            in evaluation changes with the unit. The target is the most probable class, or the image.
-        before: What the search attacks, shape (N,): the probability of the class that is most probable under the base
-            mask; of an autoencoder, the reconstruction error.
-        after: The same after the flips of the search.
-        after_random: The same after as many random flips, shape (RANDOM_MASKS, N).
+    It attacks the probability of the class that is most probable under the base mask, or, of an autoencoder, the
+    reconstruction error. Importance is the mean of |J| at ε = 1 over the images: how fast the loss of the network in
+    evaluation changes with a unit. The target of this loss is the most probable class, or the image.
     """
 
     trained: Trained
-    stored: Tensor
-    labels: Tensor
+    stored: Tensor  # The images, uint8, shape (N, C, H, W).
+    labels: Tensor  # Their classes, int64, shape (N,).
     work: MasksAtWork
-    budget: int
-    importance: Tensor
-    before: Tensor
-    after: Tensor
-    after_random: Tensor
+    budget: int  # Number of flips that the search may make for each image.
+    importance: Tensor  # Of each unit, shape (H,).
+    before: Tensor  # What the search attacks, shape (N,).
+    after: Tensor  # The same after the flips of the search.
+    after_random: Tensor  # The same after as many random flips, shape (RANDOM_MASKS, N).
 
     @property
     def reconstructs(self) -> bool:
@@ -154,21 +144,12 @@ def inspect(
 ) -> Inspection:
     """Search for the most harmful flips on images of a run's evaluation part; see :func:`~.masks_at_work.observe`.
 
-    For a classifier these are the flips that lower the probability of the most probable class under the base mask, for
-    an autoencoder those that raise the reconstruction error.
-
-    Args:
-        trained: The network.
-        images: How many, evenly spaced; ``None``: 1,000, or all if there are fewer.
-        flips: Budget of the search per image, k ≥ 1; ``None``: that of the run, or 5 % of the units if no term of the
-            run searched.
-        location: Where the data of the run are, if they have moved.
-        seed: Of base masks and random flips.
+    The images are :func:`~..autoencoders.features.evaluation_images`. ``flips`` is the budget per image; by default it
+    is that of the run, or 5 % of the units if no term of the run searched.
 
     Raises:
         InvalidValueError: there are fewer images, the layer has fewer units than flips, no flip is allowed or changes
             anything, the network has no AdversarialDropout layer, or the data are not those of the run.
-        RecordError: a file of the run is missing or damaged.
     """
     model, folder = trained.model, trained.record.folder
     layers = adversarial_layers(model)
@@ -177,11 +158,7 @@ def inspect(
             f"expected a network with one AdversarialDropout layer in {folder}, got {len(layers)}; train one with such "
             f"a layer in front of its last layers"
         )
-    rows = trained.split().evaluation
-    if images is not None:
-        check_images(images, len(rows))
-    data = trained.data(location)
-    rows = evenly_spaced(rows, images or USUAL_IMAGES)
+    data, rows = evaluation_images(trained, images, location)
     stored = data.images[rows]
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # For the noise that the authors' presets have in evaluation.

@@ -12,60 +12,38 @@ from torch import Tensor, nn
 from adversarial_dropout.divergences import kl_divergence
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data.sources import ImageData
-from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.studies.autoencoders.features import evaluation_images
 from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.layers import adversarial_layers
 from adversarial_dropout.regularizers.search import Search
 
 RANDOM_MASKS = 20
-USUAL_IMAGES = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class MasksAtWork:
-    """One search on N images.
+    """One search on N images, on a network with H units at the layer and C classes."""
 
-    Attributes:
-        base: Base masks εˢ, bool, shape (N, H).
-        found: Masks that the search found, same form.
-        random: Masks with as many random flips per image, shape (RANDOM_MASKS, N, H).
-        before: Class probabilities under εˢ, shape (N, C); of an autoencoder, the reconstruction, shape (N, D).
-        after: The same under the masks found.
-        after_random: The same under the random masks, shape (RANDOM_MASKS, N, ...).
-        divergence: KL(before ‖ after) per image, shape (N,); of an autoencoder, their mean squared difference.
-        divergence_random: The same under the random masks, shape (RANDOM_MASKS, N).
-    """
-
-    base: Tensor
-    found: Tensor
-    random: Tensor
-    before: Tensor
-    after: Tensor
-    after_random: Tensor
-    divergence: Tensor
-    divergence_random: Tensor
+    base: Tensor  # Base masks εˢ, bool, shape (N, H).
+    found: Tensor  # Masks that the search found, same form.
+    random: Tensor  # Masks with as many random flips per image, shape (RANDOM_MASKS, N, H).
+    before: Tensor  # Class probabilities under εˢ, shape (N, C); of an autoencoder, the reconstruction, shape (N, D).
+    after: Tensor  # The same under the masks found.
+    after_random: Tensor  # The same under the random masks, shape (RANDOM_MASKS, N, ...).
+    divergence: Tensor  # KL(before ‖ after) per image, shape (N,); of an autoencoder, their mean squared difference.
+    divergence_random: Tensor  # The same under the random masks, shape (RANDOM_MASKS, N).
 
     @property
-    def flips(self) -> float:
-        """Mean number of flips per image."""
-        return float((self.base != self.found).sum(dim=1).double().mean())
-
-    @property
-    def mean(self) -> float:
-        """Mean divergence under the masks found, in nats."""
-        return float(self.divergence.mean())
-
-    @property
-    def mean_of_largest(self) -> float:
-        """Mean over images of the largest divergence among the random masks."""
-        return float(self.divergence_random.amax(dim=0).mean())
-
-    @property
-    def mean_random(self) -> float:
-        """Mean divergence under random masks."""
-        return float(self.divergence_random.mean())
+    def summary(self) -> dict[str, float]:
+        """Mean flips per image; mean divergence in nats under the masks found, and under the worst and all random masks."""
+        return {
+            "flips": float((self.base != self.found).sum(dim=1).double().mean()),
+            "mean": float(self.divergence.mean()),
+            "mean_of_largest": float(self.divergence_random.amax(dim=0).mean()),
+            "mean_random": float(self.divergence_random.mean()),
+        }
 
 
 def observe(
@@ -73,16 +51,11 @@ def observe(
 ) -> MasksAtWork:
     """Search on a batch as in training, on a copy of the model with all but the dropout layer in evaluation mode.
 
-    Args:
-        model: Trained model, or its upper part, with exactly one AdversarialDropout layer.
-        x: Its input, shape (N, ...).
-        seed: Of the base masks and random flips.
-        against: What the search moves the output away from. ``"prediction"``: the prediction under εˢ, as in VAdD;
-            it needs p > 0, or J is zero. ``"class"``: the most probable class under εˢ, as in SAdD with this class as
-            the label. A tensor: images, of the shape of a reconstruction.
+    The search moves the output away from the prediction under εˢ, as in VAdD (which needs p > 0, or J is zero); from
+    the most probable class under εˢ, as in SAdD with this class as the label; or from images.
 
     Raises:
-        InvalidValueError: the model has another number of such layers, or p = 0 where it must not be.
+        InvalidValueError: the model has not exactly one AdversarialDropout layer, or p = 0 where it must not be.
     """
     divergence = kl_divergence if isinstance(against, str) else reconstruction_error
     read: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=1) if isinstance(against, str) else torch.clone
@@ -127,13 +100,8 @@ def _random_flips(flips: Tensor, units: int) -> Tensor:
 def observe_run(record: Record, seed: int = 0) -> tuple[MasksAtWork, ImageData, Tensor]:
     """Observe a run's saved model on up to 1,000 images of its evaluation part; see :func:`observe`.
 
-    Returns:
-        The search, the data of the run, and the row in these data of each image.
-
-    Raises:
-        RecordError, InvalidValueError: the split or the weights of the run are missing or damaged.
+    Returns the search, the data of the run, and the row in these data of each image.
     """
     trained = Trained.load(record)
-    data = trained.data()
-    rows = evenly_spaced(trained.split().evaluation, USUAL_IMAGES)
+    data, rows = evaluation_images(trained)
     return observe(trained.model, trained.pixels(data.images[rows]), seed), data, rows

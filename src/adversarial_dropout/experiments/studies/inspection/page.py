@@ -11,11 +11,7 @@ _SHOWN_IMAGES = 12
 
 
 def write_inspection(inspection: Inspection, path: Path) -> None:
-    """Write an inspection as an HTML file.
-
-    Raises:
-        RecordError: the file cannot be written.
-    """
+    """Write an inspection as an HTML file."""
     record = inspection.trained.record
     write_page(
         "studies/inspection/page.html.j2",
@@ -29,33 +25,22 @@ def write_inspection(inspection: Inspection, path: Path) -> None:
     )
 
 
-def _panels(inspection: Inspection) -> list[tuple[Picture, str]]:
-    """Figures and their captions."""
+def _panels(inspection: Inspection) -> list[Picture]:
     most = ", ".join(f"unit {unit}: {100 * inspection.often[unit]:.0f} %" for unit in inspection.units[:5].tolist())
     before, random, after = (
         f"{values.mean():.3g}" for values in (inspection.before, inspection.after_random, inspection.after)
     )
     heaviest = ", ".join(str(unit) for unit in inspection.importance.argsort(descending=True)[:5].tolist())
     return [
-        (
-            Picture(figures.units_by_class(inspection), f"Units by how often they are flipped, for each class. {most}."),
-            "Which units the search flips, for which classes.",
+        Picture(figures.units_by_class(inspection), f"Units by how often they are flipped, for each class. {most}."),
+        Picture(
+            figures.scores(inspection),
+            f"Curves over all images of the {inspection.scored}: on average {before} under the base mask, {random} "
+            f"after random flips, {after} after the flips of the search.",
         ),
-        (
-            Picture(
-                figures.scores(inspection),
-                f"Curves over all images of the {inspection.scored}: on average {before} under the base mask, {random} "
-                f"after random flips, {after} after the flips of the search.",
-            ),
-            "What the flips do, against as many random ones. Pale: the range of the random draws.",
-        ),
-        (
-            Picture(
-                figures.importance(inspection),
-                f"Every unit: how often it is flipped against its importance. Most important: {heaviest}.",
-            ),
-            "Importance: |∂D/∂ε| with all units kept, mean over the images. D is the reconstruction error, or the "
-            "cross-entropy with the class that the network itself finds most probable; ε scales the unit.",
+        Picture(
+            figures.importance(inspection),
+            f"Every unit: how often it is flipped against its importance. Most important: {heaviest}.",
         ),
     ]
 
