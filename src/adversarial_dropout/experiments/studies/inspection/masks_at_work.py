@@ -37,7 +37,7 @@ class MasksAtWork:
 
     @property
     def summary(self) -> dict[str, float]:
-        """Mean flips per image; mean divergence in nats under the masks found, and under the worst and all random masks."""
+        """Mean flips per image; mean divergence in nats under the found, the worst random, and all random masks."""
         return {
             "flips": float((self.base != self.found).sum(dim=1).double().mean()),
             "mean": float(self.divergence.mean()),
