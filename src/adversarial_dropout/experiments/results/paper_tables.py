@@ -82,9 +82,9 @@ class PaperTable:
             ],
             f"Table {self.name[5:]}, {full}: test error in %, mean ± std over n seeds, last epoch",
             (
-                f"Paper: Park, Park, Shin, Moon, AAAI 2018; its own figures are over {repeats} runs, those without ± "
-                f'are quoted there from others, and "{DASH}" is a dash there. Difference: ours minus the paper\'s, in '
-                f"percentage points.",
+                f"Paper: Park, Park, Shin, Moon, AAAI 2018. Its own figures are over {repeats} runs; it quotes those "
+                f'without ± from other papers, and prints "{DASH}" for a missing figure. Difference: ours minus the '
+                f"paper's, in percentage points.",
                 *PRINTED[self.name].notes,
             ),
         )
