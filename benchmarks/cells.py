@@ -1,4 +1,4 @@
-"""A column and a method of the paper's tables as a step that can be timed: on a GPU, or small on a CPU. No script."""
+"""A column and a method of the paper's tables as a step to time: full size on a GPU, small on a CPU. Not a script."""
 
 import argparse
 import dataclasses
@@ -114,8 +114,8 @@ class Autocast(nn.Module):
 
     def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(batch.images.device.type, torch.bfloat16):
-            found: tuple[Tensor, dict[str, Tensor]] = self.objective(batch, ramp)
-        return found
+            losses: tuple[Tensor, dict[str, Tensor]] = self.objective(batch, ramp)
+        return losses
 
 
 class Runner:
@@ -159,8 +159,8 @@ def made_batch(config: ExperimentConfig, device: torch.device, *, needs_unlabell
     draw = torch.Generator(device).manual_seed(config.seed)
     labelled, unlabelled = config.training.batch_labelled, config.training.batch_unlabelled
 
-    def noise(number: int) -> Tensor:
-        return torch.rand(number, *SHAPES[config.data.name], generator=draw, device=device)
+    def noise(count: int) -> Tensor:
+        return torch.rand(count, *SHAPES[config.data.name], generator=draw, device=device)
 
     without = noise(unlabelled) if unlabelled and needs_unlabelled else None
     return Batch(

@@ -1,19 +1,21 @@
-"""How many seeds of one experiment train best side by side on one GPU, and how: processes, streams or batched weights.
+"""Measure how many seeds of one experiment to train at once on one GPU, and how: processes, streams or batched
+weights.
 
     python benchmarks/cuda_seeds.py [--record results/cuda-seeds.json] [--device cuda]
 
-The network of Table 3 with the paper's batch of 128, every step one CUDA graph, on tensors that are there already. The
-figure is steps a second of all seeds together, median over rounds, and its ratio to one seed alone.
+The network is that of Table 3 with the paper's batch of 128. Every step is one CUDA graph on tensors that are already
+on the GPU. The result is the median over rounds of the steps per second of all seeds together, and its ratio to one
+seed.
 
-- processes: each trains one seed, as `reproduce --jobs N` does;
-- streams: one process, a graph for each seed, replayed in turn on streams of their own. PyTorch before 2.12 keeps the
-  random state of a generator once for all graphs, so graphs that run at once may share their noise there: the time is
-  right all the same;
-- batched: the weights of all seeds in one tensor each, by `torch.func.vmap`, which makes convolutions grouped; plain
-  training alone.
+- processes: each trains one seed, as `reproduce --jobs N` does.
+- streams: one process has a graph for each seed and replays each on its own stream. PyTorch before 2.12 stores the
+  random state of a generator only once for all graphs, so graphs that run at the same time may share their noise.
+  This does not affect the time.
+- batched: the weights of all seeds are in one tensor each, by `torch.func.vmap`, which makes convolutions grouped;
+  for plain training only.
 
-A record that is there is gone on with. On a CPU everything is small, and a graph is the step itself: a trial of the
-script, no measurement.
+An existing record is continued. On a CPU everything is small and a graph is an ordinary step: this tests the script
+and measures nothing.
 """
 
 import argparse
@@ -93,12 +95,12 @@ def batched(config: ExperimentConfig, seeds: int, steps: int, rounds: int, devic
 
 
 def streams(config: ExperimentConfig, seeds: int, steps: int, rounds: int, device: torch.device) -> list[float]:
-    """Steps a second of ``seeds`` networks in this process, each on a stream of its own, in each round."""
+    """Steps a second of ``seeds`` networks in this process, each on its own stream, in each round."""
     runners = [Runner(config, Variant(), device) for _ in range(seeds)]
-    own = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in runners]  # type: ignore[no-untyped-call]
+    cuda_streams = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in runners]  # type: ignore[no-untyped-call]
 
     def in_turn() -> None:
-        for runner, stream in zip(runners, own, strict=True):
+        for runner, stream in zip(runners, cuda_streams, strict=True):
             with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
                 runner()
 
@@ -117,7 +119,7 @@ def processes(config: ExperimentConfig, seeds: int, steps: int, rounds: int, dev
     context = torch.multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(seeds + 1), context.Queue()
     children = [
-        context.Process(target=_process, args=(config, steps, rounds, str(device), barrier, results), daemon=True)
+        context.Process(target=_process, args=(config, steps, rounds, device, barrier, results), daemon=True)
         for _ in range(seeds)
     ]
     for child in children:
@@ -144,20 +146,19 @@ def processes(config: ExperimentConfig, seeds: int, steps: int, rounds: int, dev
 
 
 def _process(
-    config: ExperimentConfig, steps: int, rounds: int, device: str, barrier: Barrier, results: "Queue[str]"
+    config: ExperimentConfig, steps: int, rounds: int, device: torch.device, barrier: Barrier, results: "Queue[str]"
 ) -> None:
     torch.set_num_threads(1)
-    place = torch.device(device)
     try:
-        runner = Runner(config, Variant(), place)
+        runner = Runner(config, Variant(), device)
         for _ in range(WARM_UP + 2):
             runner()
         for _ in range(rounds):
-            synchronize(place)
+            synchronize(device)
             barrier.wait(PATIENCE)
             for _ in range(steps):
                 runner()
-            synchronize(place)
+            synchronize(device)
             barrier.wait(PATIENCE)
     except Exception as error:  # It is told in the parent process.
         results.put(f"{type(error).__name__}: {error}")
@@ -244,8 +245,8 @@ def main() -> None:
             break
         entries.append(measure(way, method, seeds, arguments.steps, arguments.rounds, arguments.device))
         print(entries[-1], flush=True)
-        found = content(entries, arguments.steps, arguments.rounds, arguments.device)
-        records.write_measured(arguments.record, found)
+        record = content(entries, arguments.steps, arguments.rounds, arguments.device)
+        records.write_measured(arguments.record, record)
 
 
 if __name__ == "__main__":

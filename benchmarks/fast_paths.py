@@ -1,25 +1,23 @@
-"""What each fast path of a CPU step brings, and what those would that are not taken.
+"""Measure what each fast path of a CPU step gains, and what paths would gain that are not used.
 
     python benchmarks/fast_paths.py [--record results/fast-paths.json]
 
-Each pair runs interleaved in one process with one thread: 25 rounds after 5 of warm-up; the figure is the median ratio
-of fast to plain within a round, with its quartiles. Steps are of the Table 3 network on 128 images, without a term if
-nothing else is said. What is "kept" is how the software computes; the tests hold that it equals the plain way. Run it
-on an idle machine.
+The two ways of each pair take turns in one process with one thread, for 25 rounds after 5 of warm-up. The result is
+the median ratio of fast to plain within a round, with quartiles. Steps use the network of Table 3 on 128 images,
+without a term unless stated. The tests check that the paths in use compute the same as the plain way. Run it on an
+idle machine.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
 import ctypes
 import multiprocessing
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ROUNDS, WARM_UP, interleaved, ratio, seconds
+from measuring import WARM_UP, interleaved, option_parser, ratio, seconds
 from torch import nn
 
 from adversarial_dropout import sample_mask
@@ -129,21 +127,19 @@ def freed_memory(rounds: int, warm_up: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=Path("results/fast-paths.json"))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser = option_parser(__doc__, "fast-paths.json")
     parser.add_argument("--warm-up", type=int, default=WARM_UP)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, dict[str, Any]] = {
+    paths: dict[str, dict[str, Any]] = {
         "freed memory kept, VAdD": {"kept": False, "ratio": freed_memory(arguments.rounds, arguments.warm_up)}
     }
-    print(found, flush=True)
-    for name, (kept, fast, plain) in pairs().items():
+    print(paths, flush=True)
+    for name, (used, fast, plain) in pairs().items():
         took = interleaved({"fast": fast, "plain": plain}, CPU, warm_up=arguments.warm_up, rounds=arguments.rounds)
-        found[name] = {"kept": kept, "ratio": ratio(took["fast"], took["plain"])}
-        print(name, found[name], flush=True)
-    records.write_measured(arguments.record, {"rounds": arguments.rounds, "paths": found})
+        paths[name] = {"kept": used, "ratio": ratio(took["fast"], took["plain"])}
+        print(name, paths[name], flush=True)
+    records.write_measured(arguments.record, {"rounds": arguments.rounds, "paths": paths})
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
-"""Everything that is to be measured on a GPU, in one command that can be cut into pieces.
+"""Measure everything that needs a GPU, in one command that can be stopped and resumed.
 
     python benchmarks/gpu.py --out runs/gpu [--minutes 9] [--device cuda] [--data FOLDER]
 
-Nothing new is begun after --minutes, and the same command goes on where it stopped. Below --out there is a file for
-each part:
+Nothing new starts after --minutes; the same command resumes where it stopped. --out has a file for each part:
 
-- tests.json: how many tests of tests/test_cuda.py pass, fail and are skipped: what must hold on a GPU;
+- tests.json: how many tests of tests/test_cuda.py pass, fail and are skipped;
 - search.json: benchmarks/mask_search.py;
-- steps.json: a step of every method on the networks of Tables 3 and 4 at the paper's batch, in turn: operation by
-  operation and as one CUDA graph, in float32, TF32 and bfloat16, channels-last and not, compiled; FLOP over time,
-  beside the rate of this GPU's own matrix products;
-- cells.json: each cell of Table 1 over --steps steps of training, batches included;
+- steps.json: a step of every method on the networks of Tables 3 and 4 at the paper's batch size, in turn: as single
+  operations and as one CUDA graph, in float32, TF32 and bfloat16, channels-last or not, and compiled; its FLOP, and
+  the rate of this GPU's matrix products;
+- cells.json: each cell of Table 1 over --steps training steps, with the making of batches;
 - seeds.json: benchmarks/cuda_seeds.py;
-- errors.json: the test error over seeds in float32, TF32 and bfloat16, at the presets' reduced schedule;
-- summary.json: how long Table 1 takes at full scale, and what share of the bfloat16 rate conv-large reaches.
+- errors.json: the test error over seeds in float32, TF32 and bfloat16, with the presets' reduced schedule;
+- summary.json: the time of Table 1 at full scale, and the share of the bfloat16 rate that conv-large reaches.
 
-Images are generated, unless --data gives MNIST. On a CPU everything is small and --steps 2 --rounds 1 takes a minute:
-a trial of the script, no measurement.
+Images are generated unless --data has MNIST. On a CPU everything is small, and --steps 2 --rounds 1 takes a minute:
+this tests the script and measures nothing.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from typing import Any, get_args
 import gpu_summary
 import torch
 from cells import Runner, Variant, columns_and_methods, config_of, data_of, device_of, flop, rate
-from measuring import peak_bytes, quartiles, seconds, synchronize
+from measuring import interleaved, peak_bytes, quartiles, synchronize
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import Precision
@@ -96,8 +95,8 @@ def test(path: Path) -> dict[str, Any]:
     counts = re.findall(r"(\d+) (passed|failed|skipped|error)", said[-1] if said else "")
     if not counts:
         raise RuntimeError(f"expected tests to run, got {' '.join(said) or ran.stderr}; install pytest")
-    found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0}
-    return {**found, **{what: int(number) for number, what in counts}, "said": said}
+    result: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0}
+    return {**result, **{what: int(count) for count, what in counts}, "said": said}
 
 
 def script(name: str, record: Path, *options: str) -> dict[str, Any]:
@@ -144,13 +143,10 @@ def step_times(
             runner()
 
     peaks = {variant.name: peak_bytes(partial(start, variant), device) / 2**20 for variant in variants}
-    milliseconds: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(arguments.rounds):
-        for name, runner in runners.items():
-            milliseconds[name].append(1000 * seconds(runner, device, arguments.steps_a_round))
+    times = interleaved(runners, device, warm_up=0, rounds=arguments.rounds, calls=arguments.steps_a_round)
     return {
         "flop": flop(preset, method, device),
-        "milliseconds": {name: quartiles(values) for name, values in milliseconds.items()},
+        "milliseconds": {name: quartiles([1000 * value for value in values]) for name, values in times.items()},
         "MiB": peaks,
     }
 
@@ -246,8 +242,8 @@ def run_part(name: str, arguments: argparse.Namespace) -> bool:
         except Exception as failure:  # Whatever it is, the other entries can still be had.
             results.put(item, {"failed": f"{type(failure).__name__}: {failure}"[:2000]})
             if arguments.device.type == "cuda":  # What failed on a GPU may have left it in any state.
-                again = [*sys.argv, *([] if "--until" in sys.argv else ["--until", str(arguments.until)])]
-                os.execv(sys.executable, [sys.executable, *again])
+                command = [*sys.argv, *([] if "--until" in sys.argv else ["--until", str(arguments.until)])]
+                os.execv(sys.executable, [sys.executable, *command])
         if arguments.device.type == "cuda":
             torch.cuda.empty_cache()
     return True

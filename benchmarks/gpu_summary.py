@@ -1,4 +1,4 @@
-"""What the files that gpu.py wrote come to. Part of gpu.py; no script."""
+"""Summarise the files that gpu.py writes. Part of gpu.py; not a script."""
 
 import json
 from pathlib import Path
@@ -32,16 +32,16 @@ def table1(out: Path) -> dict[str, Any] | None:
     for name, entry in timed.items():
         preset, method = name.split()
         steps = steps_of_a_run(presets.get(preset, method, "paper"), STATED["mnist"].training_images)
-        own = SEEDS * steps * entry["seconds a step"] / 3600
-        hours["all methods"] += own
+        cell_hours = SEEDS * steps * entry["seconds a step"] / 3600
+        hours["all methods"] += cell_hours
         if (preset, method) in printed:
-            hours["methods that the paper prints"] += own
-    found: dict[str, Any] = {"cells timed": len(timed), "seeds": SEEDS, "hours, one run after the other": hours}
+            hours["methods that the paper prints"] += cell_hours
+    summary: dict[str, Any] = {"cells timed": len(timed), "seeds": SEEDS, "hours, one run after the other": hours}
     best = gain(seeds)
     if best is not None:
-        found["side by side"] = best
-        found["hours, side by side"] = {name: value / best["ratio"] for name, value in hours.items()}
-    return found
+        summary["side by side"] = best
+        summary["hours, side by side"] = {name: value / best["ratio"] for name, value in hours.items()}
+    return summary
 
 
 def gain(entries: list[dict[str, Any]] | None) -> dict[str, Any] | None:
@@ -63,11 +63,11 @@ def shares(out: Path) -> dict[str, dict[str, float]] | None:
     if not steps or "rate bf16" not in steps:
         return None
     rates = {name.split()[1]: value for name, value in steps.items() if name.startswith("rate ")}
-    found = {}
+    by_step = {}
     for name, entry in steps.items():
         if isinstance(entry, dict) and "milliseconds" in entry:
-            found[name] = {
+            by_step[name] = {
                 variant: 1000 * entry["flop"] / median / rates[variant.split(", ")[1]]
                 for variant, (_, median, _) in entry["milliseconds"].items()
             }
-    return found
+    return by_step

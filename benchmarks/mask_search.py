@@ -1,23 +1,21 @@
-"""Measure `adversarial_mask` against what it cannot do without, a ranking, and against other ways to write it.
+"""Compare `adversarial_mask` with the ranking that it needs, and with other implementations.
 
     python benchmarks/mask_search.py [--record results/mask-search.json] [--device cpu]
 
-One process, one thread; each candidate in rounds with `torch.topk` alone, 5 of warm-up, then 25. The figure is the
-median ratio within a round, with its quartiles. Candidates do not share rounds, because the large blocks that a full
-sort frees would cost the next one page faults. The loop is Algorithm 1 transcribed, one example and one unit after the
-other, in 25 rounds of its own with `adversarial_mask`. Memory is the most that is held at one time besides the
-arguments, over the size of J. Run it on an idle machine.
+One process with one thread. Each candidate takes turns with `torch.topk` for 25 rounds after 5 of warm-up; the result
+is the median ratio within a round, with quartiles. Candidates do not share rounds, because the large blocks that a
+full sort frees would cost the next candidate page faults. The loop is Algorithm 1, one example and one unit after the
+other; it takes turns with `adversarial_mask`. Memory is the peak without the arguments, relative to the size of J.
+Run it on an idle machine.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ROUNDS, interleaved, peak_bytes, ratio
+from measuring import interleaved, option_parser, peak_bytes, ratio
 from torch import Tensor
 
 from adversarial_dropout import adversarial_mask, sample_mask
@@ -115,21 +113,19 @@ def measure(units: int, k: int, device: torch.device, rounds: int) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, default=Path("results/mask-search.json"))
+    parser = option_parser(__doc__, "mask-search.json")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = []
+    sizes = []
     for units, k in SIZES:
-        found.append(measure(units, k, arguments.device, arguments.rounds))
-        print(found[-1], flush=True)
+        sizes.append(measure(units, k, arguments.device, arguments.rounds))
+        print(sizes[-1], flush=True)
     content = {
         "what": "time over torch.topk alone in the same round: lower quartile, median, upper quartile",
         "device": str(arguments.device),
         "rounds": arguments.rounds,
-        "sizes": found,
+        "sizes": sizes,
     }
     records.write_measured(arguments.record, content)
 

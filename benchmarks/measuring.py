@@ -1,5 +1,6 @@
-"""What the benchmarks share: interleaved rounds, peak memory, counted FLOP, the machine's own rate."""
+"""Shared code of the benchmarks: rounds in turn, quartiles, peak memory, counted FLOP, the rate of the machine."""
 
+import argparse
 import gc
 import statistics
 import time
@@ -13,6 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 WARM_UP, ROUNDS = 5, 25
+
+
+def option_parser(description: str | None, record: str) -> argparse.ArgumentParser:
+    """The options that benchmarks share: the JSON file to write, and the number of rounds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=Path("results") / record, help="JSON file to write")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    return parser
 
 
 def synchronize(device: torch.device) -> None:
@@ -32,16 +41,21 @@ def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> 
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], object]], device: torch.device, *, warm_up: int = WARM_UP, rounds: int = ROUNDS
+    runs: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    warm_up: int = WARM_UP,
+    rounds: int = ROUNDS,
+    calls: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each run in each round, one after the other, the warm-up left out."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    """Mean seconds of a call of each run in each round after the warm-up; within a round the runs take turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
         for name, run in runs.items():
-            took = seconds(run, device)
+            took = seconds(run, device, calls)
             if turn >= warm_up:
-                found[name].append(took)
-    return found
+                times[name].append(took)
+    return times
 
 
 def quartiles(values: Sequence[float]) -> list[float]:

@@ -64,13 +64,13 @@ def comparison_in(path: Path) -> Comparison:
 
 def grid() -> str:
     """Measures in every setting of the grid: means over seeds, dropout → adversarial dropout besides."""
-    found = read_json(RESULTS / "autoencoder-grid.json")
+    content = read_json(RESULTS / "autoencoder-grid.json")
     lines = [(name, *(_change(compared, measure) for measure in SHOWN)) for name, compared in in_settings().items()]
-    where = found["environment"]
+    where, seeds = content["environment"], content["seeds"]
     return (
         f"{Table((SETTING, *SHOWN.values()), lines).markdown()}\n\nMeans, dropout → with "
-        f"adversarial dropout, n = {len(found['seeds'])}; {found['epochs']} epochs; {found['images']:,} test images. "
-        f"Seeds {found['seeds'][0]} to {found['seeds'][-1]}; {where['processor']}, {where['cores']} cores, "
+        f"adversarial dropout, n = {len(seeds)}; {content['epochs']} epochs; {content['images']:,} test images. "
+        f"Seeds {seeds[0]} to {seeds[-1]}; {where['processor']}, {where['cores']} cores, "
         f"{where['gpu'] or 'no GPU'}; PyTorch {where['packages']['torch']}; commit {where['commit'][:7]}."
     )
 
@@ -93,16 +93,16 @@ def grid_claims() -> str:
 
 def in_settings() -> dict[str, Comparison]:
     """The two autoencoders in each setting of the grid."""
-    found = read_json(RESULTS / "autoencoder-grid.json")
-    return {_name(setting): _compared(setting, found) for setting in found["settings"]}
+    content = read_json(RESULTS / "autoencoder-grid.json")
+    return {_name(setting): _compared(setting, content) for setting in content["settings"]}
 
 
-def _compared(setting: dict[str, Any], found: dict[str, Any]) -> Comparison:
+def _compared(setting: dict[str, Any], content: dict[str, Any]) -> Comparison:
     values = {
         method: tuple({name: math.nan if value is None else value for name, value in run.items()} for run in runs)
         for method, runs in setting["values"].items()
     }
-    return Comparison(values, tuple(found["seeds"]), found["images"])
+    return Comparison(values, tuple(content["seeds"]), content["images"])
 
 
 def _name(setting: dict[str, Any]) -> str:

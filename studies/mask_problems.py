@@ -1,6 +1,6 @@
-"""How good a search for the worst mask is: small layers, where the worst mask can be found by trying all of them.
+"""Judge searches for the worst mask on small layers, where the worst mask can be found by trying all of them.
 
-Part of search_quality.py; no script.
+Part of search_quality.py; not a script.
 """
 
 import itertools
@@ -119,10 +119,10 @@ def worst_masks(problem: MaskProblem) -> Tensor:
         InvalidValueError: more than ``MOST_MASKS`` masks lie within k flips.
     """
     units, k = problem.h.shape[1], problem.max_flips
-    number = sum(math.comb(units, flips) for flips in range(k + 1))
-    if number > MOST_MASKS:
+    count = sum(math.comb(units, flips) for flips in range(k + 1))
+    if count > MOST_MASKS:
         raise InvalidValueError(
-            f"expected at most {MOST_MASKS:,} masks to try, got {number:,} within {k} flips of {units} units; take a "
+            f"expected at most {MOST_MASKS:,} masks to try, got {count:,} within {k} flips of {units} units; take a "
             f"smaller layer or fewer flips"
         )
     flips = _flips_within(units, k).to(problem.h.device)

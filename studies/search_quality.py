@@ -1,11 +1,11 @@
-"""Measure how much of the true maximum the search for the worst mask reaches, and what other searches would reach.
+"""Measure which share of the true maximum the search for the worst mask and other searches reach.
 
     python studies/search_quality.py [--record results/search-quality.json]
 
-The networks are trained here: digits-100's small-cnn, whose upper part is one linear layer, and narrow perceptrons with
-a hidden layer above the masks, by ordinary dropout and with virtual adversarial dropout. For few flips all masks are
-tried. Where they are too many, the largest divergence that any of the searches finds stands for the maximum. All
-networks are trained with p = 0.5; small-cnn is looked at with base masks of p = 0.2 as well.
+The script trains the networks: small-cnn of digits-100, whose upper part is one linear layer, and narrow perceptrons
+with a hidden layer above the masks, each with ordinary dropout and with virtual adversarial dropout. For few flips it
+tries all masks. For more flips, the largest divergence that any of the searches finds replaces the maximum. All
+networks are trained with p = 0.5; small-cnn is also tried with base masks of p = 0.2.
 """
 
 import argparse

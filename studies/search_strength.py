@@ -1,9 +1,9 @@
-"""Measure how far the search moves trained models, against random flips of the same size.
+"""Measure how far the search moves trained models, compared with random flips of the same number.
 
     python studies/search_strength.py [FOLDER] [--record results/digits-100-search.json]
 
-FOLDER holds finished runs with their weights, as `adversarial-dropout demo` leaves them. Every run with virtual
-adversarial dropout is looked at, on all images of its evaluation part.
+FOLDER has finished runs with their weights, as `adversarial-dropout demo` writes them. Each run with virtual
+adversarial dropout is measured on all images of its evaluation part.
 """
 
 import argparse

@@ -20,7 +20,7 @@ _SEARCH, _RANDOM, _BEFORE = "#D55E00", "#56B4E9", "#000000"
 def units_by_class(inspection: Inspection) -> str:
     """Draw how often the most frequently flipped units are flipped, by class of the image."""
     units, classes = inspection.units[:_SHOWN_UNITS], inspection.trained.classes
-    present = inspection.labels.unique().tolist()
+    present = sorted(set(inspection.labels.tolist()))
     left_out = len(present) - _SHOWN_CLASSES
     present = present[:_SHOWN_CLASSES]
     shares = 100 * inspection.flipped_by_class[present][:, units]
