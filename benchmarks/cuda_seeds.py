@@ -1,5 +1,4 @@
-"""Measure how many seeds of one experiment to train at once on one GPU, and how: processes, streams or batched
-weights.
+"""Measure how many seeds to train at once on one GPU, and how: as processes, streams or batched weights.
 
     python benchmarks/cuda_seeds.py [--record results/cuda-seeds.json] [--device cuda]
 
