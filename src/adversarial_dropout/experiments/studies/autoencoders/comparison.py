@@ -31,7 +31,7 @@ _HOLDS: dict[str, Callable[[float, float, float], bool | None]] = {
     "Hoyer sparsity": lambda _, dropout, ours: ours > dropout,
 }
 """Whether each claim holds in one seed, from its measure without dropout (infinite if that was not trained), with
-dropout, and with adversarial dropout besides; ``None`` if there is nothing to judge."""
+dropout, and with adversarial dropout; ``None`` if there is nothing to judge."""
 
 
 @dataclass(frozen=True)

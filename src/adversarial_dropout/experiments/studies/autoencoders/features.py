@@ -60,9 +60,9 @@ def look(record: Record, images: int, location: DataLocation | None = None) -> F
 def evaluation_images(
     trained: Trained, images: int | None = None, location: DataLocation | None = None
 ) -> tuple[ImageData, Tensor]:
-    """The data of a run, and the rows of evenly spaced images of its evaluation part: 1,000 or all, if not ``images``.
+    """The data of a run, and the rows of evenly spaced images of its evaluation part, by default 1,000 or all.
 
-    ``location`` says where the data are, if they have moved.
+    ``location`` says where the data are if they have moved.
     """
     rows = trained.split().evaluation
     if images is not None:
@@ -70,18 +70,18 @@ def evaluation_images(
     return trained.data(location), evenly_spaced(rows, images or USUAL_IMAGES)
 
 
-def check_images(images: int, there_are: int) -> None:
-    """Raise unless there are as many images to look at."""
-    if not 0 < images <= there_are:
+def check_images(images: int, available: int) -> None:
+    """Raise unless that number of images is available."""
+    if not 0 < images <= available:
         raise InvalidValueError(
-            f"expected images between 1 and the {there_are} that runs are evaluated on, got {images}; give another "
+            f"expected images between 1 and the {available} that runs are evaluated on, got {images}; give another "
             f"--images"
         )
 
 
 def hoyer(activations: Tensor) -> Tensor:
     r"""Hoyer's sparsity :math:`(\sqrt H - \|a\|_1 / \|a\|_2) / (\sqrt H - 1)` of each example: 0 where all units are
-    equal, 1 where one alone is active (Hoyer, JMLR 2004). Of floating activations (N, H), H ≥ 2; float64, shape (N,).
+    equal, 1 where only one is active (Hoyer, JMLR 2004). Of floating activations (N, H), H ≥ 2; float64, shape (N,).
 
     Raises:
         InvalidValueError: another shape or dtype, NaN, or an example without an active unit.
@@ -116,7 +116,7 @@ MEASURES: dict[str, str] = json.loads(Path(__file__).with_name("measures.json").
 
 
 def measure(features: Features, level: float) -> dict[str, float]:
-    """The :data:`MEASURES` of one autoencoder, NaN without such a filter. An activation above ``level`` is high."""
+    """The :data:`MEASURES` of one autoencoder; NaN if there is no such filter. Activations above ``level`` are high."""
     activations = features.activations
     living = ~dead(activations)
     spot = spots(features.filters, features.lit)

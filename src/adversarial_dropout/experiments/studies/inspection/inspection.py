@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.errors import InvalidValueError
@@ -95,13 +95,11 @@ class Inspection:
     @property
     def by_class(self) -> Table:
         """The effect on all images, and on those of each class."""
-        members = {name: self.labels == label for label, name in enumerate(self.trained.classes)}
+        members = [("all", torch.ones_like(self.labels, dtype=torch.bool))]
+        members += [(name, self.labels == label) for label, name in enumerate(self.trained.classes)]
         return Table(
             ("class", "n", "flips", "before", "after random flips", "after the search", "units flipped most often"),
-            [
-                self._row("all", torch.ones_like(self.labels, dtype=torch.bool)),
-                *(self._row(name, images) for name, images in members.items() if images.any()),
-            ],
+            [self._row(name, images) for name, images in members if images.any()],
             f"Means over the images of each class: flips per image, and the {self.scored}",
         )
 
@@ -174,6 +172,13 @@ def inspect(
             f"expected a network in {folder} with a unit to flip, but {reason}; look at its training"
         )
     classes = work.before.argmax(dim=1, keepdim=True)
+    jacobian = jacobian_at(
+        torch.ones_like(h),
+        h,
+        upper=upper,
+        target=upper(h).argmax(dim=1) if target is None else target,
+        divergence=cross_entropy if target is None else reconstruction_error,
+    )
 
     def score(output: Tensor) -> Tensor:
         return output.gather(1, classes).squeeze(1) if target is None else reconstruction_error(target, output)
@@ -184,7 +189,7 @@ def inspect(
         labels=data.labels[rows],
         work=work,
         budget=budget,
-        importance=_importance(upper, h, target),
+        importance=jacobian.abs().mean(dim=0),
         before=score(work.before),
         after=score(work.after),
         after_random=torch.stack([score(output) for output in work.after_random]),
@@ -205,16 +210,3 @@ def _set_budget(layer: AdversarialDropout, h: Tensor, flips: int | None) -> int:
             f"more"
         )
     return budget
-
-
-def _importance(upper: nn.Module, h: Tensor, target: Tensor | None) -> Tensor:
-    """Mean over images of |J| at ε = 1; D is the reconstruction error, or the cross-entropy with the predicted class.
-
-    Both are the losses of eq. 11, with the network's own prediction as the label.
-    """
-    divergence = cross_entropy if target is None else reconstruction_error
-    if target is None:
-        with torch.no_grad():
-            target = upper(h).argmax(dim=1)
-    jacobian = jacobian_at(torch.ones_like(h), h, upper=upper, target=target, divergence=divergence)
-    return jacobian.abs().mean(dim=0)
