@@ -188,6 +188,6 @@ def columns_and_methods(table: str = "table1") -> Iterator[tuple[str, str]]:
     """Every cell of one of the paper's tables, as preset and method."""
     from adversarial_dropout.experiments.results.paper_tables import columns
 
-    for cell in columns(table):
-        for method in presets.find(cell.preset).methods:
-            yield cell.preset, method
+    for column in columns(table):
+        for method in presets.find(column.preset).methods:
+            yield column.preset, method

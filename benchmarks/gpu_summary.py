@@ -27,7 +27,7 @@ def table1(out: Path) -> dict[str, Any] | None:
     timed = {name: entry for name, entry in (cells or {}).items() if "seconds a step" in entry}
     if not timed:
         return None
-    printed = {(cell.preset, method) for table in ("table1", "table2") for cell, method in trained(table)}
+    printed = {(column.preset, method) for table in ("table1", "table2") for column, method in trained(table)}
     hours = {"all methods": 0.0, "methods that the paper prints": 0.0}
     for name, entry in timed.items():
         preset, method = name.split()

@@ -65,17 +65,19 @@ def step(preset: str, source: str, method: str) -> dict[str, Any]:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cells = [
-        (cell, method) for cell in COLUMNS for method in (METHODS if cell.family == "paper" else (MOST_EXPENSIVE,))
+        (column, method)
+        for column in COLUMNS
+        for method in (METHODS if column.family == "paper" else (MOST_EXPENSIVE,))
     ]
-    steps: dict[str, dict[str, Any]] = {cell.preset: {} for cell in COLUMNS}
+    steps: dict[str, dict[str, Any]] = {column.preset: {} for column in COLUMNS}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, context, max_tasks_per_child=1) as processes:
         measured = processes.map(
-            step, *zip(*((cell.preset, cell.source, method) for cell, method in cells), strict=True)
+            step, *zip(*((column.preset, column.source, method) for column, method in cells), strict=True)
         )
-        for (cell, method), result in zip(cells, measured, strict=True):
-            steps[cell.preset][method] = result
-            print(cell.preset, method, result, flush=True)
+        for (column, method), result in zip(cells, measured, strict=True):
+            steps[column.preset][method] = result
+            print(column.preset, method, result, flush=True)
     records.write_measured(RESULTS / "true-batch.json", {"steps": steps})
 
 

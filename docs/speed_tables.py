@@ -187,11 +187,11 @@ def table_cost() -> str:
     for table in ("table1", "table2"):
         hours, longest = 0.0, 0.0
         cells = paper_tables.trained(table)
-        for cell, method in cells:
-            step = content["steps"][cell.preset][method]
-            config = presets.get(cell.preset, method, "paper")
-            run = steps_of_a_run(config, STATED[cell.source].training_images) * step["seconds"] / 3600
-            hours += STATED[cell.source].repeats * run
+        for column, method in cells:
+            step = content["steps"][column.preset][method]
+            config = presets.get(column.preset, method, "paper")
+            run = steps_of_a_run(config, STATED[column.source].training_images) * step["seconds"] / 3600
+            hours += STATED[column.source].repeats * run
             longest = max(longest, run)
         repeats = STATED[cells[0][0].source].repeats
         lines.append(

@@ -79,7 +79,7 @@ def paper_table(name: str, scale: Scale) -> str:
     """One of the paper's tables."""
     records = find_records(RESULTS / "paper")
     table = paper_tables.paper_table(name, records, scale)
-    presets_shown = {cell.preset for cell in table.columns}
+    presets_shown = {column.preset for column in table.columns}
     shown = [run for run in records if run.config.preset in presets_shown and run.config.scale == scale]
     if not shown:
         return f"{table.table.markdown()}\n\nNothing has been run yet."
@@ -131,15 +131,15 @@ def choices(made: dict[str, stated.Choice], where: str) -> str:
 def authors() -> str:
     """Settings in which the families differ."""
     lines = []
-    for cell in paper.COLUMNS:
-        if cell.family == "authors":
-            of_authors = presets.get(cell.preset, "vadd-qe+vat", "paper").to_dict()
-            of_paper = presets.get(cell.preset.replace("authors/", "paper/"), "vadd-qe+vat", "paper").to_dict()
+    for column in paper.COLUMNS:
+        if column.family == "authors":
+            of_authors = presets.get(column.preset, "vadd-qe+vat", "paper").to_dict()
+            of_paper = presets.get(column.preset.replace("authors/", "paper/"), "vadd-qe+vat", "paper").to_dict()
             added = [kind for kind in of_authors["terms"] if kind not in of_paper["terms"]]
             of_authors["terms"] = {kind: term for kind, term in of_authors["terms"].items() if kind not in added}
             changed = [line for line in differences(of_paper, of_authors) if not line.startswith("preset")]
             changed += [f"terms.{kind}: none → weight 1" for kind in added]
-            lines.append((cell.preset, "; ".join(changed)))
+            lines.append((column.preset, "; ".join(changed)))
     return Table(("preset", "paper → authors"), lines).markdown()
 
 
