@@ -27,7 +27,7 @@ IMAGES = {"mnist": (60_000, 10_000), "svhn": (73_257, 26_032), "cifar10": (50_00
 SMALL_IMAGES = (400, 40)
 MATRIX = {"cuda": 8192, "cpu": 256}
 CONTRAST, NOISE = 7.0, 60.0
-"""Of generated images: about a tenth of them cannot be told."""
+"""Of generated images, so that about a tenth of them cannot be classified."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def device_of(text: str) -> torch.device:
 def config_of(
     preset: str, method: str, device: torch.device, *, scale: Scale = "paper", seed: int = 0
 ) -> ExperimentConfig:
-    """The preset; on a CPU with a narrow network, small batches and few labels."""
+    """The preset, on a CPU with a narrow network, small batches and few labels."""
     config = presets.get(preset, method, scale, seed)
     if device.type == "cuda":
         return config
@@ -83,7 +83,7 @@ def config_of(
 
 
 def data_of(config: ExperimentConfig, device: torch.device, location: DataLocation | None) -> ImageData:
-    """The real images in ``location``; without it, generated ones: a faint picture of each class in noise."""
+    """The images in ``location``, or else generated ones: a faint picture of each class in noise."""
     return _data(config.data, device, location)
 
 
@@ -119,13 +119,13 @@ class Autocast(nn.Module):
 
 
 class Runner:
-    """One model in training, a step of which is a call.
+    """A model in training; a call makes one step.
 
     Attributes:
         model: The network.
-        objective: What it is trained for.
+        objective: Its loss.
         step: One step on a batch.
-        batch: The batch of a call without one.
+        batch: The default batch of a call.
     """
 
     def __init__(self, config: ExperimentConfig, variant: Variant, device: torch.device) -> None:
@@ -174,13 +174,13 @@ def made_batch(config: ExperimentConfig, device: torch.device, *, needs_unlabell
 
 
 def rate(precision: Precision, device: torch.device) -> float:
-    """FLOP/s of the device's own matrix products in this precision."""
+    """FLOP/s of the matrix products of the device in this precision."""
     set_products(precision)
     return measuring.matrix_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32, MATRIX[device.type])
 
 
 def flop(preset: str, method: str, device: torch.device) -> int:
-    """Of one step, counted in its products and convolutions."""
+    """FLOP of the products and convolutions of one step."""
     return measuring.flop(Runner(config_of(preset, method, device), Variant(captured=False), device))
 
 

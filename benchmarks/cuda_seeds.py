@@ -47,13 +47,13 @@ PRESET = "paper/mnist-all"
 METHODS = ("plain", "vadd-kl")
 NUMBERS = (1, 2, 4, 8, 16)
 PATIENCE = 120.0
-"""Seconds that the slowest process may take to be ready, and then for a round."""
+"""Seconds that the slowest process may take to start, and for each round."""
 
 
 class Stacked(nn.Module):
     """Plain training of several networks as one objective: their parameters stacked, their losses summed.
 
-    The adversarial dropout layer is an ordinary one here, which costs the same in plain training.
+    The adversarial dropout layer is replaced by an ordinary one, which costs the same in plain training.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -67,7 +67,7 @@ class Stacked(nn.Module):
         assert not buffers
         self.names = list(parameters)
         self.stacked = nn.ParameterList(nn.Parameter(value.detach()) for value in parameters.values())
-        self.skeleton = [copy.deepcopy(networks[0]).to("meta")]  # In a list: it has no parameters of its own here.
+        self.skeleton = [copy.deepcopy(networks[0]).to("meta")]  # In a list, so that its parameters are not registered.
 
     def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         def loss_of(parameters: dict[str, Tensor]) -> Tensor:
@@ -105,7 +105,7 @@ def streams(config: ExperimentConfig, seeds: int, steps: int, rounds: int, devic
 
     for _ in range(WARM_UP + 2):
         in_turn()
-        synchronize(device)  # Recording one graph is no time to run another.
+        synchronize(device)  # No other graph may run while one is recorded.
     return [seeds / seconds(in_turn, device, steps) for _ in range(rounds)]
 
 
@@ -159,7 +159,7 @@ def _process(
                 runner()
             synchronize(device)
             barrier.wait(PATIENCE)
-    except Exception as error:  # It is told in the parent process.
+    except Exception as error:  # The parent process raises it.
         results.put(f"{type(error).__name__}: {error}")
         barrier.abort()
 
@@ -168,7 +168,7 @@ WAYS = {"processes": processes, "streams": streams, "batched": batched}
 
 
 def measure(way: str, method: str, seeds: int, steps: int, rounds: int, device: torch.device) -> dict[str, Any]:
-    """One entry of the record; where it cannot be had, why."""
+    """One entry of the record, or why it could not be measured."""
     entry: dict[str, Any] = {"way": way, "method": method, "seeds": seeds}
     try:
         speeds = WAYS[way](config_of(PRESET, method, device), seeds, steps, rounds, device)
@@ -181,7 +181,7 @@ def measure(way: str, method: str, seeds: int, steps: int, rounds: int, device: 
 
 
 def with_ratios(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries, each with its ratio to one seed in one process: by how much the seeds gain from being together."""
+    """The entries, each with its ratio to one seed in one process."""
     alone = {
         entry["method"]: entry["steps_a_second"][1]
         for entry in reversed(entries)
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=16, help="most processes")
     parser.add_argument("--streams", type=int, default=8, help="most streams, and most networks with batched weights")
-    parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing new is begun")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing new starts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     end = time.monotonic() + 60 * arguments.minutes
@@ -240,7 +240,7 @@ def main() -> None:
         if (way, method, seeds) in done:
             continue
         if time.monotonic() > end:
-            print("not finished: the same command goes on", flush=True)
+            print("not finished: the same command resumes", flush=True)
             break
         entries.append(measure(way, method, seeds, arguments.steps, arguments.rounds, arguments.device))
         print(entries[-1], flush=True)

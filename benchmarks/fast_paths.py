@@ -67,7 +67,7 @@ def pooled_last(model: CutNetwork) -> nn.Module:
 
 
 def pairs() -> dict[str, tuple[bool, Run, Run]]:
-    """Name: whether it is kept, the fast way, the plain one."""
+    """By name: whether it is in use, the fast way, the plain way."""
     step = step_of(network())
     layer, x = nn.Linear(UNITS, 625), torch.randn(2 * EXAMPLES, UNITS)
     halves = x.chunk(2)
@@ -88,14 +88,14 @@ def pairs() -> dict[str, tuple[bool, Run, Run]]:
 
 
 def keep_freed_memory() -> None:
-    """From now on this process keeps the memory that it frees, where its C library is glibc.
+    """Make this process reuse the memory that it frees, if its C library is glibc.
 
-    A step frees and takes the same blocks of megabytes again and again. Given back to the system each time, each of
-    their pages is cleared and mapped again when it is next touched.
+    A step frees and allocates the same large blocks over and over. If they return to the system each time, the system
+    clears and maps all of their pages again.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # Another C library.
         mallopt = ctypes.CDLL(None).mallopt
-        # Older versions refuse more than 32 MiB. Where both are refused, the other setting alone would do harm.
+        # Older versions refuse more than 32 MiB. If both sizes are refused, the other setting alone would do harm.
         if any(mallopt(_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
             mallopt(_TRIM_THRESHOLD, _NEVER)
 
@@ -113,7 +113,7 @@ def one_step() -> float:
 
 
 def freed_memory(rounds: int, warm_up: int) -> list[float]:
-    """Steps of a process that keeps what it frees over those of one that does not, in turn."""
+    """Time of a step in a process that reuses freed memory, relative to one that does not; they take turns."""
     took: dict[bool, list[float]] = {True: [], False: []}
     context = multiprocessing.get_context("spawn")
     with (

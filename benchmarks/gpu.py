@@ -62,7 +62,7 @@ ERROR_SEEDS = 5
 
 
 class Results:
-    """The entries of one part, each kept in its file as soon as it is there."""
+    """The entries of one part; each is written to its file as soon as it is measured."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path = path
@@ -76,7 +76,7 @@ class Results:
 
 
 Item = tuple[str, Callable[[], object]]
-"""Name and how to get it."""
+"""Name, and the function that measures it."""
 
 
 def test_items(arguments: argparse.Namespace) -> list[Item]:
@@ -87,7 +87,7 @@ def test(path: Path) -> dict[str, Any]:
     """How many tests of a file pass, fail and are skipped.
 
     Raises:
-        RuntimeError: none could be run; pytest is not there, for example.
+        RuntimeError: no test could run, for example because pytest is not installed.
     """
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
     ran = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
@@ -133,7 +133,7 @@ def step_items(arguments: argparse.Namespace) -> list[Item]:
 def step_times(
     preset: str, method: str, variants: tuple[Variant, ...], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Milliseconds of a step in each variant, in turn within a round, its FLOP, and its memory at the highest."""
+    """Milliseconds, FLOP and peak memory of a step in each variant; within a round the variants take turns."""
     device = arguments.device
     runners: dict[str, Runner] = {}
 
@@ -159,7 +159,7 @@ def cell_items(arguments: argparse.Namespace) -> list[Item]:
 
 
 def cell_time(preset: str, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a step of training, with the making of its batch, over many steps."""
+    """Mean seconds of a training step over many steps, with the making of its batch."""
     device = arguments.device
     config = config_of(preset, method, device)
     runner, data = Runner(config, Variant(precision="tf32"), device), data_of(config, device, arguments.location)
@@ -215,13 +215,13 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Item]]] = {
     "search": search_items,
     "steps": step_items,
     "cells": cell_items,
-    "seeds": lambda arguments: [],  # A script that keeps its own record.
+    "seeds": lambda arguments: [],  # A script that writes its own record.
     "errors": error_items,
 }
 
 
 def run_part(name: str, arguments: argparse.Namespace) -> bool:
-    """Get what is missing of a part; say whether all of it is there."""
+    """Measure the missing entries of a part; return whether it is complete."""
     if name == "seeds":
         if time.time() > arguments.until:
             return False
@@ -239,9 +239,9 @@ def run_part(name: str, arguments: argparse.Namespace) -> bool:
             return False
         try:
             results.put(item, get())
-        except Exception as failure:  # Whatever it is, the other entries can still be had.
+        except Exception as failure:  # The other entries can still be measured.
             results.put(item, {"failed": f"{type(failure).__name__}: {failure}"[:2000]})
-            if arguments.device.type == "cuda":  # What failed on a GPU may have left it in any state.
+            if arguments.device.type == "cuda":  # A failure may leave the GPU in any state.
                 command = [*sys.argv, *([] if "--until" in sys.argv else ["--until", str(arguments.until)])]
                 os.execv(sys.executable, [sys.executable, *command])
         if arguments.device.type == "cuda":
@@ -253,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--device", type=device_of, default="cuda")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing new is begun")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing new starts")
     parser.add_argument("--until", type=float, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=2000, help="measured steps of a cell of Table 1")
     parser.add_argument("--rounds", type=int, default=10, help="rounds in which the variants of a step take turns")
@@ -268,7 +268,7 @@ def main() -> None:
     finished = all(run_part(part, arguments) for part in arguments.parts)
     if arguments.device.type == "cuda":
         gpu_summary.write(arguments.out)
-    print("finished" if finished else "not finished: the same command goes on", flush=True)
+    print("finished" if finished else "not finished: the same command resumes", flush=True)
 
 
 if __name__ == "__main__":

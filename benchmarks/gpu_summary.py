@@ -13,7 +13,7 @@ SEEDS = 8
 
 
 def write(out: Path) -> None:
-    """Write summary.json from what is there."""
+    """Write summary.json from the parts that exist."""
     records.write_measured(out / "summary.json", {"table 1": table1(out), "share of the rate": shares(out)})
 
 
@@ -45,7 +45,7 @@ def table1(out: Path) -> dict[str, Any] | None:
 
 
 def gain(entries: list[dict[str, Any]] | None) -> dict[str, Any] | None:
-    """The way and number of seeds side by side with the largest gain, by the method that gains least from it."""
+    """The way and number of seeds side by side with the largest gain, judged by the method that gains least."""
     ways: dict[tuple[str, int], list[float]] = {}
     for entry in entries or ():
         if "ratio" in entry and entry["way"] != "batched":
@@ -58,7 +58,7 @@ def gain(entries: list[dict[str, Any]] | None) -> dict[str, Any] | None:
 
 
 def shares(out: Path) -> dict[str, dict[str, float]] | None:
-    """FLOP/s of each step over those of the GPU's matrix products in the same precision."""
+    """FLOP/s of each step relative to the GPU's matrix products in the same precision."""
     steps = read(out / "steps.json")
     if not steps or "rate bf16" not in steps:
         return None

@@ -33,7 +33,7 @@ SIZES = (
     (131_072, 655),
 )
 LOOP_LARGEST = 102
-"""Flips up to which the loops are timed; with more they take minutes."""
+"""The loops are timed up to this number of flips; with more they take minutes."""
 
 
 def full_sort(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
@@ -44,7 +44,7 @@ def full_sort(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
 
 
 def transcribed(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
-    """Algorithm 1 line by line, with its two slips mended: the largest |J| first, the budget tested before a flip."""
+    """Algorithm 1 line by line, with its two slips corrected: largest |J| first, budget tested before a flip."""
     found = mask.clone()
     for row in range(mask.shape[0]):
         order = jacobian[row].abs().argsort(descending=True)
@@ -60,7 +60,7 @@ def transcribed(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
 
 
 def loop_over_lists(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
-    """The same on Python's floats, which are quicker to look at one by one than a tensor's entries."""
+    """The same on Python floats, which are faster to read one by one than the entries of a tensor."""
     found = mask.tolist()
     for bits, slopes in zip(found, jacobian.tolist(), strict=True):
         left = k

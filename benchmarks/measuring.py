@@ -25,13 +25,13 @@ def option_parser(description: str | None, record: str) -> argparse.ArgumentPars
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the work that was left on a GPU."""
+    """Wait for pending work on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:
-    """Mean time of a call, the work it leaves on a GPU included; a GPU may work on one while the next is prepared."""
+    """Mean seconds of a call, with its work on a GPU, which may overlap with the preparation of the next call."""
     synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
@@ -69,14 +69,14 @@ def ratio(above: list[float], below: list[float]) -> list[float]:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most that ``run`` holds at one time of what PyTorch allocates, over what was held before."""
+    """Peak of the memory that PyTorch allocates in ``run``, above what was allocated before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    gc.collect()  # What is freed while it runs would count against it.
+    gc.collect()  # Garbage that is freed during the run would count as negative.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     assert recorded.profiler is not None
@@ -90,13 +90,13 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 def peak_of_process() -> int:
-    """The most bytes of memory that this process has had so far. (``getrusage`` would count its parent's, too.)"""
+    """Peak memory of this process in bytes. (``getrusage`` would include that of its parent.)"""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) << 10
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the FLOP of what runs. (`FlopCounterMode` also follows modules, by hooks that some searches refuse.)"""
+    """Counts FLOP. (`FlopCounterMode` also follows modules, with hooks that some searches refuse.)"""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -117,9 +117,9 @@ def flop(run: Callable[[], object]) -> int:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, size: int = 2048, rounds: int = 9) -> float:
-    """FLOP a second of the machine's fastest product of two square matrices, the median of ``rounds``.
+    """FLOP per second of the machine's fastest product of two square matrices, the median of ``rounds``.
 
-    On a CPU in float32 both libraries that PyTorch has are tried: MKL, and oneDNN, which computes the convolutions.
+    On a CPU in float32 this tries both libraries of PyTorch: MKL, and oneDNN, which computes the convolutions.
     """
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     products: dict[str, Callable[[], object]] = {"matmul": lambda: a @ b}

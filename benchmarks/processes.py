@@ -66,7 +66,7 @@ def step_of(config: ExperimentConfig, *, together: bool) -> Step:
 
 
 def measure(preset: str, method: str, rank: int, rounds: int, barrier: Barrier) -> list[tuple[float, float]]:
-    """Seconds of a step of rank 0 by itself and of both, round by round."""
+    """Seconds of a step of rank 0 alone and of both ranks, for each round."""
     config = presets.get(preset, method, "paper")
     batch = joined_batch(config.training, SHAPES[config.model.name])
     kinds = (
@@ -88,7 +88,7 @@ def measure(preset: str, method: str, rank: int, rounds: int, barrier: Barrier) 
 
 
 def fixed(rounds: int) -> dict[str, float]:
-    """Seconds of what is not shared: the update, and the exchange."""
+    """Seconds of the parts that are not shared: the update and the exchange."""
     model = presets.get(CASES[0][0], "plain", "paper").model.build(SHAPES["mnist-cnn"], CLASSES)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -66,7 +66,7 @@ NOT_CUT = ("sadd", "vadd shared", "vadd independent")
 
 
 def vat_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
-    """The passes of cross-entropy and VAT as one writes them for this network, and no check."""
+    """The passes of cross-entropy and VAT written by hand for this network, without checks."""
     vat = VirtualAdversarialTraining()
 
     def loss() -> Tensor:
@@ -88,7 +88,7 @@ def vat_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
 
 
 def steps_of(config: Network, shape: tuple[int, int, int], images: int) -> dict[str, Callable[[], object]]:
-    """A step of each method on the same images and the same weights; each has its own optimiser."""
+    """A step of each method on the same images and weights, each with its own optimiser."""
     torch.manual_seed(0)
     model = config.build(shape, 10).train()
     batch = Batch(torch.rand(images, *shape), torch.randint(10, (images,)))
@@ -123,7 +123,7 @@ def steps_of(config: Network, shape: tuple[int, int, int], images: int) -> dict[
 
 
 def search_of(config: Network, images: int) -> Callable[[], object]:
-    """The mask search of a step, on as many units as the layer has."""
+    """The mask search of a step, for the number of units of the layer."""
     units = UNITS[config.name]
     mask, jacobian = sample_mask((images, units), 0.5), torch.randn(images, units)
     assert config.delta is not None
