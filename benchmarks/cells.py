@@ -1,4 +1,4 @@
-"""A column and a method of the paper's tables as a step that can be timed: on a GPU, or small on a CPU. No script."""
+"""A column and a method of the paper's tables as a step to time: full size on a GPU, small on a CPU. Not a script."""
 
 import argparse
 import dataclasses
@@ -26,7 +26,7 @@ IMAGES = {"mnist": (60_000, 10_000), "svhn": (73_257, 26_032), "cifar10": (50_00
 SMALL_IMAGES = (400, 40)
 MATRIX = {"cuda": 8192, "cpu": 256}
 CONTRAST, NOISE = 7.0, 60.0
-"""Of generated images: about a tenth of them cannot be told."""
+"""Of generated images, so that about a tenth of them cannot be classified."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def device_of(text: str) -> torch.device:
 def config_of(
     preset: str, method: str, device: torch.device, *, scale: Scale = "paper", seed: int = 0
 ) -> ExperimentConfig:
-    """The preset; on a CPU with a narrow network, small batches and few labels."""
+    """The preset, on a CPU with a narrow network, small batches and few labels."""
     config = presets.get(preset, method, scale, seed)
     if device.type == "cuda":
         return config
@@ -82,7 +82,7 @@ def config_of(
 
 
 def data_of(config: ExperimentConfig, device: torch.device, location: DataLocation | None) -> ImageData:
-    """The real images in ``location``; without it, generated ones: a faint picture of each class in noise."""
+    """The images in ``location``, or else generated ones: a faint picture of each class in noise."""
     return _data(config.data, device, location)
 
 
@@ -113,18 +113,18 @@ class Autocast(nn.Module):
 
     def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(batch.images.device.type, torch.bfloat16):
-            found: tuple[Tensor, dict[str, Tensor]] = self.objective(batch, ramp)
-        return found
+            losses: tuple[Tensor, dict[str, Tensor]] = self.objective(batch, ramp)
+        return losses
 
 
 class Runner:
-    """One model in training, a step of which is a call.
+    """A model in training; a call makes one step.
 
     Attributes:
         model: The network.
-        objective: What it is trained for.
+        objective: Its loss.
         step: One step on a batch.
-        batch: The batch of a call without one.
+        batch: The default batch of a call.
     """
 
     def __init__(self, config: ExperimentConfig, variant: Variant, device: torch.device) -> None:
@@ -164,8 +164,8 @@ def made_batch(config: ExperimentConfig, device: torch.device, *, needs_unlabell
     draw = torch.Generator(device).manual_seed(config.seed)
     labelled, unlabelled = config.training.batch_labelled, config.training.batch_unlabelled
 
-    def noise(number: int) -> Tensor:
-        return torch.rand(number, *SHAPES[config.data.name], generator=draw, device=device)
+    def noise(count: int) -> Tensor:
+        return torch.rand(count, *SHAPES[config.data.name], generator=draw, device=device)
 
     without = noise(unlabelled) if unlabelled and needs_unlabelled else None
     return Batch(
@@ -179,13 +179,13 @@ def made_batch(config: ExperimentConfig, device: torch.device, *, needs_unlabell
 
 
 def rate(precision: Precision, device: torch.device) -> float:
-    """FLOP/s of the device's own matrix products in this precision."""
+    """FLOP/s of the matrix products of the device in this precision."""
     set_products(precision)
     return measuring.matrix_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32, MATRIX[device.type])
 
 
 def flop(preset: str, method: str, device: torch.device) -> int:
-    """Of one step, counted in its products and convolutions."""
+    """FLOP of the products and convolutions of one step."""
     return measuring.flop(Runner(config_of(preset, method, device), Variant(captured=False), device))
 
 
@@ -193,6 +193,6 @@ def columns_and_methods(table: str = "table1") -> Iterator[tuple[str, str]]:
     """Every cell of one of the paper's tables, as preset and method."""
     from adversarial_dropout.experiments.results.paper_tables import columns
 
-    for cell in columns(table):
-        for method in presets.find(cell.preset).methods:
-            yield cell.preset, method
+    for column in columns(table):
+        for method in presets.find(column.preset).methods:
+            yield column.preset, method

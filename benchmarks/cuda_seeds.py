@@ -1,19 +1,20 @@
-"""How many seeds of one experiment train best side by side on one GPU, and how: processes, streams or batched weights.
+"""Measure how many seeds to train at once on one GPU, and how: as processes, streams or batched weights.
 
     python benchmarks/cuda_seeds.py [--record results/cuda-seeds.json] [--device cuda]
 
-The network of Table 3 with the paper's batch of 128, every step one CUDA graph, on tensors that are there already. The
-figure is steps a second of all seeds together, median over rounds, and its ratio to one seed alone.
+The network is that of Table 3 with the paper's batch of 128. Every step is one CUDA graph on tensors that are already
+on the GPU. The result is the median over rounds of the steps per second of all seeds together, and its ratio to one
+seed.
 
-- processes: each trains one seed, as `reproduce --jobs N` does;
-- streams: one process, a graph for each seed, replayed in turn on streams of their own. PyTorch before 2.12 keeps the
-  random state of a generator once for all graphs, so graphs that run at once may share their noise there: the time is
-  right all the same;
-- batched: the weights of all seeds in one tensor each, by `torch.func.vmap`, which makes convolutions grouped; plain
-  training alone.
+- processes: each trains one seed, as `reproduce --jobs N` does.
+- streams: one process has a graph for each seed and replays each on its own stream. PyTorch before 2.12 stores the
+  random state of a generator only once for all graphs, so graphs that run at the same time may share their noise.
+  This does not affect the time.
+- batched: the weights of all seeds are in one tensor each, by `torch.func.vmap`, which makes convolutions grouped;
+  for plain training only.
 
-A record that is there is gone on with. On a CPU everything is small, and a graph is the step itself: a trial of the
-script, no measurement.
+An existing record is continued. On a CPU everything is small and a graph is an ordinary step: this tests the script
+and measures nothing.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from typing import Any
 
 import torch
 from cells import Runner, Variant, config_of, device_of, made_batch
-from measuring import seconds, synchronize
+from measuring import quartiles, seconds, synchronize
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
@@ -39,7 +40,6 @@ from torch.nn import functional as F
 from adversarial_dropout import AdversarialDropout
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.results.summary import quartiles
 from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep
 from adversarial_dropout.experiments.run.step import Batch
 
@@ -47,13 +47,13 @@ PRESET = "paper/mnist-all"
 METHODS = ("plain", "vadd-kl")
 NUMBERS = (1, 2, 4, 8, 16)
 PATIENCE = 120.0
-"""Seconds that the slowest process may take to be ready, and then for a round."""
+"""Seconds that the slowest process may take to start, and for each round."""
 
 
 class Stacked(nn.Module):
     """Plain training of several networks as one objective: their parameters stacked, their losses summed.
 
-    The adversarial dropout layer is an ordinary one here, which costs the same in plain training.
+    The adversarial dropout layer is replaced by an ordinary one, which costs the same in plain training.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -67,7 +67,7 @@ class Stacked(nn.Module):
         assert not buffers
         self.names = list(parameters)
         self.stacked = nn.ParameterList(nn.Parameter(value.detach()) for value in parameters.values())
-        self.skeleton = [copy.deepcopy(networks[0]).to("meta")]  # In a list: it has no parameters of its own here.
+        self.skeleton = [copy.deepcopy(networks[0]).to("meta")]  # In a list, so that its parameters are not registered.
 
     def forward(self, batch: Batch, ramp: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         def loss_of(parameters: dict[str, Tensor]) -> Tensor:
@@ -94,18 +94,18 @@ def batched(config: ExperimentConfig, seeds: int, steps: int, rounds: int, devic
 
 
 def streams(config: ExperimentConfig, seeds: int, steps: int, rounds: int, device: torch.device) -> list[float]:
-    """Steps a second of ``seeds`` networks in this process, each on a stream of its own, in each round."""
+    """Steps a second of ``seeds`` networks in this process, each on its own stream, in each round."""
     runners = [Runner(config, Variant(), device) for _ in range(seeds)]
-    own = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in runners]  # type: ignore[no-untyped-call]
+    cuda_streams = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in runners]  # type: ignore[no-untyped-call]
 
     def in_turn() -> None:
-        for runner, stream in zip(runners, own, strict=True):
+        for runner, stream in zip(runners, cuda_streams, strict=True):
             with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
                 runner()
 
     for _ in range(WARM_UP + 2):
         in_turn()
-        synchronize(device)  # Recording one graph is no time to run another.
+        synchronize(device)  # No other graph may run while one is recorded.
     return [seeds / seconds(in_turn, device, steps) for _ in range(rounds)]
 
 
@@ -118,7 +118,7 @@ def processes(config: ExperimentConfig, seeds: int, steps: int, rounds: int, dev
     context = torch.multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(seeds + 1), context.Queue()
     children = [
-        context.Process(target=_process, args=(config, steps, rounds, str(device), barrier, results), daemon=True)
+        context.Process(target=_process, args=(config, steps, rounds, device, barrier, results), daemon=True)
         for _ in range(seeds)
     ]
     for child in children:
@@ -145,22 +145,21 @@ def processes(config: ExperimentConfig, seeds: int, steps: int, rounds: int, dev
 
 
 def _process(
-    config: ExperimentConfig, steps: int, rounds: int, device: str, barrier: Barrier, results: "Queue[str]"
+    config: ExperimentConfig, steps: int, rounds: int, device: torch.device, barrier: Barrier, results: "Queue[str]"
 ) -> None:
     torch.set_num_threads(1)
-    place = torch.device(device)
     try:
-        runner = Runner(config, Variant(), place)
+        runner = Runner(config, Variant(), device)
         for _ in range(WARM_UP + 2):
             runner()
         for _ in range(rounds):
-            synchronize(place)
+            synchronize(device)
             barrier.wait(PATIENCE)
             for _ in range(steps):
                 runner()
-            synchronize(place)
+            synchronize(device)
             barrier.wait(PATIENCE)
-    except Exception as error:  # It is told in the parent process.
+    except Exception as error:  # The parent process raises it.
         results.put(f"{type(error).__name__}: {error}")
         barrier.abort()
 
@@ -169,7 +168,7 @@ WAYS = {"processes": processes, "streams": streams, "batched": batched}
 
 
 def measure(way: str, method: str, seeds: int, steps: int, rounds: int, device: torch.device) -> dict[str, Any]:
-    """One entry of the record; where it cannot be had, why."""
+    """One entry of the record, or why it could not be measured."""
     entry: dict[str, Any] = {"way": way, "method": method, "seeds": seeds}
     try:
         speeds = WAYS[way](config_of(PRESET, method, device), seeds, steps, rounds, device)
@@ -182,7 +181,7 @@ def measure(way: str, method: str, seeds: int, steps: int, rounds: int, device: 
 
 
 def with_ratios(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries, each with its ratio to one seed in one process: by how much the seeds gain from being together."""
+    """The entries, each with its ratio to one seed in one process."""
     alone = {
         entry["method"]: entry["steps_a_second"][1]
         for entry in reversed(entries)
@@ -229,7 +228,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=16, help="most processes")
     parser.add_argument("--streams", type=int, default=8, help="most streams, and most networks with batched weights")
-    parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing new is begun")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing new starts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     end = time.monotonic() + 60 * arguments.minutes
@@ -241,12 +240,12 @@ def main() -> None:
         if (way, method, seeds) in done:
             continue
         if time.monotonic() > end:
-            print("not finished: the same command goes on", flush=True)
+            print("not finished: the same command resumes", flush=True)
             break
         entries.append(measure(way, method, seeds, arguments.steps, arguments.rounds, arguments.device))
         print(entries[-1], flush=True)
-        found = content(entries, arguments.steps, arguments.rounds, arguments.device)
-        records.write_measured(arguments.record, found)
+        record = content(entries, arguments.steps, arguments.rounds, arguments.device)
+        records.write_measured(arguments.record, record)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""End to end: what an epoch takes, how much of it lies outside the steps, and how much memory.
+"""Measure end to end how long an epoch takes, which share of it is outside the steps, and how much memory it needs.
 
     python benchmarks/epochs.py --data FOLDER [--record results/epochs.json]
 
-Real runs in a folder that is thrown away, each in a process of its own with one thread; a clock is put around what the
-loop calls. The first epoch warms up. An epoch has the preset's steps (CIFAR-10: a few) and is evaluated as in
-training. Run it on an idle machine.
+These are real runs in a temporary folder, each in its own process with one thread, with timers around the functions
+that the loop calls. The first epoch is a warm-up. An epoch has as many steps as in the preset (a few for CIFAR-10)
+and ends with the usual evaluation. Run it on an idle machine.
 """
 
 import argparse
@@ -70,22 +70,22 @@ def measure(config: ExperimentConfig, location: sources.DataLocation) -> dict[st
     def timed_step(*arguments: Any, **named: Any) -> Any:
         return timed("steps", choose_step(*arguments, **named))
 
-    def ended(number: int, _: object) -> None:
+    def ended(epoch: int, _: object) -> None:
         epochs.append({**clock, "batches": clock["epoch"] - clock["steps"]})
         clock.clear()
 
     with ExitStack() as stack:
-        for place_of, name, replacement in (
+        for target, name, replacement in (
             (under_way, "choose_step", timed_step),
             (under_way.Run, "_means", timed("epoch", under_way.Run._means)),
             (under_way, "error", timed("evaluation", error)),
             (checkpoint, "save", timed("records", checkpoint.save)),
             (records, "write_metrics", timed("records", records.write_metrics)),
         ):
-            stack.enter_context(mock.patch.object(place_of, name, replacement))
+            stack.enter_context(mock.patch.object(target, name, replacement))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         loop.run(config, Path(folder) / "run", ended, location)
-    seconds = {part: statistics.median(found[part] for found in epochs[1:]) for part in PARTS}
+    seconds = {part: statistics.median(epoch[part] for epoch in epochs[1:]) for part in PARTS}
     whole = sum(seconds.values())
     return {
         "seconds": {**seconds, "epoch": whole},
@@ -101,14 +101,14 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=Path("results/epochs.json"))
     arguments = parser.parse_args()
     location = sources.DataLocation(arguments.data)
-    found = {}
+    runs = {}
     for (preset, method), steps in RUNS.items():
         config = config_of(preset, method, steps)
         sources.load(config.data, location)  # Decoded before the process that is measured.
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            found[f"{preset} {method}"] = process.submit(measure, config, location).result()
-        print(preset, method, found[f"{preset} {method}"], flush=True)
-    content = {"epochs": EPOCHS - 1, "steps": {" ".join(run): steps for run, steps in RUNS.items()}, "runs": found}
+            runs[f"{preset} {method}"] = process.submit(measure, config, location).result()
+        print(preset, method, runs[f"{preset} {method}"], flush=True)
+    content = {"epochs": EPOCHS - 1, "steps": {" ".join(run): steps for run, steps in RUNS.items()}, "runs": runs}
     records.write_measured(arguments.record, content)
 
 

@@ -1,25 +1,23 @@
-"""What each fast path of a CPU step brings, and what those would that are not taken.
+"""Measure what each fast path of a CPU step gains, and what paths would gain that are not used.
 
     python benchmarks/fast_paths.py [--record results/fast-paths.json]
 
-Each pair runs interleaved in one process with one thread: 25 rounds after 5 of warm-up; the figure is the median ratio
-of fast to plain within a round, with its quartiles. Steps are of the Table 3 network on 128 images, without a term if
-nothing else is said. What is "kept" is how the software computes; the tests hold that it equals the plain way. Run it
-on an idle machine.
+The two ways of each pair take turns in one process with one thread, for 25 rounds after 5 of warm-up. The result is
+the median ratio of fast to plain within a round, with quartiles. Steps use the network of Table 3 on 128 images,
+without a term unless stated. The tests check that the paths in use compute the same as the plain way. Run it on an
+idle machine.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
 import ctypes
 import multiprocessing
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ROUNDS, WARM_UP, interleaved, ratio, seconds
+from measuring import WARM_UP, interleaved, option_parser, ratio, seconds
 from torch import nn
 
 from adversarial_dropout import sample_mask
@@ -69,7 +67,7 @@ def pooled_last(model: CutNetwork) -> nn.Module:
 
 
 def pairs() -> dict[str, tuple[bool, Run, Run]]:
-    """Name: whether it is kept, the fast way, the plain one."""
+    """By name: whether it is in use, the fast way, the plain way."""
     step = step_of(network())
     layer, x = nn.Linear(UNITS, 625), torch.randn(2 * EXAMPLES, UNITS)
     halves = x.chunk(2)
@@ -90,14 +88,14 @@ def pairs() -> dict[str, tuple[bool, Run, Run]]:
 
 
 def keep_freed_memory() -> None:
-    """From now on this process keeps the memory that it frees, where its C library is glibc.
+    """Make this process reuse the memory that it frees, if its C library is glibc.
 
-    A step frees and takes the same blocks of megabytes again and again. Given back to the system each time, each of
-    their pages is cleared and mapped again when it is next touched.
+    A step frees and allocates the same large blocks over and over. If they return to the system each time, the system
+    clears and maps all of their pages again.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # Another C library.
         mallopt = ctypes.CDLL(None).mallopt
-        # Older versions refuse more than 32 MiB. Where both are refused, the other setting alone would do harm.
+        # Older versions refuse more than 32 MiB. If both sizes are refused, the other setting alone would do harm.
         if any(mallopt(_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
             mallopt(_TRIM_THRESHOLD, _NEVER)
 
@@ -115,7 +113,7 @@ def one_step() -> float:
 
 
 def freed_memory(rounds: int, warm_up: int) -> list[float]:
-    """Steps of a process that keeps what it frees over those of one that does not, in turn."""
+    """Time of a step in a process that reuses freed memory, relative to one that does not; they take turns."""
     took: dict[bool, list[float]] = {True: [], False: []}
     context = multiprocessing.get_context("spawn")
     with (
@@ -129,21 +127,19 @@ def freed_memory(rounds: int, warm_up: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=Path("results/fast-paths.json"))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser = option_parser(__doc__, "fast-paths.json")
     parser.add_argument("--warm-up", type=int, default=WARM_UP)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, dict[str, Any]] = {
+    paths: dict[str, dict[str, Any]] = {
         "freed memory kept, VAdD": {"kept": False, "ratio": freed_memory(arguments.rounds, arguments.warm_up)}
     }
-    print(found, flush=True)
-    for name, (kept, fast, plain) in pairs().items():
+    print(paths, flush=True)
+    for name, (used, fast, plain) in pairs().items():
         took = interleaved({"fast": fast, "plain": plain}, CPU, warm_up=arguments.warm_up, rounds=arguments.rounds)
-        found[name] = {"kept": kept, "ratio": ratio(took["fast"], took["plain"])}
-        print(name, found[name], flush=True)
-    records.write_measured(arguments.record, {"rounds": arguments.rounds, "paths": found})
+        paths[name] = {"kept": used, "ratio": ratio(took["fast"], took["plain"])}
+        print(name, paths[name], flush=True)
+    records.write_measured(arguments.record, {"rounds": arguments.rounds, "paths": paths})
 
 
 if __name__ == "__main__":

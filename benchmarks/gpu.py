@@ -1,22 +1,21 @@
-"""Everything that is to be measured on a GPU, in one command that can be cut into pieces.
+"""Measure everything that needs a GPU, in one command that can be stopped and resumed.
 
     python benchmarks/gpu.py --out runs/gpu [--minutes 9] [--device cuda] [--data FOLDER]
 
-Nothing new is begun after --minutes, and the same command goes on where it stopped. Below --out there is a file for
-each part:
+Nothing new starts after --minutes; the same command resumes where it stopped. --out has a file for each part:
 
-- tests.json: how many tests of tests/test_cuda.py pass, fail and are skipped: what must hold on a GPU;
+- tests.json: how many tests of tests/test_cuda.py pass, fail and are skipped;
 - search.json: benchmarks/mask_search.py;
-- steps.json: a step of every method on the networks of Tables 3 and 4 at the paper's batch, in turn: operation by
-  operation and as one CUDA graph, in float32, TF32 and bfloat16, channels-last and not, compiled; FLOP over time,
-  beside the rate of this GPU's own matrix products;
-- cells.json: each cell of Table 1 over --steps steps of training, batches included;
+- steps.json: a step of every method on the networks of Tables 3 and 4 at the paper's batch size, in turn: as single
+  operations and as one CUDA graph, in float32, TF32 and bfloat16, channels-last or not, and compiled; its FLOP, and
+  the rate of this GPU's matrix products;
+- cells.json: each cell of Table 1 over --steps training steps, with the making of batches;
 - seeds.json: benchmarks/cuda_seeds.py;
-- errors.json: the test error over seeds in float32, TF32 and bfloat16, at the presets' reduced schedule;
-- summary.json: how long Table 1 takes at full scale, and what share of the bfloat16 rate conv-large reaches.
+- errors.json: the test error over seeds in float32, TF32 and bfloat16, with the presets' reduced schedule;
+- summary.json: the time of Table 1 at full scale, and the share of the bfloat16 rate that conv-large reaches.
 
-Images are generated, unless --data gives MNIST. On a CPU everything is small and --steps 2 --rounds 1 takes a minute:
-a trial of the script, no measurement.
+Images are generated unless --data has MNIST. On a CPU everything is small, and --steps 2 --rounds 1 takes a minute:
+this tests the script and measures nothing.
 """
 
 import argparse
@@ -35,14 +34,13 @@ from typing import Any, get_args
 import gpu_summary
 import torch
 from cells import Runner, Variant, columns_and_methods, config_of, data_of, device_of, flop, rate
-from measuring import peak_bytes, seconds, synchronize
+from measuring import interleaved, peak_bytes, quartiles, synchronize
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import Precision
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.data.splits import make_split
-from adversarial_dropout.experiments.results.summary import quartiles
 from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.captured import WARM_UP
 from adversarial_dropout.experiments.run.optimizers import ramp_down, ramp_up
@@ -64,7 +62,7 @@ ERROR_SEEDS = 5
 
 
 class Results:
-    """The entries of one part, each kept in its file as soon as it is there."""
+    """The entries of one part; each is written to its file as soon as it is measured."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path = path
@@ -78,7 +76,7 @@ class Results:
 
 
 Item = tuple[str, Callable[[], object]]
-"""Name and how to get it."""
+"""Name, and the function that measures it."""
 
 
 def test_items(arguments: argparse.Namespace) -> list[Item]:
@@ -89,7 +87,7 @@ def test(path: Path) -> dict[str, Any]:
     """How many tests of a file pass, fail and are skipped.
 
     Raises:
-        RuntimeError: none could be run; pytest is not there, for example.
+        RuntimeError: no test could run, for example because pytest is not installed.
     """
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
     ran = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
@@ -97,8 +95,8 @@ def test(path: Path) -> dict[str, Any]:
     counts = re.findall(r"(\d+) (passed|failed|skipped|error)", said[-1] if said else "")
     if not counts:
         raise RuntimeError(f"expected tests to run, got {' '.join(said) or ran.stderr}; install pytest")
-    found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0}
-    return {**found, **{what: int(number) for number, what in counts}, "said": said}
+    result: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0}
+    return {**result, **{what: int(count) for count, what in counts}, "said": said}
 
 
 def script(name: str, record: Path, *options: str) -> dict[str, Any]:
@@ -135,7 +133,7 @@ def step_items(arguments: argparse.Namespace) -> list[Item]:
 def step_times(
     preset: str, method: str, variants: tuple[Variant, ...], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Milliseconds of a step in each variant, in turn within a round, its FLOP, and its memory at the highest."""
+    """Milliseconds, FLOP and peak memory of a step in each variant; within a round the variants take turns."""
     device = arguments.device
     runners: dict[str, Runner] = {}
 
@@ -145,13 +143,10 @@ def step_times(
             runner()
 
     peaks = {variant.name: peak_bytes(partial(start, variant), device) / 2**20 for variant in variants}
-    milliseconds: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(arguments.rounds):
-        for name, runner in runners.items():
-            milliseconds[name].append(1000 * seconds(runner, device, arguments.steps_a_round))
+    times = interleaved(runners, device, warm_up=0, rounds=arguments.rounds, calls=arguments.steps_a_round)
     return {
         "flop": flop(preset, method, device),
-        "milliseconds": {name: quartiles(values) for name, values in milliseconds.items()},
+        "milliseconds": {name: quartiles([1000 * value for value in values]) for name, values in times.items()},
         "MiB": peaks,
     }
 
@@ -164,7 +159,7 @@ def cell_items(arguments: argparse.Namespace) -> list[Item]:
 
 
 def cell_time(preset: str, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a step of training, with the making of its batch, over many steps."""
+    """Mean seconds of a training step over many steps, with the making of its batch."""
     device = arguments.device
     config = config_of(preset, method, device)
     runner, data = Runner(config, Variant(precision="tf32"), device), data_of(config, device, arguments.location)
@@ -220,13 +215,13 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Item]]] = {
     "search": search_items,
     "steps": step_items,
     "cells": cell_items,
-    "seeds": lambda arguments: [],  # A script that keeps its own record.
+    "seeds": lambda arguments: [],  # A script that writes its own record.
     "errors": error_items,
 }
 
 
 def run_part(name: str, arguments: argparse.Namespace) -> bool:
-    """Get what is missing of a part; say whether all of it is there."""
+    """Measure the missing entries of a part; return whether it is complete."""
     if name == "seeds":
         if time.time() > arguments.until:
             return False
@@ -244,11 +239,11 @@ def run_part(name: str, arguments: argparse.Namespace) -> bool:
             return False
         try:
             results.put(item, get())
-        except Exception as failure:  # Whatever it is, the other entries can still be had.
+        except Exception as failure:  # The other entries can still be measured.
             results.put(item, {"failed": f"{type(failure).__name__}: {failure}"[:2000]})
-            if arguments.device.type == "cuda":  # What failed on a GPU may have left it in any state.
-                again = [*sys.argv, *([] if "--until" in sys.argv else ["--until", str(arguments.until)])]
-                os.execv(sys.executable, [sys.executable, *again])
+            if arguments.device.type == "cuda":  # A failure may leave the GPU in any state.
+                command = [*sys.argv, *([] if "--until" in sys.argv else ["--until", str(arguments.until)])]
+                os.execv(sys.executable, [sys.executable, *command])
         if arguments.device.type == "cuda":
             torch.cuda.empty_cache()
     return True
@@ -258,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--device", type=device_of, default="cuda")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing new is begun")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing new starts")
     parser.add_argument("--until", type=float, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=2000, help="measured steps of a cell of Table 1")
     parser.add_argument("--rounds", type=int, default=10, help="rounds in which the variants of a step take turns")
@@ -273,7 +268,7 @@ def main() -> None:
     finished = all(run_part(part, arguments) for part in arguments.parts)
     if arguments.device.type == "cuda":
         gpu_summary.write(arguments.out)
-    print("finished" if finished else "not finished: the same command goes on", flush=True)
+    print("finished" if finished else "not finished: the same command resumes", flush=True)
 
 
 if __name__ == "__main__":

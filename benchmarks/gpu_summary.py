@@ -1,4 +1,4 @@
-"""What the files that gpu.py wrote come to. Part of gpu.py; no script."""
+"""Summarise the files that gpu.py writes. Part of gpu.py; not a script."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ SEEDS = 8
 
 
 def write(out: Path) -> None:
-    """Write summary.json from what is there."""
+    """Write summary.json from the parts that exist."""
     records.write_measured(out / "summary.json", {"table 1": table1(out), "share of the rate": shares(out)})
 
 
@@ -27,25 +27,25 @@ def table1(out: Path) -> dict[str, Any] | None:
     timed = {name: entry for name, entry in (cells or {}).items() if "seconds a step" in entry}
     if not timed:
         return None
-    printed = {(cell.preset, method) for table in ("table1", "table2") for cell, method in trained(table)}
+    printed = {(column.preset, method) for table in ("table1", "table2") for column, method in trained(table)}
     hours = {"all methods": 0.0, "methods that the paper prints": 0.0}
     for name, entry in timed.items():
         preset, method = name.split()
         steps = steps_of_a_run(presets.get(preset, method, "paper"), STATED["mnist"].training_images)
-        own = SEEDS * steps * entry["seconds a step"] / 3600
-        hours["all methods"] += own
+        cell_hours = SEEDS * steps * entry["seconds a step"] / 3600
+        hours["all methods"] += cell_hours
         if (preset, method) in printed:
-            hours["methods that the paper prints"] += own
-    found: dict[str, Any] = {"cells timed": len(timed), "seeds": SEEDS, "hours, one run after the other": hours}
+            hours["methods that the paper prints"] += cell_hours
+    summary: dict[str, Any] = {"cells timed": len(timed), "seeds": SEEDS, "hours, one run after the other": hours}
     best = gain(seeds)
     if best is not None:
-        found["side by side"] = best
-        found["hours, side by side"] = {name: value / best["ratio"] for name, value in hours.items()}
-    return found
+        summary["side by side"] = best
+        summary["hours, side by side"] = {name: value / best["ratio"] for name, value in hours.items()}
+    return summary
 
 
 def gain(entries: list[dict[str, Any]] | None) -> dict[str, Any] | None:
-    """The way and number of seeds side by side with the largest gain, by the method that gains least from it."""
+    """The way and number of seeds side by side with the largest gain, judged by the method that gains least."""
     ways: dict[tuple[str, int], list[float]] = {}
     for entry in entries or ():
         if "ratio" in entry and entry["way"] != "batched":
@@ -58,16 +58,16 @@ def gain(entries: list[dict[str, Any]] | None) -> dict[str, Any] | None:
 
 
 def shares(out: Path) -> dict[str, dict[str, float]] | None:
-    """FLOP/s of each step over those of the GPU's matrix products in the same precision."""
+    """FLOP/s of each step relative to the GPU's matrix products in the same precision."""
     steps = read(out / "steps.json")
     if not steps or "rate bf16" not in steps:
         return None
     rates = {name.split()[1]: value for name, value in steps.items() if name.startswith("rate ")}
-    found = {}
+    by_step = {}
     for name, entry in steps.items():
         if isinstance(entry, dict) and "milliseconds" in entry:
-            found[name] = {
+            by_step[name] = {
                 variant: 1000 * entry["flop"] / median / rates[variant.split(", ")[1]]
                 for variant, (_, median, _) in entry["milliseconds"].items()
             }
-    return found
+    return by_step

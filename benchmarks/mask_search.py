@@ -1,23 +1,21 @@
-"""Measure `adversarial_mask` against what it cannot do without, a ranking, and against other ways to write it.
+"""Compare `adversarial_mask` with the ranking that it needs, and with other implementations.
 
     python benchmarks/mask_search.py [--record results/mask-search.json] [--device cpu]
 
-One process, one thread; each candidate in rounds with `torch.topk` alone, 5 of warm-up, then 25. The figure is the
-median ratio within a round, with its quartiles. Candidates do not share rounds, because the large blocks that a full
-sort frees would cost the next one page faults. The loop is Algorithm 1 transcribed, one example and one unit after the
-other, in 25 rounds of its own with `adversarial_mask`. Memory is the most that is held at one time besides the
-arguments, over the size of J. Run it on an idle machine.
+One process with one thread. Each candidate takes turns with `torch.topk` for 25 rounds after 5 of warm-up; the result
+is the median ratio within a round, with quartiles. Candidates do not share rounds, because the large blocks that a
+full sort frees would cost the next candidate page faults. The loop is Algorithm 1, one example and one unit after the
+other; it takes turns with `adversarial_mask`. Memory is the peak without the arguments, relative to the size of J.
+Run it on an idle machine.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ROUNDS, interleaved, peak_bytes, ratio
+from measuring import interleaved, option_parser, peak_bytes, ratio
 from torch import Tensor
 
 from adversarial_dropout import adversarial_mask, sample_mask
@@ -35,7 +33,7 @@ SIZES = (
     (131_072, 655),
 )
 LOOP_LARGEST = 102
-"""Flips up to which the loops are timed; with more they take minutes."""
+"""The loops are timed up to this number of flips; with more they take minutes."""
 
 
 def full_sort(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
@@ -46,7 +44,7 @@ def full_sort(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
 
 
 def transcribed(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
-    """Algorithm 1 line by line, with its two slips mended: the largest |J| first, the budget tested before a flip."""
+    """Algorithm 1 line by line, with its two slips corrected: largest |J| first, budget tested before a flip."""
     found = mask.clone()
     for row in range(mask.shape[0]):
         order = jacobian[row].abs().argsort(descending=True)
@@ -62,7 +60,7 @@ def transcribed(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
 
 
 def loop_over_lists(mask: Tensor, jacobian: Tensor, k: int) -> Tensor:
-    """The same on Python's floats, which are quicker to look at one by one than a tensor's entries."""
+    """The same on Python floats, which are faster to read one by one than the entries of a tensor."""
     found = mask.tolist()
     for bits, slopes in zip(found, jacobian.tolist(), strict=True):
         left = k
@@ -115,21 +113,19 @@ def measure(units: int, k: int, device: torch.device, rounds: int) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, default=Path("results/mask-search.json"))
+    parser = option_parser(__doc__, "mask-search.json")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = []
+    sizes = []
     for units, k in SIZES:
-        found.append(measure(units, k, arguments.device, arguments.rounds))
-        print(found[-1], flush=True)
+        sizes.append(measure(units, k, arguments.device, arguments.rounds))
+        print(sizes[-1], flush=True)
     content = {
         "what": "time over torch.topk alone in the same round: lower quartile, median, upper quartile",
         "device": str(arguments.device),
         "rounds": arguments.rounds,
-        "sizes": found,
+        "sizes": sizes,
     }
     records.write_measured(arguments.record, content)
 

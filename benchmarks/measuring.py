@@ -1,9 +1,10 @@
-"""What the benchmarks share: interleaved rounds, peak memory, counted FLOP, the machine's own rate."""
+"""Shared code of the benchmarks: rounds in turn, quartiles, peak memory, counted FLOP, the rate of the machine."""
 
+import argparse
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,25 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from adversarial_dropout.experiments.results.summary import quartiles
-
 WARM_UP, ROUNDS = 5, 25
 
 
+def option_parser(description: str | None, record: str) -> argparse.ArgumentParser:
+    """The options that benchmarks share: the JSON file to write, and the number of rounds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=Path("results") / record, help="JSON file to write")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    return parser
+
+
 def synchronize(device: torch.device) -> None:
-    """Wait for the work that was left on a GPU."""
+    """Wait for pending work on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:
-    """Mean time of a call, the work it leaves on a GPU included; a GPU may work on one while the next is prepared."""
+    """Mean seconds of a call, with its work on a GPU, which may overlap with the preparation of the next call."""
     synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
@@ -34,16 +41,26 @@ def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> 
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], object]], device: torch.device, *, warm_up: int = WARM_UP, rounds: int = ROUNDS
+    runs: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    warm_up: int = WARM_UP,
+    rounds: int = ROUNDS,
+    calls: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each run in each round, one after the other, the warm-up left out."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    """Mean seconds of a call of each run in each round after the warm-up; within a round the runs take turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
         for name, run in runs.items():
-            took = seconds(run, device)
+            took = seconds(run, device, calls)
             if turn >= warm_up:
-                found[name].append(took)
-    return found
+                times[name].append(took)
+    return times
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median and upper quartile, interpolated between the values; of a single value, that value."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
 
 
 def ratio(above: list[float], below: list[float]) -> list[float]:
@@ -52,14 +69,14 @@ def ratio(above: list[float], below: list[float]) -> list[float]:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most that ``run`` holds at one time of what PyTorch allocates, over what was held before."""
+    """Peak of the memory that PyTorch allocates in ``run``, above what was allocated before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    gc.collect()  # What is freed while it runs would count against it.
+    gc.collect()  # Garbage that is freed during the run would count as negative.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     assert recorded.profiler is not None
@@ -73,13 +90,13 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 def peak_of_process() -> int:
-    """The most bytes of memory that this process has had so far. (``getrusage`` would count its parent's, too.)"""
+    """Peak memory of this process in bytes. (``getrusage`` would include that of its parent.)"""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) << 10
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the FLOP of what runs. (`FlopCounterMode` also follows modules, by hooks that some searches refuse.)"""
+    """Counts FLOP. (`FlopCounterMode` also follows modules, with hooks that some searches refuse.)"""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -100,9 +117,9 @@ def flop(run: Callable[[], object]) -> int:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, size: int = 2048, rounds: int = 9) -> float:
-    """FLOP a second of the machine's fastest product of two square matrices, the median of ``rounds``.
+    """FLOP per second of the machine's fastest product of two square matrices, the median of ``rounds``.
 
-    On a CPU in float32 both libraries that PyTorch has are tried: MKL, and oneDNN, which computes the convolutions.
+    On a CPU in float32 this tries both libraries of PyTorch: MKL, and oneDNN, which computes the convolutions.
     """
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     products: dict[str, Callable[[], object]] = {"matmul": lambda: a @ b}

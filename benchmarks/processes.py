@@ -1,16 +1,14 @@
-"""Measure the throughput of two processes over that of one, on the same work: steps of one joined batch.
+"""Measure the throughput of two processes relative to one, on the same joined batch.
 
     python benchmarks/processes.py [--record results/processes.json]
 
-Two processes stay alive, one thread each. In every round rank 0 first makes some steps on the joined batch by itself,
-while rank 1 sleeps; then both make as many on half of it each, with DistributedDataParallel over gloo. The clock is
-that of rank 0, from one meeting of the two to the next. The figure is the median ratio within a round over 25 rounds,
-after 5 of warm-up, with its quartiles. Networks, batches and terms of the presets. What does not get less by
-being shared is measured by itself: Adam's update, and the exchange of so many gradients. Run it on an idle machine with
-two cores or more.
+Two processes stay alive, with one thread each. In each round rank 0 first makes some steps on the joined batch while
+rank 1 sleeps; then both make as many on half of it, with DistributedDataParallel over gloo. Rank 0 takes the time
+between two barriers. The result is the median ratio within a round over 25 rounds after 5 of warm-up, with quartiles.
+Networks, batches and terms are those of the presets. The parts that two processes do not share, Adam's update and the
+exchange of gradients, are measured separately. Run it on an idle machine with at least two cores.
 """
 
-import argparse
 import multiprocessing
 import statistics
 import tempfile
@@ -21,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-from measuring import interleaved, ratio
+from measuring import WARM_UP, interleaved, option_parser, ratio
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,7 +27,7 @@ from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import ExperimentConfig, TrainingConfig
 from adversarial_dropout.experiments.run.step import Batch, Objective, Step, eager_step
 
-WARM_UP, ROUNDS, STEPS, PROCESSES = 5, 25, 2, 2
+STEPS, PROCESSES = 2, 2
 SHAPES, CLASSES = {"mnist-cnn": (1, 28, 28), "conv-large": (3, 32, 32)}, 10
 CASES = (
     ("paper/mnist-1000", "plain"),
@@ -68,14 +66,14 @@ def step_of(config: ExperimentConfig, *, together: bool) -> Step:
 
 
 def measure(preset: str, method: str, rank: int, rounds: int, barrier: Barrier) -> list[tuple[float, float]]:
-    """Seconds of a step of rank 0 by itself and of both, round by round."""
+    """Seconds of a step of rank 0 alone and of both ranks, for each round."""
     config = presets.get(preset, method, "paper")
     batch = joined_batch(config.training, SHAPES[config.model.name])
     kinds = (
         (step_of(config, together=False), batch, rank == 0),
         (step_of(config, together=True), half(batch, rank), True),
     )
-    found = []
+    times = []
     for _ in range(WARM_UP + rounds):
         seconds = []
         for step, seen, works in kinds:
@@ -85,12 +83,12 @@ def measure(preset: str, method: str, rank: int, rounds: int, barrier: Barrier) 
                 step(seen, 1.0)
             barrier.wait()
             seconds.append((time.perf_counter() - start) / STEPS)
-        found.append((seconds[0], seconds[1]))
-    return found[WARM_UP:]
+        times.append((seconds[0], seconds[1]))
+    return times[WARM_UP:]
 
 
 def fixed(rounds: int) -> dict[str, float]:
-    """Seconds of what is not shared: the update, and the exchange."""
+    """Seconds of the parts that are not shared: the update and the exchange."""
     model = presets.get(CASES[0][0], "plain", "paper").model.build(SHAPES["mnist-cnn"], CLASSES)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -107,26 +105,26 @@ def work(rank: int, rounds: int, record: Path, store: str, barrier: Barrier) -> 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=PROCESSES)
     try:
-        found = {}
+        cases = {}
         for preset, method in CASES:
             apart = measure(preset, method, rank, rounds, barrier)
             alone, together = ([times[kind] for times in apart] for kind in (0, 1))
-            found[f"{preset} {method}"] = {
+            cases[f"{preset} {method}"] = {
                 "seconds": {"one": statistics.median(alone), "two": statistics.median(together)},
                 "ratio": ratio(alone, together),
             }
             if rank == 0:
-                print(preset, method, found[f"{preset} {method}"], flush=True)
+                print(preset, method, cases[f"{preset} {method}"], flush=True)
         parts = fixed(rounds)
     except BaseException:
-        barrier.abort()  # Or the other would wait for ever.
+        barrier.abort()  # Or the other process would wait forever.
         raise
     if rank == 0:
         print(parts)
         content = {
             "what": "throughput of two processes over that of one on the same work: lower quartile, median, upper",
             "rounds": rounds,
-            "cases": found,
+            "cases": cases,
             "seconds_of_fixed_parts": parts,
         }
         records.write_measured(record, content)
@@ -134,10 +132,7 @@ def work(rank: int, rounds: int, record: Path, store: str, barrier: Barrier) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, default=Path("results/processes.json"))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    arguments = parser.parse_args()
+    arguments = option_parser(__doc__, "processes.json").parse_args()
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,21 +1,19 @@
-"""Measure what a training step with each method costs, over a plain step, beside the floor.
+"""Measure the cost of a training step with each method, relative to a plain step.
 
     python benchmarks/step_cost.py [--record results/step-cost.json] [--networks mnist-cnn conv-large small-cnn]
 
-One process, one thread, the methods interleaved. A step is cross-entropy on a batch plus one term on the same batch,
-forward, backward and Adam's update. The figure is the median over 25 rounds of the ratio within a round, after 5 of
-warm-up, with its quartiles. FLOP are counted, not estimated; the machine's rate is that of its fastest product of two
+All methods take turns in one process with one thread. A step computes cross-entropy and one term on the same batch,
+forward and backward, and makes Adam's update. The result is the median ratio within a round, with quartiles, over 25
+rounds after 5 of warm-up. FLOP are counted, not estimated. The machine's rate is that of its fastest product of two
 matrices of 2,048 × 2,048, measured in the same process. Run it on an idle machine.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ROUNDS, WARM_UP, flop, interleaved, matrix_rate, peak_bytes, ratio
+from measuring import ROUNDS, WARM_UP, flop, interleaved, matrix_rate, option_parser, peak_bytes, ratio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,7 +66,7 @@ NOT_CUT = ("sadd", "vadd shared", "vadd independent")
 
 
 def vat_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
-    """The passes of cross-entropy and VAT as one writes them for this network, and no check."""
+    """The passes of cross-entropy and VAT written by hand for this network, without checks."""
     vat = VirtualAdversarialTraining()
 
     def loss() -> Tensor:
@@ -90,7 +88,7 @@ def vat_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
 
 
 def steps_of(config: Network, shape: tuple[int, int, int], images: int) -> dict[str, Callable[[], object]]:
-    """A step of each method on the same images and the same weights; each has its own optimiser."""
+    """A step of each method on the same images and weights, each with its own optimiser."""
     torch.manual_seed(0)
     model = config.build(shape, 10).train()
     batch = Batch(torch.rand(images, *shape), torch.randint(10, (images,)))
@@ -119,13 +117,13 @@ def steps_of(config: Network, shape: tuple[int, int, int], images: int) -> dict[
         regularizer = term.build()
         return step_of(lambda: F.cross_entropy(whole(x), y) + regularizer(whole, x, y))
 
-    found = {name: step(terms) for name, terms in METHODS.items()}
-    found |= {f"{name}, not cut": not_cut(*METHODS[name].values()) for name in NOT_CUT}
-    return {**found, "vat, by hand": step_of(vat_by_hand(model, x, y))}
+    steps = {name: step(terms) for name, terms in METHODS.items()}
+    steps |= {f"{name}, not cut": not_cut(*METHODS[name].values()) for name in NOT_CUT}
+    return {**steps, "vat, by hand": step_of(vat_by_hand(model, x, y))}
 
 
 def search_of(config: Network, images: int) -> Callable[[], object]:
-    """The mask search of a step, on as many units as the layer has."""
+    """The mask search of a step, for the number of units of the layer."""
     units = UNITS[config.name]
     mask, jacobian = sample_mask((images, units), 0.5), torch.randn(images, units)
     assert config.delta is not None
@@ -158,8 +156,8 @@ def measure(name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> dict[str
             method: counted[method] / statistics.median(times) / rate for method, times in took.items()
         },
         "ratios": {method: ratio(times, took["plain"]) for method, times in took.items()},
-        "flop_ratios": {method: found / counted["plain"] for method, found in counted.items()},
-        "memory_ratios": {method: found / held["plain"] for method, found in held.items()},
+        "flop_ratios": {method: value / counted["plain"] for method, value in counted.items()},
+        "memory_ratios": {method: value / held["plain"] for method, value in held.items()},
         "vadd independent over pi": ratio(took["vadd independent"], took["pi"]),
         "search over vadd shared": ratio(search["search"], search["step"]),
         "dropout mask over plain": ratio(mask["mask"], mask["step"]),
@@ -168,18 +166,16 @@ def measure(name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=Path("results/step-cost.json"))
+    parser = option_parser(__doc__, "step-cost.json")
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = {}
+    networks = {}
     for name in arguments.networks:
-        found[name] = measure(name, arguments.rounds)
-        print(name, f"plain {found[name]['plain']['seconds']:.4f} s", flush=True)
-        for method, (low, median, high) in found[name]["ratios"].items():
-            beside = " ".join(f"{what} {found[name][what][method]:.2f}" for what in BESIDE)
+        networks[name] = measure(name, arguments.rounds)
+        print(name, f"plain {networks[name]['plain']['seconds']:.4f} s", flush=True)
+        for method, (low, median, high) in networks[name]["ratios"].items():
+            beside = " ".join(f"{what} {networks[name][what][method]:.2f}" for what in BESIDE)
             print(f"  {method:28} {median:.2f} [{low:.2f}, {high:.2f}]  {beside}", flush=True)
         for what in (
             "vadd independent over pi",
@@ -187,11 +183,11 @@ def main() -> None:
             "search over vadd shared",
             "dropout mask over plain",
         ):
-            print(f"  {what:28}", *(f"{part:.3f}" for part in found[name][what]))
+            print(f"  {what:28}", *(f"{part:.3f}" for part in networks[name][what]))
     content = {
         "what": "time of a step over a plain one: lower quartile, median, upper quartile of the ratio within a round",
         "rounds": arguments.rounds,
-        "networks": found,
+        "networks": networks,
     }
     records.write_measured(arguments.record, content)
 

@@ -1,11 +1,11 @@
-"""One training step of each full-scale network at the true batch: that memory holds, and how long it takes.
+"""Measure time and memory of one training step of each full-scale network at its true batch size.
 
     python benchmarks/true_batch.py
 
-Every method in the paper's columns, the dearest one in the authors'. Each runs in a process of its own with one thread,
-two of them at a time, as a grid with --jobs 2 does, on random images of the right form (memory and time do not depend
-on what they show); of a few steps the last is timed. Writes results/true-batch.json. Run it on an idle machine with two
-cores.
+The paper's columns are measured with every method, the authors' with the most expensive one. Each cell runs in a
+process of its own with one thread, two at a time, as in a grid with --jobs 2. The images are random, because time and
+memory do not depend on their content. The last of a few steps is timed. Writes results/true-batch.json. Run it on an
+idle machine with two cores.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cells import SHAPES
 from measuring import peak_of_process
 
 from adversarial_dropout.experiments import presets, records
@@ -28,9 +29,8 @@ from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.step import Objective, eager_step
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-DEAREST = "vadd-qe+vat"
+MOST_EXPENSIVE = "vadd-qe+vat"
 STEPS = {"mnist": 6, "svhn": 2, "cifar10": 2}
-SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "cifar10": (3, 32, 32)}
 
 
 def step(preset: str, source: str, method: str) -> dict[str, Any]:
@@ -47,11 +47,11 @@ def step(preset: str, source: str, method: str) -> dict[str, Any]:
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-5)
     split = Split(rows, rows, rows)
     order = torch.Generator().manual_seed(0)
-    one = eager_step(objective, optimizer)
+    make_step = eager_step(objective, optimizer)
     training = dataclasses.replace(config.training, steps_per_epoch=STEPS[source])
     for batch in batches(data, pixels, split, training, order, needs_unlabelled=objective.needs_unlabelled):
         started = time.perf_counter()
-        loss = one(batch, 1.0)["loss"]
+        loss = make_step(batch, 1.0)["loss"]
         seconds = time.perf_counter() - started
     assert torch.isfinite(loss)
     return {
@@ -64,16 +64,20 @@ def step(preset: str, source: str, method: str) -> dict[str, Any]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    cells = [(cell, method) for cell in COLUMNS for method in (METHODS if cell.family == "paper" else (DEAREST,))]
-    steps: dict[str, dict[str, Any]] = {cell.preset: {} for cell in COLUMNS}
+    cells = [
+        (column, method)
+        for column in COLUMNS
+        for method in (METHODS if column.family == "paper" else (MOST_EXPENSIVE,))
+    ]
+    steps: dict[str, dict[str, Any]] = {column.preset: {} for column in COLUMNS}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, context, max_tasks_per_child=1) as processes:
         measured = processes.map(
-            step, *zip(*((cell.preset, cell.source, method) for cell, method in cells), strict=True)
+            step, *zip(*((column.preset, column.source, method) for column, method in cells), strict=True)
         )
-        for (cell, method), found in zip(cells, measured, strict=True):
-            steps[cell.preset][method] = found
-            print(cell.preset, method, found, flush=True)
+        for (column, method), result in zip(cells, measured, strict=True):
+            steps[column.preset][method] = result
+            print(column.preset, method, result, flush=True)
     records.write_measured(RESULTS / "true-batch.json", {"steps": steps})
 
 

@@ -1,13 +1,22 @@
 """The tables of docs/figures.md, from results/."""
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.experiments.records import read_json
 from adversarial_dropout.experiments.show.table import Table
-from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
-from adversarial_dropout.experiments.studies.autoencoders.comparison import ADVERSARIAL, CLAIMS, DROPOUT, Comparison
+from adversarial_dropout.experiments.studies.autoencoders.comparison import (
+    ADVERSARIAL,
+    CLAIMS,
+    DROPOUT,
+    METHODS,
+    NONE,
+    Comparison,
+    mean,
+)
+from adversarial_dropout.experiments.studies.autoencoders.features import MEASURES
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SETTING = "optimiser, learning rate, weights"
@@ -38,18 +47,30 @@ SHORT = (
 
 def main_setting() -> Comparison:
     """The autoencoders of the preset."""
-    return autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
+    return comparison_in(RESULTS / "figures" / "figure3-paper.csv")
+
+
+def comparison_in(path: Path) -> Comparison:
+    """The comparison whose :attr:`~Comparison.by_seed` is in a CSV file."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    values = {
+        method: tuple({name: float(row[name]) for name in MEASURES} for row in rows if row["method"] == method)
+        for method in METHODS
+    }
+    seeds = tuple(int(row["seed"]) for row in rows if row["method"] == NONE)
+    return Comparison(values, seeds, int(rows[0]["images"]))
 
 
 def grid() -> str:
     """Measures in every setting of the grid: means over seeds, dropout → adversarial dropout besides."""
-    found = read_json(RESULTS / "autoencoder-grid.json")
+    content = read_json(RESULTS / "autoencoder-grid.json")
     lines = [(name, *(_change(compared, measure) for measure in SHOWN)) for name, compared in in_settings().items()]
-    where = found["environment"]
+    where, seeds = content["environment"], content["seeds"]
     return (
         f"{Table((SETTING, *SHOWN.values()), lines).markdown()}\n\nMeans, dropout → with "
-        f"adversarial dropout, n = {len(found['seeds'])}; {found['epochs']} epochs; {found['images']:,} test images. "
-        f"Seeds {found['seeds'][0]} to {found['seeds'][-1]}; {where['processor']}, {where['cores']} cores, "
+        f"adversarial dropout, n = {len(seeds)}; {content['epochs']} epochs; {content['images']:,} test images. "
+        f"Seeds {seeds[0]} to {seeds[-1]}; {where['processor']}, {where['cores']} cores, "
         f"{where['gpu'] or 'no GPU'}; PyTorch {where['packages']['torch']}; commit {where['commit'][:7]}."
     )
 
@@ -60,8 +81,8 @@ def grid_claims() -> str:
     totals = [[0, 0] for _ in CLAIMS]
     for name, compared in in_settings().items():
         cells = []
-        for claim, total in zip(CLAIMS, totals, strict=True):
-            judged = [outcome for outcome in compared.outcomes(claim) if outcome is not None]
+        for measure, total in zip(CLAIMS, totals, strict=True):
+            judged = [outcome for outcome in compared.outcomes(measure) if outcome is not None]
             total[0] += bool(judged) and all(judged)
             total[1] += bool(judged)
             cells.append(f"{sum(judged)} of {len(judged)}" if judged else "–")
@@ -72,16 +93,16 @@ def grid_claims() -> str:
 
 def in_settings() -> dict[str, Comparison]:
     """The two autoencoders in each setting of the grid."""
-    found = read_json(RESULTS / "autoencoder-grid.json")
-    return {_name(setting): _compared(setting, found) for setting in found["settings"]}
+    content = read_json(RESULTS / "autoencoder-grid.json")
+    return {_name(setting): _compared(setting, content) for setting in content["settings"]}
 
 
-def _compared(setting: dict[str, Any], found: dict[str, Any]) -> Comparison:
+def _compared(setting: dict[str, Any], content: dict[str, Any]) -> Comparison:
     values = {
         method: tuple({name: math.nan if value is None else value for name, value in run.items()} for run in runs)
         for method, runs in setting["values"].items()
     }
-    return Comparison(values, tuple(found["seeds"]), found["images"])
+    return Comparison(values, tuple(content["seeds"]), content["images"])
 
 
 def _name(setting: dict[str, Any]) -> str:
@@ -90,7 +111,5 @@ def _name(setting: dict[str, Any]) -> str:
 
 
 def _change(compared: Comparison, measure: str) -> str:
-    dropout, ours = (
-        autoencoders.mean([run[measure] for run in compared.values[method]], 3) for method in (DROPOUT, ADVERSARIAL)
-    )
+    dropout, ours = (mean(compared.column(method, measure), 3) for method in (DROPOUT, ADVERSARIAL))
     return dropout if dropout == ours == "–" else f"{dropout} → {ours}"

@@ -26,8 +26,8 @@ FLOORS = {
 }
 
 
-def _where(found: dict[str, Any]) -> str:
-    where = found["environment"]
+def _where(content: dict[str, Any]) -> str:
+    where = content["environment"]
     return f"{where['processor']}, PyTorch {where['packages']['torch']}, commit {where['commit'][:7]}."
 
 
@@ -38,8 +38,8 @@ def _spread(quartiles: Sequence[float], digits: int = 2) -> str:
 
 def step_cost(network: str) -> str:
     """Time, FLOP and memory of a step over a plain one."""
-    found = read_json(RESULTS / "step-cost.json")
-    measured = found["networks"][network]
+    content = read_json(RESULTS / "step-cost.json")
+    measured = content["networks"][network]
     lines = [
         (
             method,
@@ -57,15 +57,15 @@ def step_cost(network: str) -> str:
             ("step with", "time over plain", "FLOP over plain", "passes over plain", "memory", "of the matrix rate"),
             lines,
         ).markdown()
-        + f"\n\n{found['rounds']} rounds, {measured['images']} images, one thread. A plain step: "
+        + f"\n\n{content['rounds']} rounds, {measured['images']} images, one thread. A plain step: "
         f"{1000 * plain['seconds']:.1f} ms, {plain['flop'] / 1e9:.2f} GFLOP, {plain['bytes'] / 2**20:.0f} MiB at its "
-        f"peak; the machine's matrix rate: {measured['matrix_flop_per_second'] / 1e9:.0f} GFLOP/s. {_where(found)}"
+        f"peak; the machine's matrix rate: {measured['matrix_flop_per_second'] / 1e9:.0f} GFLOP/s. {_where(content)}"
     )
 
 
 def mask_search() -> str:
     """Time and memory of the search over a ranking."""
-    found = read_json(RESULTS / "mask-search.json")
+    content = read_json(RESULTS / "mask-search.json")
 
     def over(size: dict[str, Any], name: str) -> str:
         return f"{size['ratios'][name][1]:,.3g}" if name in size["ratios"] else ""
@@ -85,7 +85,7 @@ def mask_search() -> str:
             f"{size['memory_over_jacobian']['adversarial_mask']:.2f}",
             f"{size['memory_over_jacobian']['full sort']:.2f}",
         )
-        for size in found["sizes"]
+        for size in content["sizes"]
     ]
     header = (
         "N × H",
@@ -100,16 +100,16 @@ def mask_search() -> str:
     )
     return (
         Table(header, lines).markdown()
-        + f"\n\nMedian of {found['rounds']} rounds, on {found['device']}, one thread. {_where(found)}"
+        + f"\n\nMedian of {content['rounds']} rounds, on {content['device']}, one thread. {_where(content)}"
     )
 
 
 def epochs() -> str:
     """End to end: an epoch and its parts."""
-    found = read_json(RESULTS / "epochs.json")
+    content = read_json(RESULTS / "epochs.json")
     lines = [
         (
-            name if found["steps"][name] is None else f"{name}, {found['steps'][name]} steps",
+            name if content["steps"][name] is None else f"{name}, {content['steps'][name]} steps",
             f"{run['seconds']['epoch']:.1f}",
             *(
                 f"{100 * run['seconds'][part] / run['seconds']['epoch']:.2f}"
@@ -119,7 +119,7 @@ def epochs() -> str:
             f"{100 * run['outside_steps_and_evaluation']:.2f}",
             f"{run['peak_gib']:.2f}",
         )
-        for name, run in found["runs"].items()
+        for name, run in content["runs"].items()
     ]
     header = (
         "run",
@@ -131,38 +131,38 @@ def epochs() -> str:
         "outside steps in %, evaluation apart",
         "peak memory in GiB",
     )
-    return Table(header, lines).markdown() + f"\n\nMedian of {found['epochs']} epochs, one thread. {_where(found)}"
+    return Table(header, lines).markdown() + f"\n\nMedian of {content['epochs']} epochs, one thread. {_where(content)}"
 
 
-def fast_paths(kept: bool) -> str:
+def fast_paths(used: bool) -> str:
     """Fast over plain."""
-    found = read_json(RESULTS / "fast-paths.json")
-    lines = [(name, _spread(path["ratio"])) for name, path in found["paths"].items() if path["kept"] == kept]
+    content = read_json(RESULTS / "fast-paths.json")
+    lines = [(name, _spread(path["ratio"])) for name, path in content["paths"].items() if path["kept"] == used]
     return (
         Table(("", "time over that of the plain way"), lines).markdown()
-        + f"\n\n{found['rounds']} rounds. {_where(found)}"
+        + f"\n\n{content['rounds']} rounds. {_where(content)}"
     )
 
 
 def processes() -> str:
     """Throughput of two processes over one."""
-    found = read_json(RESULTS / "processes.json")
+    content = read_json(RESULTS / "processes.json")
     lines = [
         (name, f"{1000 * case['seconds']['one']:.1f}", f"{1000 * case['seconds']['two']:.1f}", _spread(case["ratio"]))
-        for name, case in found["cases"].items()
+        for name, case in content["cases"].items()
     ]
-    fixed = {name: 1000 * seconds for name, seconds in found["seconds_of_fixed_parts"].items()}
+    fixed = {name: 1000 * seconds for name, seconds in content["seconds_of_fixed_parts"].items()}
     return (
         Table(("step of", "one process, ms", "two, ms", "throughput of two over one"), lines).markdown()
-        + f"\n\n{found['rounds']} rounds; batches of the presets, one thread a process, gloo. In a step of two, Adam's "
-        f"update (mnist-cnn: {fixed['update']:.1f} ms) is made by both, and the exchange of the gradients takes "
-        f"{fixed['exchange']:.1f} ms. {_where(found)}"
+        + f"\n\n{content['rounds']} rounds; batches of the presets, one thread a process, gloo. In a step of two, "
+        f"Adam's update (mnist-cnn: {fixed['update']:.1f} ms) is made by both, and the exchange of the gradients takes "
+        f"{fixed['exchange']:.1f} ms. {_where(content)}"
     )
 
 
 def true_batch() -> str:
     """Time and memory of one step."""
-    found = read_json(RESULTS / "true-batch.json")
+    content = read_json(RESULTS / "true-batch.json")
     lines = [
         (
             preset,
@@ -172,26 +172,26 @@ def true_batch() -> str:
             f"{step['seconds']:.2f}",
             f"{step['peak_gib']:.1f}",
         )
-        for preset, steps in found["steps"].items()
+        for preset, steps in content["steps"].items()
         for method, step in steps.items()
         if method in ("plain", "vadd-kl", "vadd-qe+vat")
     ]
     header = ("preset", "method", "labelled", "unlabelled", "seconds", "peak memory in GiB")
-    return Table(header, lines).markdown() + f"\n\nOne thread. {_where(found)}"
+    return Table(header, lines).markdown() + f"\n\nOne thread. {_where(content)}"
 
 
 def table_cost() -> str:
     """What a table costs, from the steps at the true batch."""
-    found = read_json(RESULTS / "true-batch.json")
+    content = read_json(RESULTS / "true-batch.json")
     lines = []
     for table in ("table1", "table2"):
         hours, longest = 0.0, 0.0
         cells = paper_tables.trained(table)
-        for cell, method in cells:
-            step = found["steps"][cell.preset][method]
-            config = presets.get(cell.preset, method, "paper")
-            run = steps_of_a_run(config, STATED[cell.source].training_images) * step["seconds"] / 3600
-            hours += STATED[cell.source].repeats * run
+        for column, method in cells:
+            step = content["steps"][column.preset][method]
+            config = presets.get(column.preset, method, "paper")
+            run = steps_of_a_run(config, STATED[column.source].training_images) * step["seconds"] / 3600
+            hours += STATED[column.source].repeats * run
             longest = max(longest, run)
         repeats = STATED[cells[0][0].source].repeats
         lines.append(
@@ -216,7 +216,7 @@ def table_cost() -> str:
         "1 GPU",
         "8 GPUs",
     )
-    return Table(header, lines).markdown() + f"\n\n{_where(found)}"
+    return Table(header, lines).markdown() + f"\n\n{_where(content)}"
 
 
 def goals() -> str:

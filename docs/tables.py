@@ -24,7 +24,7 @@ from adversarial_dropout.experiments.presets import paper
 from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import Record, find_records, read_json
 from adversarial_dropout.experiments.results import paper_tables, summary
-from adversarial_dropout.experiments.results.published import PRINTED, Published
+from adversarial_dropout.experiments.results.published import PRINTED, MeanStd
 from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.studies.theory.tables import tables
 
@@ -44,21 +44,21 @@ PAGES = (
 
 def digits() -> str:
     """Test errors of digits-100."""
-    found = find_records(RESULTS / "digits-100")
-    (group,) = summary.summarise(found, presets.find("digits-100").methods)
-    return f"{group.table.markdown()}\n\n{_provenance(found)}"
+    records = find_records(RESULTS / "digits-100")
+    (group,) = summary.summarise(records, presets.find("digits-100").methods)
+    return f"{group.table.markdown()}\n\n{_provenance(records)}"
 
 
 def digits_search() -> str:
     """How strong the search is on a trained model."""
-    found = read_json(RESULTS / "digits-100-search.json")
+    content = read_json(RESULTS / "digits-100-search.json")
     names = ("mean", "mean_of_largest", "mean_random")
     lines = [
-        [run, found["n"][run], f"{work['flips']:.1f}", *(f"{work[name]:.4f}" for name in names)]
-        for run, work in found["runs"].items()
+        [run, content["n"][run], f"{work['flips']:.1f}", *(f"{work[name]:.4f}" for name in names)]
+        for run, work in content["runs"].items()
     ]
     return Table(
-        ("trained by", "n", "flips", "search", f"largest of {found['random_masks']} random", "mean of random"), lines
+        ("trained by", "n", "flips", "search", f"largest of {content['random_masks']} random", "mean of random"), lines
     ).markdown()
 
 
@@ -71,26 +71,26 @@ def digits_tuning() -> str:
         return " ".join(word for word in name.split() if "=" not in word)
 
     ordered = sorted(errors, key=lambda name: (method(name), statistics.fmean(errors[name])))
-    lines = [(name, Published.of(errors[name])) for name in ordered]
+    lines = [(name, MeanStd.of(errors[name])) for name in ordered]
     return Table(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines).markdown()
 
 
 def paper_table(name: str, scale: Scale) -> str:
     """One of the paper's tables."""
-    found = find_records(RESULTS / "paper")
-    table = paper_tables.paper_table(name, found, scale)
-    presets_shown = {cell.preset for cell in table.columns}
-    own = [run for run in found if run.config.preset in presets_shown and run.config.scale == scale]
-    if not own:
+    records = find_records(RESULTS / "paper")
+    table = paper_tables.paper_table(name, records, scale)
+    presets_shown = {column.preset for column in table.columns}
+    shown = [run for run in records if run.config.preset in presets_shown and run.config.scale == scale]
+    if not shown:
         return f"{table.table.markdown()}\n\nNothing has been run yet."
-    hours = sum(run.seconds for run in own) / 3600
-    cost = f"{len(own)} runs, {hours:.1f} hours of one core in all."
-    return f"{table.table.markdown()}\n\n{_provenance(own)} {cost}"
+    hours = sum(run.seconds for run in shown) / 3600
+    cost = f"{len(shown)} runs, {hours:.1f} hours of one core in all."
+    return f"{table.table.markdown()}\n\n{_provenance(shown)} {cost}"
 
 
 def cifar10_quick() -> str:
     """Cross-entropy before and after the steps."""
-    found = read_json(RESULTS / "cifar10-steps.json")
+    content = read_json(RESULTS / "cifar10-steps.json")
     lines = [
         (
             run["preset"],
@@ -98,9 +98,9 @@ def cifar10_quick() -> str:
             f"{run['before']:.3f}",
             f"{run['after']:.3f}",
         )
-        for run in sorted(found["runs"], key=lambda run: (run["preset"], METHODS.index(run["method"]), run["seed"]))
+        for run in sorted(content["runs"], key=lambda run: (run["preset"], METHODS.index(run["method"]), run["seed"]))
     ]
-    where = found["environment"]
+    where = content["environment"]
     return (
         Table(("preset", "method", "before", "after 20 steps"), lines).markdown()
         + f"\n\n{where['processor']}, PyTorch {where['packages']['torch']}, one seed."
@@ -111,38 +111,38 @@ def kernel_size() -> str:
     """Errors with 1 × 1 and 3 × 3 kernels."""
     lines, steps = [], set()
     for record_root in (RESULTS / "kernel-size-1", RESULTS / "paper" / "mnist-all" / "quick" / "plain"):
-        found = find_records(record_root)
-        errors = [record.error for record in found]
-        config = found[0].config
+        records = find_records(record_root)
+        errors = [record.error for record in records]
+        config = records[0].config
         assert isinstance(config.model, MnistCnn)
         size = config.model.kernel_size
         steps.add(config.training.epochs * (config.training.steps_per_epoch or 0))
-        lines.append((f"{size} × {size}", Published.of(errors), len(errors)))
-    (number,) = steps
-    return Table(("kernels", f"test error in %, plain, 60,000 labels, {number:,} steps", "n"), lines).markdown()
+        lines.append((f"{size} × {size}", MeanStd.of(errors), len(errors)))
+    (count,) = steps
+    return Table(("kernels", f"test error in %, plain, 60,000 labels, {count:,} steps", "n"), lines).markdown()
 
 
 def authors() -> str:
     """Settings in which the families differ."""
     lines = []
-    for cell in paper.COLUMNS:
-        if cell.family == "authors":
-            own = presets.get(cell.preset, "vadd-qe+vat", "paper").to_dict()
-            other = presets.get(cell.preset.replace("authors/", "paper/"), "vadd-qe+vat", "paper").to_dict()
-            added = [kind for kind in own["terms"] if kind not in other["terms"]]
-            own["terms"] = {kind: term for kind, term in own["terms"].items() if kind not in added}
-            changed = [line for line in differences(other, own) if not line.startswith("preset")]
+    for column in paper.COLUMNS:
+        if column.family == "authors":
+            of_authors = presets.get(column.preset, "vadd-qe+vat", "paper").to_dict()
+            of_paper = presets.get(column.preset.replace("authors/", "paper/"), "vadd-qe+vat", "paper").to_dict()
+            added = [kind for kind in of_authors["terms"] if kind not in of_paper["terms"]]
+            of_authors["terms"] = {kind: term for kind, term in of_authors["terms"].items() if kind not in added}
+            changed = [line for line in differences(of_paper, of_authors) if not line.startswith("preset")]
             changed += [f"terms.{kind}: none → weight 1" for kind in added]
-            lines.append((cell.preset, "; ".join(changed)))
+            lines.append((column.preset, "; ".join(changed)))
     return Table(("preset", "paper → authors"), lines).markdown()
 
 
 def mnist_tuning() -> str:
     """Validation errors of the candidates, by method."""
     lines = [
-        (f"{method} {name}", Published.of(errors), found["steps"], len(errors))
-        for method, found in read_json(RESULTS / "mnist-tuning.json")["methods"].items()
-        for name, errors in found["errors"].items()
+        (f"{method} {name}", MeanStd.of(errors), entry["steps"], len(errors))
+        for method, entry in read_json(RESULTS / "mnist-tuning.json")["methods"].items()
+        for name, errors in entry["errors"].items()
     ]
     return Table(("candidate", "validation error in %", "steps", "n"), lines).markdown()
 
@@ -151,8 +151,8 @@ def autoencoders_measured() -> str:
     """Measures of the three autoencoders."""
     compared = figure_tables.main_setting()
     seeds = f"Mean ± standard deviation, n = {len(compared.seeds)}; {compared.images:,} test images."
-    found = find_records(RESULTS / "paper" / "autoencoder")
-    return f"{compared.numbers.markdown()}\n\n{seeds} {_provenance(found)}"
+    records = find_records(RESULTS / "paper" / "autoencoder")
+    return f"{compared.numbers.markdown()}\n\n{seeds} {_provenance(records)}"
 
 
 def _theory(index: int) -> str:
@@ -199,9 +199,9 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def _provenance(found: list[Record]) -> str:
-    environments = [record.final["environment"] for record in found]
-    seeds = sorted({record.config.seed for record in found})
+def _provenance(records: list[Record]) -> str:
+    environments = [record.final["environment"] for record in records]
+    seeds = sorted({record.config.seed for record in records})
     commits = sorted({where["commit"][:7] for where in environments})
     machines = sorted(
         {f"{where['processor']}, {where['cores']} cores, {where['gpu'] or 'no GPU'}" for where in environments}

@@ -1,11 +1,11 @@
-"""Measure how Figures 2 and 3 depend on what the paper leaves open: optimiser, learning rate, initialisation.
+"""Measure how Figures 2 and 3 depend on optimiser, learning rate and initialisation, which the paper does not state.
 
     python studies/autoencoder_grid.py --data FOLDER
 
-Trains the autoencoders of Figures 2 and 3 with dropout and with adversarial dropout besides, in every setting, for 5
-epochs (the preset has 20), and measures them as `reproduce figure3` does. Adam has its usual learning rate and ten
-times that; gradient descent has the power of ten with the lowest training loss after two epochs with dropout (of 1, 10,
-100 and 1,000), and a tenth of it. What is finished in --out is not repeated. Writes results/autoencoder-grid.json.
+Trains the autoencoders of Figures 2 and 3 with dropout and with adversarial dropout in every setting, for 5 epochs
+(the preset has 20), and measures them as `reproduce figure3` does. Adam has its default learning rate and ten times
+that. Gradient descent has the power of ten, of 1, 10, 100 and 1,000, with the lowest training loss after two epochs
+with dropout, and a tenth of it. Finished runs in --out are not repeated. Writes results/autoencoder-grid.json.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.grid.grid import run_grid
 from adversarial_dropout.experiments.models.autoencoder import Autoencoder, Initialization
 from adversarial_dropout.experiments.presets import autoencoder
-from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
+from adversarial_dropout.experiments.studies.autoencoders import comparison
 from adversarial_dropout.experiments.studies.autoencoders.comparison import ADVERSARIAL, DROPOUT
 from adversarial_dropout.experiments.studies.autoencoders.features import look
 
@@ -69,12 +69,12 @@ def measured(
     """Train in one setting, and measure: all values by method, one per seed; ``None``: there is no such filter."""
     optimizer, rate, initialization = setting
     configs = [config_of(setting, method, seed, scale, epochs) for seed in seeds for method in (DROPOUT, ADVERSARIAL)]
-    found = run_grid(configs, out / f"{optimizer}-{rate:g}-{initialization}", jobs=jobs, location=location)
+    finished = run_grid(configs, out / f"{optimizer}-{rate:g}-{initialization}", jobs=jobs, location=location)
     features = {
-        method: [look(record, images, location) for record in found if record.config.method == method]
+        method: [look(record, images, location) for record in finished if record.config.method == method]
         for method in (DROPOUT, ADVERSARIAL)
     }
-    compared = autoencoders.measured(features, tuple(seeds), images)
+    compared = comparison.measured(features, tuple(seeds), images)
     values = {
         method: [{name: None if math.isnan(value) else value for name, value in run.items()} for run in runs]
         for method, runs in compared.values.items()

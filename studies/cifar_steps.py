@@ -1,12 +1,12 @@
-"""Whether the loss falls in the 20 steps of the CIFAR-10 presets at scale quick.
+"""Check that the loss falls in the 20 steps of the CIFAR-10 presets at scale quick.
 
     adversarial-dropout reproduce table2 --presets paper/cifar10-4000 paper/cifar10-all --seeds 1 --data FOLDER \\
         --methods plain at vat pi sadd vadd-kl vadd-qe vadd-kl+vat vadd-qe+vat
     python studies/cifar_steps.py --runs runs
 
-A step has 4 or 12 labelled images, so its own loss scatters. This is the cross-entropy over all labelled images that
-the run has seen, without noise and with the statistics of their batch, under the first and under the last weights.
-Writes results/cifar10-steps.json.
+The loss of a single step is noisy, because a step has only 4 or 12 labelled images. This script computes the
+cross-entropy over all labelled images that the run has seen, without noise and with the batch statistics of these
+images, under the first and under the last weights. Writes results/cifar10-steps.json.
 """
 
 import argparse
@@ -59,9 +59,9 @@ def before_and_after(record: Record) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-    found = [run for run in records.find_records(parser.parse_args().runs) if run.config.data.name == "cifar10"]
+    finished = [run for run in records.find_records(parser.parse_args().runs) if run.config.data.name == "cifar10"]
     runs = []
-    for record in found:
+    for record in finished:
         before, after = before_and_after(record)
         config = record.config
         runs.append(

@@ -1,6 +1,6 @@
-"""How good a search for the worst mask is: small layers, where the worst mask can be found by trying all of them.
+"""Judge searches for the worst mask on small layers, where the worst mask can be found by trying all of them.
 
-Part of search_quality.py; no script.
+Part of search_quality.py; not a script.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from adversarial_dropout.masks import adversarial_mask
 MOST_MASKS = 2**18
 RANDOM_MASKS = 20
 EXACT = 1 - 1e-9
-"""A share from which on the worst mask counts as found."""
+"""The worst mask counts as found from this share on."""
 _AT_ONCE = 4096
 
 
@@ -31,7 +31,7 @@ class MaskProblem:
     .. math:: \max_{\|\varepsilon - \varepsilon^s\| \le k} D[t,\; f(s \cdot h \odot \varepsilon)]
 
     Attributes:
-        upper: f, from masked activations (M, H) to outputs (M, ...); each row by itself.
+        upper: f, from masked activations (M, H) to outputs (M, ...), row by row.
         h: Activations, floating, shape (N, H).
         base: Base masks εˢ, bool, shape (N, H).
         target: t, what the divergence compares with: logits (N, C), or labels (N,).
@@ -92,13 +92,13 @@ class MaskProblem:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What a search has found, and what that has cost.
+class SearchResult:
+    """The masks that a search found, and what the search cost.
 
     Attributes:
         masks: Bool, shape (N, H).
         gradients: Forward-backward passes of the upper part.
-        forwards: Forward passes besides; the adversarial pass, which follows any search, is not counted.
+        forwards: Other forward passes, without the adversarial pass that follows every search.
     """
 
     masks: Tensor
@@ -106,23 +106,23 @@ class Found:
     forwards: int = 0
 
 
-Search = Callable[[MaskProblem], Found]
+SearchFunction = Callable[[MaskProblem], SearchResult]
 
 
 def worst_masks(problem: MaskProblem) -> Tensor:
-    """The true maximum: every mask within k flips of εˢ is tried. Among equals the one with the fewest flips is taken.
+    """The true maximum, by trying every mask within k flips of εˢ. Of equal masks, the one with the fewest flips wins.
 
     Returns:
         Masks, bool, shape (N, H).
 
     Raises:
-        InvalidValueError: more than ``MOST_MASKS`` masks lie within k flips.
+        InvalidValueError: more than ``MOST_MASKS`` masks are within k flips.
     """
     units, k = problem.h.shape[1], problem.max_flips
-    number = sum(math.comb(units, flips) for flips in range(k + 1))
-    if number > MOST_MASKS:
+    count = sum(math.comb(units, flips) for flips in range(k + 1))
+    if count > MOST_MASKS:
         raise InvalidValueError(
-            f"expected at most {MOST_MASKS:,} masks to try, got {number:,} within {k} flips of {units} units; take a "
+            f"expected at most {MOST_MASKS:,} masks to try, got {count:,} within {k} flips of {units} units; take a "
             f"smaller layer or fewer flips"
         )
     flips = _flips_within(units, k).to(problem.h.device)
@@ -134,7 +134,7 @@ def worst_masks(problem: MaskProblem) -> Tensor:
 
 
 def _flips_within(units: int, most: int) -> Tensor:
-    """All sets of at most ``most`` units, fewest first; bool, one row a set."""
+    """All sets of at most ``most`` units, the smallest first; bool, one row per set."""
     blocks = [torch.zeros(1, units, dtype=torch.bool)]
     for size in range(1, most + 1):
         chosen = torch.tensor(list(itertools.combinations(range(units), size)))
@@ -147,7 +147,7 @@ class Point:
     """Where D is linearised: at a mask, with or without the factor s.
 
     Attributes:
-        mask: ``"ones"``, ``"base"``, or ``"found"``, the mask that the step before has found.
+        mask: ``"ones"``, ``"base"``, or ``"found"``, the mask that the previous step found.
         rescaled: Whether J has the factor s, as the true gradient has.
     """
 
@@ -159,23 +159,23 @@ class Point:
 
 
 ALGORITHM_1 = Point("ones", rescaled=False)
-AGAIN = Point("found", rescaled=True)
+AT_FOUND = Point("found", rescaled=True)
 
 
 def linearised(
     problem: MaskProblem, *, points: Sequence[Point] = (ALGORITHM_1,), keep: Literal["last", "best"] = "last"
-) -> Found:
-    r"""Linearise D at a point and flip the k units of εˢ that gain most; then the same at the next point.
+) -> SearchResult:
+    r"""Linearise D at a point, flip the k units of εˢ that gain most, and repeat at the next point.
 
-    With one point, ε⁰ = 1 without rescaling, it is Algorithm 1. A step at the mask found is one of the conditional
-    gradient: :math:`\varepsilon_{t+1} = \arg\max_\varepsilon J(\varepsilon_t) \cdot \varepsilon` within k flips of εˢ.
-    With rescaling it never lowers a D that is convex in the mask: ``cross_entropy`` and ``kl_divergence`` behind one
-    linear layer.
+    With a single point, ε⁰ = 1 without rescaling, this is Algorithm 1. A step at the mask found is a step of the
+    conditional gradient method: :math:`\varepsilon_{t+1} = \arg\max_\varepsilon J(\varepsilon_t) \cdot \varepsilon`
+    within k flips of εˢ. With rescaling it never lowers a D that is convex in the mask: ``cross_entropy`` and
+    ``kl_divergence`` behind one linear layer.
 
     Args:
         problem: What is maximised.
         points: Where D is linearised, one gradient each.
-        keep: Which of the masks found is taken: the last, or per example the one with the largest D.
+        keep: Which of the masks to return: the last, or for each example the one with the largest D.
 
     Raises:
         InvalidValueError: no points, ``"found"`` as the first of them, or another ``keep``.
@@ -189,78 +189,80 @@ def linearised(
         jacobian = problem.jacobian(at, rescaled=point.rescaled)
         found.append(adversarial_mask(problem.base, jacobian, max_flips=problem.max_flips))
     if keep == "last":
-        return Found(found[-1], gradients=len(points))
+        return SearchResult(found[-1], gradients=len(points))
     # D at a mask found comes with the true gradient there.
-    known = sum(point == AGAIN for point in points)
-    return Found(_best(problem, found[1:]), gradients=len(points), forwards=len(points) - known)
+    known = sum(point == AT_FOUND for point in points)
+    return SearchResult(_best(problem, found[1:]), gradients=len(points), forwards=len(points) - known)
 
 
-def greedy(problem: MaskProblem) -> Found:
-    """One flip at a time, k gradients: the first at ε⁰ = 1, each other at the mask so far. No unit is flipped twice."""
+def greedy(problem: MaskProblem) -> SearchResult:
+    """One flip at a time with k gradients: first at ε⁰ = 1, then at the current mask. No unit is flipped twice."""
     mask = problem.base
     for step in range(problem.max_flips):
         at = mask if step else torch.ones_like(mask)
         jacobian = problem.jacobian(at, rescaled=step > 0)
         mask = adversarial_mask(mask, jacobian * (mask == problem.base), max_flips=1)
-    return Found(mask, gradients=problem.max_flips)
+    return SearchResult(mask, gradients=problem.max_flips)
 
 
-def random_flips(problem: MaskProblem, *, masks: int = RANDOM_MASKS, seed: int = 0) -> Found:
+def random_flips(problem: MaskProblem, *, masks: int = RANDOM_MASKS, seed: int = 0) -> SearchResult:
     """The best of ``masks`` masks with k random flips each."""
     generator = torch.Generator(problem.h.device).manual_seed(seed)
     drawn = []
     for _ in range(masks):
         gain = 1 - torch.rand(problem.h.shape, generator=generator, device=problem.h.device)  # In (0, 1].
         drawn.append(adversarial_mask(problem.base, gain.where(~problem.base, -gain), max_flips=problem.max_flips))
-    return Found(_best(problem, drawn), forwards=masks)
+    return SearchResult(_best(problem, drawn), forwards=masks)
 
 
-def no_flip(problem: MaskProblem) -> Found:
+def no_flip(problem: MaskProblem) -> SearchResult:
     """The base masks themselves."""
-    return Found(problem.base)
+    return SearchResult(problem.base)
 
 
 def _best(problem: MaskProblem, masks: list[Tensor]) -> Tensor:
-    """Per example the first mask with the largest D."""
+    """For each example the first mask with the largest D."""
     values = torch.stack([problem.values(mask) for mask in masks])
     rows = torch.arange(values.shape[1], device=values.device)
     return torch.stack(masks)[values.argmax(dim=0), rows]
 
 
 _BASE = Point("base", rescaled=False)
-SEARCHES: Mapping[str, Search] = {
+SEARCHES: Mapping[str, SearchFunction] = {
     "no flip": no_flip,
     f"best of {RANDOM_MASKS} random": random_flips,
     "Algorithm 1": linearised,
     "at 1, rescaled": partial(linearised, points=(Point("ones", rescaled=True),)),
     "at εˢ, rescaled": partial(linearised, points=(Point("base", rescaled=True),)),
     "at εˢ": partial(linearised, points=(_BASE,)),
-    "Algorithm 1, once more": partial(linearised, points=(ALGORITHM_1, AGAIN)),
-    "Algorithm 1, twice more": partial(linearised, points=(ALGORITHM_1, AGAIN, AGAIN)),
-    "Algorithm 1, 3 times more": partial(linearised, points=(ALGORITHM_1, AGAIN, AGAIN, AGAIN)),
-    "Algorithm 1, once more, best": partial(linearised, points=(ALGORITHM_1, AGAIN), keep="best"),
-    "Algorithm 1, twice more, best": partial(linearised, points=(ALGORITHM_1, AGAIN, AGAIN), keep="best"),
-    "Algorithm 1, 3 times more, best": partial(linearised, points=(ALGORITHM_1, AGAIN, AGAIN, AGAIN), keep="best"),
+    "Algorithm 1, once more": partial(linearised, points=(ALGORITHM_1, AT_FOUND)),
+    "Algorithm 1, twice more": partial(linearised, points=(ALGORITHM_1, AT_FOUND, AT_FOUND)),
+    "Algorithm 1, 3 times more": partial(linearised, points=(ALGORITHM_1, AT_FOUND, AT_FOUND, AT_FOUND)),
+    "Algorithm 1, once more, best": partial(linearised, points=(ALGORITHM_1, AT_FOUND), keep="best"),
+    "Algorithm 1, twice more, best": partial(linearised, points=(ALGORITHM_1, AT_FOUND, AT_FOUND), keep="best"),
+    "Algorithm 1, 3 times more, best": partial(
+        linearised, points=(ALGORITHM_1, AT_FOUND, AT_FOUND, AT_FOUND), keep="best"
+    ),
     "Algorithm 1, once more, not rescaled": partial(linearised, points=(ALGORITHM_1, Point("found", rescaled=False))),
-    "at εˢ, once more": partial(linearised, points=(_BASE, AGAIN)),
-    "at εˢ, twice more": partial(linearised, points=(_BASE, AGAIN, AGAIN)),
-    "at εˢ, once more, best": partial(linearised, points=(_BASE, AGAIN), keep="best"),
+    "at εˢ, once more": partial(linearised, points=(_BASE, AT_FOUND)),
+    "at εˢ, twice more": partial(linearised, points=(_BASE, AT_FOUND, AT_FOUND)),
+    "at εˢ, once more, best": partial(linearised, points=(_BASE, AT_FOUND), keep="best"),
     "greedy": greedy,
 }
-"""Algorithm 1, what it is to be compared with, and other searches. J is taken without the factor s at ε⁰ = 1 and at εˢ,
-and with it at a mask found, unless the name says otherwise."""
+"""Algorithm 1, baselines and other searches. Unless the name says otherwise, J is taken without the factor s at ε⁰ = 1
+and at εˢ, and with it at a mask found."""
 
 
 def compare(
-    problem: MaskProblem, searches: Mapping[str, Search] = SEARCHES, *, exhaustive: bool = True
+    problem: MaskProblem, searches: Mapping[str, SearchFunction] = SEARCHES, *, exhaustive: bool = True
 ) -> dict[str, Tensor]:
     """The share of the maximum that each search reaches, D(found) / D(worst).
 
     Args:
         problem: What is maximised.
         searches: By name.
-        exhaustive: Whether the maximum is found by :func:`worst_masks`. Otherwise the largest D that any of the
-            searches finds stands for it, so that shares are too large, if anything.
+        exhaustive: Whether to compute the maximum with :func:`worst_masks`. Otherwise the largest D that any of the
+            searches finds replaces it, and shares may be too large.
 
     Returns:
         For each search one value per example, shape (N,); 1 where D is 0 under every mask.

@@ -1,11 +1,11 @@
-"""Measure how much of the true maximum the search for the worst mask reaches, and what other searches would reach.
+"""Measure which share of the true maximum the search for the worst mask and other searches reach.
 
     python studies/search_quality.py [--record results/search-quality.json]
 
-The networks are trained here: digits-100's small-cnn, whose upper part is one linear layer, and narrow perceptrons with
-a hidden layer above the masks, by ordinary dropout and with virtual adversarial dropout. For few flips all masks are
-tried. Where they are too many, the largest divergence that any of the searches finds stands for the maximum. All
-networks are trained with p = 0.5; small-cnn is looked at with base masks of p = 0.2 as well.
+The script trains the networks: small-cnn of digits-100, whose upper part is one linear layer, and narrow perceptrons
+with a hidden layer above the masks, each with ordinary dropout and with virtual adversarial dropout. For few flips it
+tries all masks. For more flips, the largest divergence that any of the searches finds replaces the maximum. All
+networks are trained with p = 0.5; small-cnn is also tried with base masks of p = 0.2.
 """
 
 import argparse
@@ -37,7 +37,6 @@ from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.splits import evenly_spaced
-from adversarial_dropout.experiments.results.summary import quartiles
 from adversarial_dropout.experiments.run import loop
 from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.regularizers.passes import cut
@@ -132,7 +131,7 @@ def parts(folder: Path) -> Iterator[tuple[Part, Sequence[Setting]]]:
 
 def summary(shares: Tensor) -> dict[str, float]:
     """Over images and networks."""
-    low, median, high = quartiles(shares.tolist())
+    low, median, high = statistics.quantiles(shares.tolist(), n=4, method="inclusive")
     exact = float((shares >= EXACT).double().mean())
     figures = {"mean": float(shares.mean()), "low": low, "median": median, "high": high, "exact": exact}
     return {name: round(figure, 4) for name, figure in figures.items()}
@@ -166,7 +165,8 @@ def times(problem: MaskProblem) -> dict[str, list[float]]:
             if turn >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     reference = seconds["Algorithm 1"]
-    return {name: quartiles([a / b for a, b in zip(each, reference, strict=True)]) for name, each in seconds.items()}
+    ratios = {name: [a / b for a, b in zip(each, reference, strict=True)] for name, each in seconds.items()}
+    return {name: statistics.quantiles(values, n=4, method="inclusive") for name, values in ratios.items()}
 
 
 def main() -> None:

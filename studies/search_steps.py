@@ -1,10 +1,10 @@
-"""Measure whether a search that reaches more makes better networks: validation error on digits-100.
+"""Measure whether a search that reaches more gives better networks: validation error on digits-100.
 
     python studies/search_steps.py [--out runs/search-steps] [--record results/search-steps.json]
 
-As in tuning, 300 examples of the training part are held out, and the test part is not looked at. The seeds are others,
-because the tuning has chosen what does best with Algorithm 1. The search that linearises at εˢ (see search_quality.py)
-makes a stronger term, so it is tried with a third of the weight and with half of the flips as well.
+As in tuning, 300 training examples are held out, and the test part is not used. The seeds differ from those of
+tuning, which chose the settings that are best with Algorithm 1. The search that linearises at εˢ (see
+search_quality.py) makes the term stronger, so it is also tried with a third of the weight and with half of the flips.
 """
 
 import argparse
@@ -80,9 +80,9 @@ def main() -> None:
     runs = []
     for flips in FLIPS:
         for search in SEARCHES:
-            found = run_grid(list(configs(search, flips)), arguments.out / f"{search}-{flips}", jobs=1)
+            finished = run_grid(list(configs(search, flips)), arguments.out / f"{search}-{flips}", jobs=1)
             for method in METHODS:
-                errors = [record.error for record in found if record.config.method == method]
+                errors = [record.error for record in finished if record.config.method == method]
                 runs.append({"method": method, "search": search, "flips": flips, "errors": errors})
                 print(method, flips, search, errors, flush=True)
     content = {

@@ -1,9 +1,9 @@
-"""Measure how far the search moves trained models, against random flips of the same size.
+"""Measure how far the search moves trained models, compared with random flips of the same number.
 
     python studies/search_strength.py [FOLDER] [--record results/digits-100-search.json]
 
-FOLDER holds finished runs with their weights, as `adversarial-dropout demo` leaves them. Every run with virtual
-adversarial dropout is looked at, on all images of its evaluation part.
+FOLDER has finished runs with their weights, as `adversarial-dropout demo` writes them. Each run with virtual
+adversarial dropout is measured on all images of its evaluation part.
 """
 
 import argparse
@@ -25,8 +25,7 @@ def main() -> None:
         if "vadd" not in record.config.terms:
             continue
         work, _, _ = observe_run(record, seed=record.config.seed)
-        figures = {name: getattr(work, name) for name in ("flips", "mean", "mean_of_largest", "mean_random")}
-        seen[record.config.method].append(figures)
+        seen[record.config.method].append(work.summary)
     means = {
         method: {name: statistics.fmean(run[name] for run in runs) for name in runs[0]} for method, runs in seen.items()
     }

@@ -1,9 +1,9 @@
-"""Choose the hyper-parameters of digits-100 on a validation split, and record every candidate that was tried.
+"""Choose the hyper-parameters of digits-100 on a validation split, and record all candidates.
 
     python studies/tune_digits.py [--out runs/tuning] [--record results/digits-100-tuning.json]
 
-300 examples of the training part are held out; the test part is not looked at. The seeds (100 to 104) are not those of
-the reported runs (0 to 4). Each candidate is one method with other values; the errors of all seeds are recorded.
+300 training examples are held out, and the test part is not used. The seeds (100 to 104) differ from those of the
+reported runs (0 to 4). A candidate is a method with certain values; the errors of all seeds are recorded.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""Choose on MNIST what the paper leaves open, on 5,000 held-out training images: ε of AT and VAT, the noise of VAdD.
+"""Choose what the paper does not state for MNIST on 5,000 held-out training images: ε of AT and VAT, the noise of
+VAdD.
 
     python studies/tune_mnist.py --data FOLDER [--methods at vat]
 
-Every candidate trains for 1,500 steps on 1,000 labels (scale quick), with seeds that no reported run uses. The test
-images are not looked at. Each method has an entry of its own in results/mnist-tuning.json, written when its candidates
-are trained; the entries of other methods stay as they are.
+Each candidate trains for 1,500 steps on 1,000 labels (scale quick), with seeds that no reported run uses. The test
+images are not used. Each method has its own entry in results/mnist-tuning.json, which is written when its candidates
+are trained; the entries of other methods are unchanged.
 """
 
 import argparse
@@ -49,10 +50,10 @@ def measured(method: str, location: DataLocation, out: Path, jobs: int) -> dict[
     for settings in CANDIDATES[method]:
         name = " ".join(f"{key}={value}" for key, value in settings.items())
         configs = [candidate(method, settings, seed) for seed in SEEDS]
-        found = run_grid(configs, out / f"{method}-{name.replace(' ', '-')}", jobs=jobs, location=location)
-        errors[name] = [record.error for record in found]
+        finished = run_grid(configs, out / f"{method}-{name.replace(' ', '-')}", jobs=jobs, location=location)
+        errors[name] = [record.error for record in finished]
         print(f"{method} {name:20} {statistics.fmean(errors[name]):.2f}", flush=True)
-    training = found[0].config.training
+    training = finished[0].config.training
     steps = training.epochs * (training.steps_per_epoch or 0)
     return {"steps": steps, "seeds": SEEDS, "errors": errors, "environment": records.environment()}
 
@@ -65,14 +66,14 @@ def recorded(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    found = records.read_json(path)
+    content = records.read_json(path)
     for name, value in (("preset", PRESET), ("validation", VALIDATION)):
-        if found.get(name) != value:
+        if content.get(name) != value:
             raise InvalidValueError(
-                f"{path}: expected a record with {name} {value!r}, got {found.get(name)!r}; give another file with "
+                f"{path}: expected a record with {name} {value!r}, got {content.get(name)!r}; give another file with "
                 "--record, or move this one away"
             )
-    return dict(found["methods"])
+    return dict(content["methods"])
 
 
 def write(path: Path, method: str, entry: dict[str, Any]) -> None:

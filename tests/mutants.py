@@ -120,7 +120,8 @@ def place(file: str, root: Path) -> Path:
 
 def passes(tests: str, root: Path) -> bool:
     """Whether ``tests`` pass on the package and the studies below ``root``."""
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={ROOT / 'benchmarks'} {root / 'studies'}"]
+    folders = f"{ROOT / 'benchmarks'} {ROOT / 'docs'} {root / 'studies'}"
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={folders}"]
     command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / tests)]
     environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figure_tables import main_setting
 
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import Scale
@@ -13,7 +14,6 @@ from adversarial_dropout.experiments.presets.paper import METHODS
 from adversarial_dropout.experiments.records import find_records, read_json
 from adversarial_dropout.experiments.results.paper_tables import PaperTable, paper_table
 from adversarial_dropout.experiments.results.summary import summarise
-from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
 from adversarial_dropout.experiments.terms import At, Vadd, Vat
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -76,12 +76,12 @@ def table1(scale: Scale) -> PaperTable:
 
 def means_of_table1(scale: Scale, column: int) -> dict[str, float]:
     """Mean errors of the methods that have been run, by name."""
-    entries = {row.method: row.entries[column] for row in table1(scale).body}
+    entries = {row.method: entries[column] for row, entries in table1(scale).body.items()}
     return {method: entry.ours.mean for method, entry in entries.items() if method and entry.ours}
 
 
 def test_table1_at_scale_quick_has_three_seeds_wherever_the_paper_has_a_figure() -> None:
-    entries = [entry for row in table1("quick").body for entry in row.entries if entry.paper is not None]
+    entries = [entry for entries in table1("quick").body.values() for entry in entries if entry.paper is not None]
     assert [len(entry.errors) for entry in entries] == [3] * 12
 
 
@@ -100,7 +100,7 @@ def test_with_all_labels_sadd_alone_is_ahead_of_plain_training_after_few_steps()
 
 def test_the_full_schedule_with_1000_labels_comes_near_the_paper() -> None:
     """Seed 0 of three methods, within three of the paper's standard deviations."""
-    entries = {row.method: row.entries[0] for row in table1("paper").body}
+    entries = {row.method: entries[0] for row, entries in table1("paper").body.items()}
     for method in ("plain", "pi", "vadd-qe"):
         ours, paper = entries[method].ours, entries[method].paper
         assert ours is not None
@@ -160,7 +160,7 @@ def test_the_autoencoders_are_those_of_the_preset_and_their_measures_are_recorde
         config = record.config
         assert config == presets.get(autoencoder.NAME, config.method, "paper", config.seed)
         assert not record.final["environment"]["commit"].endswith("+")
-    compared = autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
+    compared = main_setting()
     assert (compared.seeds, compared.images) == ((0, 1, 2, 3, 4), 1000)
     errors = {(record.config.method, record.config.seed): record.error for record in found}
     for method, runs in compared.values.items():
@@ -168,7 +168,7 @@ def test_the_autoencoders_are_those_of_the_preset_and_their_measures_are_recorde
 
 
 def test_the_claims_on_figures_2_and_3_with_the_preset() -> None:
-    compared = autoencoders.from_csv((RESULTS / "figures" / "figure3-paper.csv").read_text())
+    compared = main_setting()
     assert [seen for _, seen, _ in compared.verdicts] == ["not seen", "seen", "not seen", *["seen"] * 5]
     assert all(run["dead filters"] <= 2 for runs in compared.values.values() for run in runs)
     assert all(run["neighbourhood of spots"] > 1 for run in compared.values["dropout"])

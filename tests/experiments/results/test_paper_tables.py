@@ -37,7 +37,7 @@ def ran(preset: str, method: str, *errors: float, scale: Scale = "paper", first:
     ]
 
 
-FOUND = [
+RUNS = [
     *ran("paper/mnist-1000", "plain", 3.0, 4.0, 2.75),
     *ran("paper/mnist-1000", "vadd-kl", 0.95, 0.97),
     *ran("paper/mnist-1000", "at", 2.5, 2.5),
@@ -56,7 +56,7 @@ def as_dicts(table: PaperTable) -> list[dict[str, str]]:
 
 
 def test_mean_deviation_number_and_difference() -> None:
-    table = paper_table("table1", FOUND, "paper")
+    table = paper_table("table1", RUNS, "paper")
     assert [line[1] for line in table.table.texts] == list(METHODS[:7]), "the paper's rows"
     # Sample deviations (n - 1): √(0.875 / 2) = 0.661; 0.0141; 0; 0.05.
     assert texts(table, "plain") == ("3.25 ± 0.66", "3", "2.99 ± 0.23", "+0.26", "0.53", "1", "0.53 ± 0.03", "+0.00")
@@ -68,9 +68,9 @@ def test_mean_deviation_number_and_difference() -> None:
 
 def test_rows_that_the_paper_does_not_have() -> None:
     """They follow its own where they were run or asked for, with nothing in the paper's columns."""
-    found = [*FOUND, *ran("paper/mnist-all", "vadd-qe+vat", 0.4, 0.6)]
-    table = paper_table("table1", found, "paper", methods=["vadd-kl+vat", "plain"])
-    assert table.table.texts[:7] == paper_table("table1", FOUND, "paper").table.texts
+    runs = [*RUNS, *ran("paper/mnist-all", "vadd-qe+vat", 0.4, 0.6)]
+    table = paper_table("table1", runs, "paper", methods=["vadd-kl+vat", "plain"])
+    assert table.table.texts[:7] == paper_table("table1", RUNS, "paper").table.texts
     assert table.table.texts[7:] == [
         ("VAdD (KL) + VAT, not in Table 1", "vadd-kl+vat", *("",) * 8),
         ("VAdD (QE) + VAT, not in Table 1", "vadd-qe+vat", *("",) * 4, "0.50 ± 0.14", "2", "", ""),
@@ -95,13 +95,13 @@ def test_nothing_at_all() -> None:
 
 
 def test_the_order_of_records_does_not_matter() -> None:
-    table = paper_table("table1", FOUND, "paper")
-    assert paper_table("table1", FOUND[::-1], "paper") == table
-    assert paper_table("table1", [*FOUND, *FOUND], "paper") == table, "a copied record counts once"
+    table = paper_table("table1", RUNS, "paper")
+    assert paper_table("table1", RUNS[::-1], "paper") == table
+    assert paper_table("table1", [*RUNS, *RUNS], "paper") == table, "a copied record counts once"
 
 
 def test_other_scales_are_never_mixed() -> None:
-    found = [
+    runs = [
         *ran("paper/svhn-1000", "vadd-kl", 4.0, 5.0),
         *ran("paper/svhn-1000", "vadd-kl", 60.0, 70.0, 80.0, scale="quick"),
         *ran("paper/svhn-1000", "vadd-kl", 90.0, scale="tiny", first=7),
@@ -112,14 +112,14 @@ def test_other_scales_are_never_mixed() -> None:
         "tiny": ("90.00", "1", "4.16 ± 0.08", "+85.84"),
     }
     for scale, cells in expected.items():
-        table = paper_table("table2", found, scale)
+        table = paper_table("table2", runs, scale)
         assert texts(table, "vadd-kl")[:4] == cells
         assert {line["scale"] for line in as_dicts(table)} == {scale}
 
 
 def test_families_are_never_mixed() -> None:
-    found = [*ran("paper/svhn-all", "pi", 5.0), *ran("authors/svhn-all", "pi", 3.0, 3.5, 4.0)]
-    ours, theirs = (paper_table("table2", found, "paper", family=family) for family in ("paper", "authors"))
+    runs = [*ran("paper/svhn-all", "pi", 5.0), *ran("authors/svhn-all", "pi", 3.0, 3.5, 4.0)]
+    ours, theirs = (paper_table("table2", runs, "paper", family=family) for family in ("paper", "authors"))
     assert texts(ours, "pi")[4:6] == ("5.00", "1")
     assert texts(theirs, "pi")[4:6] == ("3.50 ± 0.50", "3")
     assert all("authors' code" in name for name in theirs.table.header if "ours" in name)
@@ -150,8 +150,8 @@ def test_runs_on_validation_images_are_left_out() -> None:
     (record,) = ran("paper/mnist-all", "plain", 0.1, first=1)
     config = dataclasses.replace(record.config, data=dataclasses.replace(record.config.data, validation=5_000))
     on_validation = dataclasses.replace(record, config=config, final={**record.final, "evaluated_on": "validation"})
-    table = paper_table("table1", [*FOUND, on_validation], "paper")
-    assert table == paper_table("table1", FOUND, "paper")
+    table = paper_table("table1", [*RUNS, on_validation], "paper")
+    assert table == paper_table("table1", RUNS, "paper")
 
 
 def changed(record: Record, **training: object) -> Record:
@@ -168,9 +168,9 @@ def test_records_with_other_settings_are_refused_and_told_from_the_others() -> N
     qe = ran("paper/mnist-all", "vadd-qe", 0.4, 0.5)
     kl = ran("paper/mnist-all", "vadd-kl", 0.4, 0.5)
     plain = ran("paper/mnist-1000", "plain", 3.0, first=7)
-    other = [changed(record, epochs=3) for record in (*qe, *kl, *plain)]
+    outdated = [changed(record, epochs=3) for record in (*qe, *kl, *plain)]
     with pytest.raises(InvalidValueError) as refused:
-        paper_table("table1", [*FOUND, *other], "paper")
+        paper_table("table1", [*RUNS, *outdated], "paper")
     assert str(refused.value).splitlines() == [
         "expected runs with the settings of their presets, got others in 5 of 16 folders (preset → run)",
         "In all 5: training.epochs: 100 → 3",
@@ -188,10 +188,10 @@ def test_records_with_other_settings_are_refused_and_told_from_the_others() -> N
         "Take the 5 away, or choose another folder (--out): runs of different settings share no table",
     ]
     # Where they have no place, they do no harm.
-    assert paper_table("table1", other, "quick") == paper_table("table1", [], "quick")
-    assert paper_table("table6", other, "paper") == paper_table("table6", [], "paper")
-    only = paper_table("table1", [*FOUND, *other[:4]], "paper", shown=["paper/mnist-1000"])
-    assert only == paper_table("table1", FOUND, "paper", shown=["paper/mnist-1000"])
+    assert paper_table("table1", outdated, "quick") == paper_table("table1", [], "quick")
+    assert paper_table("table6", outdated, "paper") == paper_table("table6", [], "paper")
+    only = paper_table("table1", [*RUNS, *outdated[:4]], "paper", shown=["paper/mnist-1000"])
+    assert only == paper_table("table1", RUNS, "paper", shown=["paper/mnist-1000"])
 
 
 def test_runs_with_nothing_in_common_are_told_apart() -> None:
@@ -209,9 +209,9 @@ def test_runs_with_nothing_in_common_are_told_apart() -> None:
 
 def test_one_line_for_methods_that_differ_in_the_same_way() -> None:
     qe, pi = (ran("paper/mnist-1000", method, *range(11))[1:] for method in ("vadd-qe", "pi"))
-    found = [dataclasses.replace(record, config=dataclasses.replace(record.config, threads=2)) for record in (*qe, *pi)]
+    runs = [dataclasses.replace(record, config=dataclasses.replace(record.config, threads=2)) for record in (*qe, *pi)]
     with pytest.raises(InvalidValueError) as refused:
-        paper_table("table1", found, "paper")
+        paper_table("table1", runs, "paper")
     seeds = ",".join(f"seed-{seed}" for seed in range(1, 11))
     assert str(refused.value).splitlines()[1:3] == [
         "threads: 1 → 2:",
@@ -246,9 +246,9 @@ def test_two_records_of_one_run_that_disagree_are_refused() -> None:
     with pytest.raises(
         RecordError, match=r"disagree: \S*/seed-0 has 3.00 % error, /nowhere/twin 3.50 %; take one away"
     ):
-        paper_table("table1", [*FOUND, twin], "paper")
-    same = dataclasses.replace(FOUND[0], folder=Path("/nowhere/twin"))
-    assert paper_table("table1", [*FOUND, same], "paper") == paper_table("table1", FOUND, "paper")
+        paper_table("table1", [*RUNS, twin], "paper")
+    same = dataclasses.replace(RUNS[0], folder=Path("/nowhere/twin"))
+    assert paper_table("table1", [*RUNS, same], "paper") == paper_table("table1", RUNS, "paper")
 
 
 def test_csv_has_full_precision() -> None:
@@ -299,7 +299,7 @@ def shown_in(table: PaperTable, width: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_markdown_and_terminal_show_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = paper_table("table1", FOUND, "paper")
+    table = paper_table("table1", RUNS, "paper")
     ours, notes = table.table.markdown().split("\n\n")
     lines = [tuple(cell.strip() for cell in line[1:-1].split("|")) for line in ours.splitlines()]
     assert lines[0] == table.table.header
@@ -316,8 +316,8 @@ def test_markdown_and_terminal_show_the_same(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("name", ["table1", "table2", "table6", "table7"])
 def test_the_terminal_is_not_too_narrow(name: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [(cell.preset, method) for cell, method in paper_tables.trained(name)]
-    found = [run for cell in cells for run in ran(*cell, *(10.0 + seed for seed in range(10)), scale="quick")]
-    table = paper_table(name, found, "quick", methods=METHODS)
+    runs = [run for cell in cells for run in ran(*cell, *(10.0 + seed for seed in range(10)), scale="quick")]
+    table = paper_table(name, runs, "quick", methods=METHODS)
     printed = shown_in(table, width, monkeypatch)
     assert max(map(len, printed.splitlines())) <= width
     numbers = [row[1:] for row in rows(printed) if any(row[1:])]  # Other lines go on with a long name.

@@ -18,7 +18,7 @@ from adversarial_dropout.experiments.config import ExperimentConfig
 from .. import small_data
 from ..calling import printed_by, rows
 
-Cell = tuple[str, str, str]
+PrintedCell = tuple[str, str, str]
 """Row, data set and number of labels."""
 
 # Every figure of the four tables, typed from the paper apart from the program: tables.csv.
@@ -102,7 +102,7 @@ table,dataset,labels,method,source,mean,std
 7,CIFAR10,4000,VAdD-KL+VAT,ours,10.07,0.11
 7,CIFAR10,4000,VAdD-QE+VAT,ours,9.22,0.10
 """
-PLACE = os.environ.get("ADVERSARIAL_DROPOUT_PAPER")
+PAPER_FOLDER = os.environ.get("ADVERSARIAL_DROPOUT_PAPER")
 
 # The rows in the paper's order, by what FIGURES call them.
 ROWS: dict[str, dict[tuple[str, str], str]] = {
@@ -183,7 +183,7 @@ METHODS = {
 TABLES = pytest.mark.parametrize("name", list(ROWS))
 
 
-def figures(name: str) -> dict[Cell, str]:
+def figures(name: str) -> dict[PrintedCell, str]:
     """What the paper prints in each cell of a table, row by row; a dash where it has no figure."""
     given = {
         (ROWS[name][line["method"], line["source"]], line["dataset"], line["labels"]): line["mean"]
@@ -207,9 +207,9 @@ def trained(name: str) -> set[tuple[str, str]]:
     return found
 
 
-@pytest.mark.skipif(PLACE is None, reason="ADVERSARIAL_DROPOUT_PAPER does not name a folder with tables.csv")
+@pytest.mark.skipif(PAPER_FOLDER is None, reason="ADVERSARIAL_DROPOUT_PAPER does not name a folder with tables.csv")
 def test_the_figures_are_those_of_the_file() -> None:
-    assert (Path(PLACE or "") / "tables.csv").read_text() == FIGURES
+    assert (Path(PAPER_FOLDER or "") / "tables.csv").read_text() == FIGURES
 
 
 def test_the_dashes_are_where_the_paper_has_them() -> None:
@@ -257,11 +257,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Printed
     return make
 
 
-def cells_of(name: str, lines: list[list[str]], columns: int) -> dict[Cell, str]:
+def cells_of(name: str, lines: list[list[str]], columns: int) -> dict[PrintedCell, str]:
     """The paper's figure in each cell, from rows of row, method, and ours, n, paper, difference in each column."""
     assert all(len(line) == 2 + 4 * columns for line in lines)
-    places = [(column, 4 + 4 * place) for place, column in enumerate(COLUMNS[name])]
-    return {(line[0], *column): line[place] for line in lines for column, place in places}
+    indices = [(column, 4 + 4 * index) for index, column in enumerate(COLUMNS[name])]
+    return {(line[0], *column): line[index] for line in lines for column, index in indices}
 
 
 def check_ours(line: list[str]) -> None:
@@ -308,8 +308,8 @@ def test_terminal_and_page(name: str, printed: Callable[[str], Printed]) -> None
     number, expected = len(ROWS[name]), figures(name)
     lines = rows(made.terminal)
     assert len(lines) == number * len(COLUMNS[name])
-    for place, column in enumerate(COLUMNS[name]):
-        block = lines[number * place : number * (place + 1)]
+    for index, column in enumerate(COLUMNS[name]):
+        block = lines[number * index : number * (index + 1)]
         assert {(line[0], *column): line[4] for line in block} == {
             cell: figure for cell, figure in expected.items() if cell[1:] == column
         }

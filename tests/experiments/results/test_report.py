@@ -21,7 +21,7 @@ from ..runs import record, small
 
 SVG = "data:image/svg+xml;base64,"
 METHODS = ("plain", "pi", "vadd-qe")
-FOUND = [record(method, 8.0 - place + seed, seed=seed) for place, method in enumerate(METHODS) for seed in (0, 1)]
+RUNS = [record(method, 8.0 - index + seed, seed=seed) for index, method in enumerate(METHODS) for seed in (0, 1)]
 
 
 class Page(HTMLParser):
@@ -60,9 +60,9 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == "img"]
 
 
-def page(found: list[Record], folder: Path) -> Page:
+def page(runs: list[Record], folder: Path) -> Page:
     path = folder / "report.html"
-    write_report(found, path, METHODS)
+    write_report(runs, path, METHODS)
     return Page(path.read_text())
 
 
@@ -79,7 +79,7 @@ def svg(source: str) -> ElementTree.Element:
 
 
 def test_it_needs_no_other_file(trained: list[Record], tmp_path: Path) -> None:
-    seen = page([*FOUND, *trained], tmp_path)
+    seen = page([*RUNS, *trained], tmp_path)
     assert seen.open == []
     assert not {"script", "link", "iframe", "object", "base", "a"} & {tag for tag, _ in seen.tags}
     for tag, attributes in seen.tags:
@@ -96,7 +96,7 @@ def test_it_needs_no_other_file(trained: list[Record], tmp_path: Path) -> None:
 
 
 def test_every_picture_says_what_it_shows(trained: list[Record], tmp_path: Path) -> None:
-    seen = page([*FOUND, *trained], tmp_path)
+    seen = page([*RUNS, *trained], tmp_path)
     alts = [image["alt"] for image in seen.images]
     assert alts[:2] == [
         "Errors in percent by method: plain 8.50, pi 7.50, vadd-qe 6.50. Lowest: vadd-qe.",
@@ -110,17 +110,17 @@ def test_every_picture_says_what_it_shows(trained: list[Record], tmp_path: Path)
 
 
 def test_the_table_is_that_of_the_records(tmp_path: Path) -> None:
-    seen = page(FOUND, tmp_path)
-    (group,) = summarise(FOUND, METHODS)
+    seen = page(RUNS, tmp_path)
+    (group,) = summarise(RUNS, METHODS)
     assert seen.cells == [*group.table.header, *(cell for row in group.table.texts for cell in row)]
-    assert group.title in seen.text
-    bold = [place for place, (tag, attributes) in enumerate(seen.tags) if attributes.get("class") == "best"]
-    rows = [place for place, (tag, _) in enumerate(seen.tags) if tag == "tr"]
-    assert [rows.index(place) for place in bold] == [3], "vadd-qe, in the third row after the header"
+    assert group.table.title in seen.text
+    bold = [index for index, (tag, attributes) in enumerate(seen.tags) if attributes.get("class") == "best"]
+    rows = [index for index, (tag, _) in enumerate(seen.tags) if tag == "tr"]
+    assert [rows.index(index) for index in bold] == [3], "vadd-qe, in the third row after the header"
 
 
 def test_where_the_runs_were_made(tmp_path: Path) -> None:
-    seen = page(FOUND, tmp_path)
+    seen = page(RUNS, tmp_path)
     assert "a processor, 2 cores, no GPU; Linux; Python 3.11; torch 2.13.0; source commit 0123456789abcdef" in seen.text
 
 
@@ -135,15 +135,15 @@ def test_what_comes_from_records_is_escaped(tmp_path: Path) -> None:
 def test_scale_tiny_means_nothing(tmp_path: Path) -> None:
     warning = "The errors mean nothing."
     assert warning in page([record("plain", 80.0, scale="tiny")], tmp_path).text
-    assert warning not in page(FOUND, tmp_path).text
-    both = page([*FOUND, record("plain", 80.0, scale="tiny")], tmp_path).text
+    assert warning not in page(RUNS, tmp_path).text
+    both = page([*RUNS, record("plain", 80.0, scale="tiny")], tmp_path).text
     assert both.count(warning) == 1
     assert both.index("scale quick: ") < both.index(warning) < both.index("scale tiny: ")
 
 
 def test_a_report_without_weights_says_so(trained: list[Record], tmp_path: Path) -> None:
     note = "No saved classifier with virtual adversarial dropout and p > 0 is among these runs"
-    assert note in page(FOUND, tmp_path).text
+    assert note in page(RUNS, tmp_path).text
     with_weights = page(trained, tmp_path)
     assert note not in with_weights.text
     assert "on 500 images of its evaluation part" in with_weights.text
@@ -156,9 +156,9 @@ def test_adversarial_dropout_at_work(trained: list[Record], tmp_path: Path) -> N
         r"search flips ([\d.]+) of 256 units.*by ([\d.]+) nats.*give ([\d.]+) nats.* and ([\d.]+) nats", text
     )
     assert numbers is not None
-    flips, found, random, largest = map(float, numbers.groups())
+    flips, searched, random, largest = map(float, numbers.groups())
     assert 1 <= flips <= 0.05 * 256
-    assert found > largest > random > 0
+    assert searched > largest > random > 0
 
 
 def test_a_run_whose_search_may_flip_nothing(tmp_path: Path) -> None:
@@ -186,19 +186,19 @@ def test_damaged_weights_are_named(trained: list[Record], tmp_path: Path) -> Non
 
 
 def test_repetition_gives_the_same_bytes(trained: list[Record], tmp_path: Path) -> None:
-    found = [*FOUND, *trained]
-    write_report(found, tmp_path / "first.html", METHODS)
+    runs = [*RUNS, *trained]
+    write_report(runs, tmp_path / "first.html", METHODS)
     torch.manual_seed(77)
-    write_report(found, tmp_path / "second.html", METHODS)
+    write_report(runs, tmp_path / "second.html", METHODS)
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
 
 
 def test_it_replaces_the_one_before_or_says_why_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match=f"cannot write {tmp_path / 'file' / 'report.html'}"):
-        write_report(FOUND[:1], tmp_path / "file" / "report.html")
+        write_report(RUNS[:1], tmp_path / "file" / "report.html")
     (tmp_path / "report.html").write_text("old")
-    assert page(FOUND[:1], tmp_path).tags[0][0] == "html"
+    assert page(RUNS[:1], tmp_path).tags[0][0] == "html"
 
 
 ODD = {
@@ -225,6 +225,6 @@ def test_figures_of_odd_records(draw: object, odd: str) -> None:
 
 
 def test_figures_differ_where_the_numbers_do() -> None:
-    (first,), (second,) = summarise(FOUND), summarise([*FOUND[:-1], record("vadd-qe", 3.0, seed=1)])
+    (first,), (second,) = summarise(RUNS), summarise([*RUNS[:-1], record("vadd-qe", 3.0, seed=1)])
     assert figures.errors(first) != figures.errors(second)
     assert figures.learning_curves(first) != figures.learning_curves(second)

@@ -75,14 +75,14 @@ def test_nothing_to_compare_with(others: list[Record]) -> None:
 
 
 def test_what_cannot_be_compared_is_never_mixed() -> None:
-    found = [
+    records = [
         record("plain", 8.0),
         record("plain", 50.0, scale="tiny"),
         record("plain", 10.0, evaluated_on="validation"),
         record("plain", 20.0, preset="other"),
         record("plain", 9.0, seed=1),
     ]
-    groups = summarise(found)
+    groups = summarise(records)
     assert [(group.preset, group.scale, group.evaluated_on) for group in groups] == [
         ("digits-100", "quick", "test"),
         ("digits-100", "quick", "validation"),
@@ -90,9 +90,9 @@ def test_what_cannot_be_compared_is_never_mixed() -> None:
         ("other", "quick", "test"),
     ]
     assert [group.rows[0].errors for group in groups] == [(8.0, 9.0), (10.0,), (50.0,), (20.0,)]
-    assert [record for row in groups[0].rows for record in row.records] == [found[0], found[4]]
+    assert [record for row in groups[0].rows for record in row.records] == [records[0], records[4]]
     for group in groups:
-        assert f"{group.preset}, scale {group.scale}: {group.evaluated_on} error" in group.title
+        assert f"{group.preset}, scale {group.scale}: {group.evaluated_on} error" in group.table.title
 
 
 def test_runs_of_other_settings_are_never_mixed() -> None:
@@ -119,10 +119,10 @@ def test_a_copied_record_counts_once() -> None:
 
 
 def test_order_of_the_methods() -> None:
-    found = [record(method, 5.0) for method in ("zeta", "vat", "alpha", "plain", "pi")]
-    asked = only(summarise(found, ["plain", "pi", "vadd-qe", "vat"]))
+    records = [record(method, 5.0) for method in ("zeta", "vat", "alpha", "plain", "pi")]
+    asked = only(summarise(records, ["plain", "pi", "vadd-qe", "vat"]))
     assert [row.method for row in asked.rows] == ["plain", "pi", "vat", "alpha", "zeta"]
-    assert [row.method for row in only(summarise(found)).rows] == ["alpha", "pi", "plain", "vat", "zeta"]
+    assert [row.method for row in only(summarise(records)).rows] == ["alpha", "pi", "plain", "vat", "zeta"]
 
 
 def test_nothing_at_all() -> None:

@@ -9,13 +9,13 @@ import mask_problems
 import pytest
 import torch
 from mask_problems import (
-    AGAIN,
     ALGORITHM_1,
+    AT_FOUND,
     EXACT,
     SEARCHES,
-    Found,
     MaskProblem,
     Point,
+    SearchResult,
     compare,
     greedy,
     linearised,
@@ -129,8 +129,8 @@ def test_no_search_leaves_the_budget_or_beats_the_maximum(name: str, divergence:
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-@pytest.mark.parametrize("search", [linearised, greedy, partial(linearised, points=(ALGORITHM_1, AGAIN))])
-def test_a_linear_divergence_is_solved_exactly(search: mask_problems.Search, k: int) -> None:
+@pytest.mark.parametrize("search", [linearised, greedy, partial(linearised, points=(ALGORITHM_1, AT_FOUND))])
+def test_a_linear_divergence_is_solved_exactly(search: mask_problems.SearchFunction, k: int) -> None:
     task = linear_problem(k)
     torch.testing.assert_close(task.values(search(task).masks), task.values(worst_masks(task)))
 
@@ -150,7 +150,7 @@ def test_steps_behind_a_linear_head_never_lower_a_convex_divergence(divergence: 
     for seed in range(10):
         # With a factor that J must have: without it, steps do lower D here.
         task = dataclasses.replace(problem(divergence, units=30, hidden=0, seed=seed), scale=6.0)
-        reached = [task.values(linearised(task, points=(ALGORITHM_1, *[AGAIN] * more)).masks) for more in range(4)]
+        reached = [task.values(linearised(task, points=(ALGORITHM_1, *[AT_FOUND] * more)).masks) for more in range(4)]
         for before, after in itertools.pairwise(reached):
             assert (after >= before - 1e-12).all()
             rose += int((after > before + 1e-9).sum())
@@ -160,7 +160,7 @@ def test_steps_behind_a_linear_head_never_lower_a_convex_divergence(divergence: 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_the_best_of_the_steps(divergence: str) -> None:
     task = problem(divergence, units=12, seed=1)
-    points = (Point("base", rescaled=False), AGAIN, Point("found", rescaled=False))
+    points = (Point("base", rescaled=False), AT_FOUND, Point("found", rescaled=False))
     each = torch.stack([task.values(linearised(task, points=points[:steps]).masks) for steps in (1, 2, 3)])
     best = linearised(task, points=points, keep="best")
     assert torch.equal(task.values(best.masks), each.amax(dim=0))
@@ -226,7 +226,7 @@ def test_algorithm_1_is_what_the_regularisers_search_with(p: float, supervised: 
 
 def test_shares() -> None:
     task = problem("qe", k=2, seed=2)
-    searches = {"none": no_flip, "worst": lambda task: Found(worst_masks(task)), "Algorithm 1": linearised}
+    searches = {"none": no_flip, "worst": lambda task: SearchResult(worst_masks(task)), "Algorithm 1": linearised}
     shares = compare(task, searches)
     assert list(shares) == list(searches)
     assert shares["none"].abs().max() < 1e-12
@@ -275,7 +275,7 @@ def test_too_many_masks_to_try() -> None:
 
 def test_points_that_make_no_sense() -> None:
     with pytest.raises(InvalidValueError, match=r'begin at "ones" or "base".*found'):
-        linearised(problem(), points=(AGAIN,))
+        linearised(problem(), points=(AT_FOUND,))
     with pytest.raises(InvalidValueError, match='begin at "ones"'):
         linearised(problem(), points=())
     with pytest.raises(InvalidValueError, match="keep to be one of last, best"):

@@ -7,14 +7,14 @@ import math
 import pytest
 from rich.console import Console
 
-from adversarial_dropout.experiments.results.published import Published
+from adversarial_dropout.experiments.results.published import MeanStd
 from adversarial_dropout.experiments.show.table import Table
 
 from ..calling import rows
 
 TABLE = Table(
     ("name", "n", "share", "error in %", "left"),
-    [("plain", 12345, 1 / 3, Published(8.0, 1.0), None), ('[b]a|b[/b] :x: "é", =1', 7, math.nan, "-0.5", "")],
+    [("plain", 12345, 1 / 3, MeanStd(8.0, 1.0), None), ('[b]a|b[/b] :x: "é", =1', 7, math.nan, "-0.5", "")],
     title="What [it] shows",
     notes=("First [note].", "Second."),
 )

@@ -39,64 +39,64 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(run: Path) -> Inspection:
+def inspection(run: Path) -> Inspection:
     return inspect(Trained.of(run), images=120)
 
 
-def head(found: Inspection) -> tuple[Tensor, nn.Linear]:
+def head(inspection: Inspection) -> tuple[Tensor, nn.Linear]:
     """Activations below the layer and the linear output, in float64."""
-    model = found.trained.model
+    model = inspection.trained.model
     assert isinstance(model, CutNetwork)
     with torch.no_grad():
-        h = model.under(found.stored.float() / 16).double()
+        h = model.under(inspection.stored.float() / 16).double()
     output = nn.Linear(256, 10).double()
     output.load_state_dict({name: value.double() for name, value in model.upper[1].state_dict().items()})
     return h, output
 
 
-def test_images_are_evenly_spaced_ones_of_the_evaluation_part(found: Inspection) -> None:
-    data = found.trained.data()
-    rows = found.trained.split().evaluation[torch.arange(120) * 500 // 120]
-    assert torch.equal(found.stored, data.images[rows])
-    assert torch.equal(found.labels, data.labels[rows])
+def test_images_are_evenly_spaced_ones_of_the_evaluation_part(inspection: Inspection) -> None:
+    data = inspection.trained.data()
+    rows = inspection.trained.split().evaluation[torch.arange(120) * 500 // 120]
+    assert torch.equal(inspection.stored, data.images[rows])
+    assert torch.equal(inspection.labels, data.labels[rows])
 
 
-def test_the_flips_are_those_of_algorithm_1_against_the_own_class(found: Inspection) -> None:
-    h, output = head(found)
-    kept = found.work.base.double()
+def test_the_flips_are_those_of_algorithm_1_against_the_own_class(inspection: Inspection) -> None:
+    h, output = head(inspection)
+    kept = inspection.work.base.double()
     classes = output(h * kept / 0.5).argmax(dim=1)
     at_one = output(h).softmax(dim=1)
     jacobian = ((at_one - F.one_hot(classes, 10)) @ output.weight * h).detach()  # ∂ CE / ∂ε at 1, in closed form.
     gain = (1 - 2 * kept) * jacobian
     budget = round(0.0234375 * 256)
-    assert found.budget == budget == 6
+    assert inspection.budget == budget == 6
     best = gain.clamp(min=0).topk(budget, dim=1).values.sum(dim=1)
-    torch.testing.assert_close((gain * found.flipped).sum(dim=1), best, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close((gain * inspection.flipped).sum(dim=1), best, rtol=1e-4, atol=1e-9)
 
 
-def test_probabilities_before_and_after(found: Inspection) -> None:
-    h, output = head(found)
+def test_probabilities_before_and_after(inspection: Inspection) -> None:
+    h, output = head(inspection)
     with torch.no_grad():
         before, after, *random = (
-            output(h * mask / 0.5).softmax(dim=1) for mask in (found.work.base, found.work.found, *found.work.random)
+            output(h * mask / 0.5).softmax(dim=1)
+            for mask in (inspection.work.base, inspection.work.found, *inspection.work.random)
         )
     own = before.argmax(dim=1, keepdim=True)
     for ours, theirs in (
-        (found.before, before.gather(1, own)),
-        (found.after, after.gather(1, own)),
-        (found.after_random[3], random[3].gather(1, own)),
+        (inspection.before, before.gather(1, own)),
+        (inspection.after, after.gather(1, own)),
+        (inspection.after_random[3], random[3].gather(1, own)),
     ):
         torch.testing.assert_close(ours.double(), theirs.squeeze(1), rtol=1e-4, atol=1e-6)
-    assert found.changed[0] == pytest.approx(float((after.argmax(dim=1) != own.squeeze(1)).double().mean()))
-    assert found.changed[0] > found.changed[1] >= 0
-    assert found.after.mean() < found.after_random.mean() < 1.01 * found.before.mean()
-    assert torch.equal(found.damage, found.before - found.after)
-    assert (found.damage[found.fragile].diff() <= 0).all()
+    assert inspection.changed[0] == pytest.approx(float((after.argmax(dim=1) != own.squeeze(1)).double().mean()))
+    assert inspection.changed[0] > inspection.changed[1] >= 0
+    assert inspection.after.mean() < inspection.after_random.mean() < 1.01 * inspection.before.mean()
+    assert ((inspection.before - inspection.after)[inspection.fragile].diff() <= 0).all()
 
 
-def test_importance_is_the_mean_of_what_each_unit_changes(found: Inspection) -> None:
+def test_importance_is_the_mean_of_what_each_unit_changes(inspection: Inspection) -> None:
     """|∂ CE(own class) / ∂ε| at ε = 1, by central differences."""
-    h, output = head(found)
+    h, output = head(inspection)
     classes = output(h).argmax(dim=1)
     step = 1e-6
     for unit in (0, 17, 255):
@@ -106,46 +106,47 @@ def test_importance_is_the_mean_of_what_each_unit_changes(found: Inspection) -> 
             mask[unit] += sign * step
             sides.append(F.cross_entropy(output(h * mask), classes, reduction="none"))
         slope = ((sides[0] - sides[1]) / (2 * step)).abs().mean()
-        assert found.importance[unit] == pytest.approx(slope.item(), rel=1e-3, abs=1e-8)
+        assert inspection.importance[unit] == pytest.approx(slope.item(), rel=1e-3, abs=1e-8)
 
 
-def test_how_often_units_are_flipped(found: Inspection) -> None:
-    flipped = (found.work.base != found.work.found).tolist()
+def test_how_often_units_are_flipped(inspection: Inspection) -> None:
+    flipped = (inspection.work.base != inspection.work.found).tolist()
     often = [sum(row[unit] for row in flipped) / 120 for unit in range(256)]
-    assert [often[unit] for unit in found.units.tolist()] == sorted(often, reverse=True)
+    assert [often[unit] for unit in inspection.units.tolist()] == sorted(often, reverse=True)
     for label in (0, 7):
-        own = [row for row, other in zip(flipped, found.labels.tolist(), strict=True) if other == label]
+        own = [row for row, other in zip(flipped, inspection.labels.tolist(), strict=True) if other == label]
         share = [sum(row[unit] for row in own) / len(own) for unit in range(256)]
-        assert found.flipped_by_class[label].tolist() == pytest.approx(share)
-    rows = list(csv.DictReader(io.StringIO(found.by_unit.csv())))
+        assert inspection.flipped_by_class[label].tolist() == pytest.approx(share)
+    rows = list(csv.DictReader(io.StringIO(inspection.by_unit.csv())))
     assert [float(row["flipped"]) for row in rows] == pytest.approx(often)
     for row in rows:
         assert float(row["dropped"]) + float(row["revived"]) == pytest.approx(float(row["flipped"]))
 
 
-def test_lines_by_class(found: Inspection) -> None:
-    lines = {line[0]: line for line in found.by_class.texts}
+def test_lines_by_class(inspection: Inspection) -> None:
+    lines = {line[0]: line for line in inspection.by_class.texts}
     assert list(lines) == ["all", *"0123456789"]
     assert lines["all"][1] == "120"
     assert sum(int(line[1]) for name, line in lines.items() if name != "all") == 120
-    own = found.labels == 4
+    own = inspection.labels == 4
     assert lines["4"][3:6] == tuple(
-        f"{values.mean():.4f}" for values in (found.before[own], found.after_random[:, own], found.after[own])
+        f"{values.mean():.4f}"
+        for values in (inspection.before[own], inspection.after_random[:, own], inspection.after[own])
     )
 
 
-def test_the_same_seed_gives_the_same(run: Path, found: Inspection) -> None:
+def test_the_same_seed_gives_the_same(run: Path, inspection: Inspection) -> None:
     again, other = inspect(Trained.of(run), images=120), inspect(Trained.of(run), images=120, seed=1)
-    assert torch.equal(again.work.found, found.work.found)
+    assert torch.equal(again.work.found, inspection.work.found)
     assert torch.equal(again.importance, other.importance)
-    assert not torch.equal(other.work.base, found.work.base)
+    assert not torch.equal(other.work.base, inspection.work.base)
 
 
 def test_flips_can_be_given(run: Path) -> None:
     few, many = inspect(Trained.of(run), flips=1), inspect(Trained.of(run), flips=256)
     assert (few.budget, many.budget) == (1, 256)
     assert few.flipped.sum(dim=1).max() == 1
-    assert many.work.flips > 20
+    assert many.work.summary["flips"] > 20
     assert len(few.labels) == 500, "all images of the evaluation part, where there are fewer than 1,000"
 
 
@@ -169,12 +170,12 @@ def test_any_run_of_the_digits(name: str, tmp_path: Path) -> None:
     loop.run(config, tmp_path)
     flips = 6 if config.model.delta is None else None
     printed_by("inspect", tmp_path, "--images", 30, *(() if flips is None else ("--flips", flips)))
-    found = inspect(Trained.of(tmp_path), images=30, flips=flips)
-    assert found.budget == 6
-    assert found.flipped.any()
-    assert found.after.mean() < found.before.mean()
+    inspection = inspect(Trained.of(tmp_path), images=30, flips=flips)
+    assert inspection.budget == 6
+    assert inspection.flipped.any()
+    assert inspection.after.mean() < inspection.before.mean()
     if name == "no base mask":
-        assert found.work.base.all()
+        assert inspection.work.base.all()
         assert "keeps all of them (p = 0)" in " ".join((tmp_path / "inspection.html").read_text().split())
 
 
@@ -194,9 +195,9 @@ class Page(HTMLParser):
 def test_the_page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     printed = printed_by("inspect", run, "--images", "120", "--out", tmp_path / "page.html")
-    found = inspect(Trained.of(run), images=120)
+    inspection = inspect(Trained.of(run), images=120)
     text = (tmp_path / "page.html").read_text()
-    for line in found.by_class.texts:
+    for line in inspection.by_class.texts:
         assert all(cell in printed for cell in line[:-1])
         assert all(f"<td>{html.escape(cell)}</td>" in text for cell in line[1:])
     images = Page(text).images
@@ -204,13 +205,13 @@ def test_the_page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in images)
     captions = re.findall(r"<figcaption>(\d): (\d) with ([\d.]+) → ([\d.]+)(?:, now (\d))?</figcaption>", text)
     assert len(captions) == 12
-    for image, (label, was, before, after, became) in zip(found.fragile.tolist(), captions, strict=False):
-        assert int(label) == found.labels[image]
-        assert int(was) == found.work.before[image].argmax()
-        assert int(became or was) == found.work.after[image].argmax()
-        assert (before, after) == (f"{found.before[image]:.2f}", f"{found.after[image]:.2f}")
+    for image, (label, was, before, after, became) in zip(inspection.fragile.tolist(), captions, strict=False):
+        assert int(label) == inspection.labels[image]
+        assert int(was) == inspection.work.before[image].argmax()
+        assert int(became or was) == inspection.work.after[image].argmax()
+        assert (before, after) == (f"{inspection.before[image]:.2f}", f"{inspection.after[image]:.2f}")
     assert not re.search(r'(href|src)="http', text)
-    assert (tmp_path / "page-units.csv").read_text() == found.by_unit.csv()
+    assert (tmp_path / "page-units.csv").read_text() == inspection.by_unit.csv()
     first = (tmp_path / "page.html").read_bytes()
     printed_by("inspect", run, "--images", "120", "--out", tmp_path / "page.html")
     assert (tmp_path / "page.html").read_bytes() == first
@@ -224,13 +225,14 @@ def test_an_autoencoder(tmp_path: Path) -> None:
         )
         run = tmp_path / "runs" / "paper" / "autoencoder" / "tiny" / method / "seed-0"
         flips = None if method == "dropout+add" else 76
-        found = inspect(Trained.of(run), flips=flips)
-        assert found.budget == 76
-        x = found.stored.flatten(1).double() / 255
-        error = (found.work.after.double() - x).square().mean(dim=1)
-        torch.testing.assert_close(found.after.double(), error, rtol=1e-4, atol=1e-7)
-        assert torch.equal(found.damage, found.after - found.before)
-        assert found.damage.mean() > 0
+        inspection = inspect(Trained.of(run), flips=flips)
+        assert inspection.budget == 76
+        x = inspection.stored.flatten(1).double() / 255
+        error = (inspection.work.after.double() - x).square().mean(dim=1)
+        torch.testing.assert_close(inspection.after.double(), error, rtol=1e-4, atol=1e-7)
+        damage = inspection.after - inspection.before
+        assert (damage[inspection.fragile].diff() <= 0).all()
+        assert damage.mean() > 0
         printed_by("inspect", run, *(() if flips is None else ("--flips", flips)))
         page = (run / "inspection.html").read_text()
         assert len(Page(page).images) == 3 + 3 * 12
@@ -243,9 +245,9 @@ def test_the_papers_networks(preset: str, source: Source, tmp_path: Path) -> Non
     printed_by("train", preset, "vadd-kl", "--scale", "tiny", "--data", data, "--out", tmp_path / "runs")
     run = tmp_path / "runs" / preset / "tiny" / "vadd-kl" / "seed-0"
     printed_by("inspect", run)
-    found = inspect(Trained.of(run))
-    assert found.flipped.any()
-    assert found.after.mean() <= found.before.mean()
+    inspection = inspect(Trained.of(run))
+    assert inspection.flipped.any()
+    assert inspection.after.mean() <= inspection.before.mean()
 
 
 def test_images_in_colour_under_their_names(tmp_path: Path) -> None:
@@ -314,11 +316,11 @@ def test_a_network_that_is_very_sure(run: Path) -> None:
     with torch.no_grad():
         for parameter in model.upper.parameters():
             parameter.mul_(6)
-    found = inspect(trained, images=50)
-    assert found.before.median() > 0.9999
-    assert (found.flipped.sum(dim=1) == 6).all()
-    assert found.importance.max() > 0
-    assert found.after.mean() < found.before.mean() - 0.1
+    inspection = inspect(trained, images=50)
+    assert inspection.before.median() > 0.9999
+    assert (inspection.flipped.sum(dim=1) == 6).all()
+    assert inspection.importance.max() > 0
+    assert inspection.after.mean() < inspection.before.mean() - 0.1
 
 
 def test_noise_in_evaluation_is_the_same_each_time(tmp_path: Path) -> None:

@@ -35,17 +35,17 @@ def test_drawn_filters() -> None:
     ignored = drawn(3, 25, ring=0.0, far=0.1)
     flat = torch.ones(1, SIDE, SIDE)
     none = torch.zeros(1, SIDE, SIDE)
-    found = spots(torch.stack([alone, around, ignored, flat, none]), LIT)
+    spot = spots(torch.stack([alone, around, ignored, flat, none]), LIT)
     dot = 8 * 9 + 36
     rings, fars = 121 - 25, 784 - 121
     rest = rings * 0.16 + fars * 0.01
-    assert found.share.tolist()[:2] == pytest.approx([1, dot / (dot + rest)])
+    assert spot.share.tolist()[:2] == pytest.approx([1, dot / (dot + rest)])
     # Of a flat one the first pixel counts as the strongest, and three by three pixels around it are inside.
-    assert found.share.tolist()[3:] == pytest.approx([9 / 784, 0])
-    assert found.localised.tolist() == [True, True, True, False, False]
-    assert found.rest.tolist()[:2] == pytest.approx([0, math.sqrt(rest / (784 - 25))])
+    assert spot.share.tolist()[3:] == pytest.approx([9 / 784, 0])
+    assert spot.localised.tolist() == [True, True, True, False, False]
+    assert spot.rest.tolist()[:2] == pytest.approx([0, math.sqrt(rest / (784 - 25))])
     mean = (rings * 0.4 + fars * 0.1) / (784 - 25)
-    assert found.neighbourhood.tolist() == pytest.approx([0, 0.4 / mean, 0, 1, 0])
+    assert spot.neighbourhood.tolist() == pytest.approx([0, 0.4 / mean, 0, 1, 0])
 
 
 def test_neither_sign_nor_scale_matters() -> None:
@@ -57,29 +57,29 @@ def test_neither_sign_nor_scale_matters() -> None:
 
 
 def test_noise_is_not_localised() -> None:
-    found = spots(torch.randn(200, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1)), LIT)
-    assert 0.03 < found.share.mean() < 0.06
-    assert found.share.max() < LOCALISED / 2
-    assert found.neighbourhood.mean() == pytest.approx(1, abs=0.02)
+    spot = spots(torch.randn(200, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1)), LIT)
+    assert 0.03 < spot.share.mean() < 0.06
+    assert spot.share.max() < LOCALISED / 2
+    assert spot.neighbourhood.mean() == pytest.approx(1, abs=0.02)
 
 
 def test_against_a_loop_over_pixels() -> None:
     draw = torch.Generator().manual_seed(2)
     filters = torch.randn(5, 3, 9, 11, generator=draw, dtype=torch.float64) ** 3
     lit = torch.rand(9, 11, generator=draw) < 0.7
-    found = spots(filters, lit)
+    spot = spots(filters, lit)
     pixels = [(y, x) for y in range(9) for x in range(11) if lit[y, x]]
-    for unit, own in enumerate(filters):
-        size = {(y, x): math.sqrt(sum(float(own[c, y, x]) ** 2 for c in range(3))) for y, x in pixels}
-        top, left = max(pixels, key=lambda place: size[place])
+    for unit, weights in enumerate(filters):
+        size = {(y, x): math.sqrt(sum(float(weights[c, y, x]) ** 2 for c in range(3))) for y, x in pixels}
+        top, left = max(pixels, key=lambda pixel: size[pixel])
         far = {(y, x): max(abs(y - top), abs(x - left)) for y, x in pixels}
-        outside = [size[place] for place in pixels if far[place] > 2]
-        ring = [size[place] for place in pixels if 2 < far[place] <= 5]
-        inside = sum(size[place] ** 2 for place in pixels if far[place] <= 2)
-        assert found.share[unit].item() == pytest.approx(inside / sum(value**2 for value in size.values()))
-        assert found.rest[unit].item() == pytest.approx(math.sqrt(sum(v * v for v in outside) / len(outside)))
+        outside = [size[pixel] for pixel in pixels if far[pixel] > 2]
+        ring = [size[pixel] for pixel in pixels if 2 < far[pixel] <= 5]
+        inside = sum(size[pixel] ** 2 for pixel in pixels if far[pixel] <= 2)
+        assert spot.share[unit].item() == pytest.approx(inside / sum(value**2 for value in size.values()))
+        assert spot.rest[unit].item() == pytest.approx(math.sqrt(sum(v * v for v in outside) / len(outside)))
         around = sum(ring) / len(ring) / (sum(outside) / len(outside))
-        assert found.neighbourhood[unit].item() == pytest.approx(around)
+        assert spot.neighbourhood[unit].item() == pytest.approx(around)
 
 
 def test_pixels_that_do_not_count() -> None:
@@ -88,9 +88,9 @@ def test_pixels_that_do_not_count() -> None:
     lit = LIT.clone()
     lit[27, 0] = False
     without = spots(drawn(10, 12, ring=0.2, far=0.1)[None], lit)
-    found = spots(image[None], lit)
-    assert found.share.item() == without.share.item()
-    assert found.rest.item() == without.rest.item()
+    spot = spots(image[None], lit)
+    assert spot.share.item() == without.share.item()
+    assert spot.rest.item() == without.rest.item()
 
 
 @pytest.mark.parametrize(

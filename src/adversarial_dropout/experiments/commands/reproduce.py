@@ -80,21 +80,21 @@ class Reproduce(Grid):
 
 def _reproduce_figure(command: Reproduce, scale: Scale, console: Console) -> None:
     from adversarial_dropout.experiments.data import sources
-    from adversarial_dropout.experiments.studies.autoencoders import comparison as autoencoders
+    from adversarial_dropout.experiments.studies.autoencoders.comparison import METHODS, compare
     from adversarial_dropout.experiments.studies.autoencoders.features import check_images
     from adversarial_dropout.experiments.studies.autoencoders.page import write_figure
 
     configs = [
         presets.get(autoencoder.NAME, method, scale, seed)
         for seed in range(command.seeds or _FIGURE_SEEDS.get(scale, 1))
-        for method in autoencoders.METHODS
+        for method in METHODS
     ]
     _refuse_other_settings(command.out, configs)
     location = DataLocation(command.folder)
     images = command.images or _FIGURE_IMAGES
     check_images(images, len(sources.load(configs[0].data, location).test))  # Before anything is trained.
     runs = run_grid_shown(configs, command, location, console)
-    comparison, shown = autoencoders.compare(runs, images, None if command.folder is None else location)
+    comparison, shown = compare(runs, images, None if command.folder is None else location)
     console.print(comparison.numbers.without_last, comparison.claims)
     note = "Scale tiny: two steps, which show that everything runs. The pictures mean nothing.\n\n"
     note = note if scale == "tiny" else ""

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -17,16 +18,14 @@ from adversarial_dropout.experiments.studies.inspection.masks_at_work import Mas
 
 
 def errors(group: Group) -> str:
-    """Draw each method's errors: every seed a dot, mean and standard deviation a bar."""
+    """Draw the errors of each method: a dot per seed, mean and standard deviation as a bar."""
     with canvas(8, 0.9 + 0.42 * len(group.rows)) as (figure, done):
         axes = figure.subplots()
-        for place, row in enumerate(group.rows):
-            axes.plot(row.errors, [place] * len(row.errors), "o", color="#999999", markersize=4, zorder=1)
-            mean, deviation = row.error
-            colour, marker = style(place)
-            axes.errorbar(
-                mean, place, xerr=deviation or 0.0, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2
-            )
+        for i, row in enumerate(group.rows):
+            axes.plot(row.errors, [i] * len(row.errors), "o", color="#999999", markersize=4, zorder=1)
+            mean, std = row.error
+            colour, marker = style(i)
+            axes.errorbar(mean, i, xerr=std or 0.0, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2)
         axes.set_yticks(range(len(group.rows)), [short(row.method) for row in group.rows])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
@@ -40,12 +39,12 @@ def learning_curves(group: Group) -> str:
     with canvas(8, 4.2) as (figure, done):
         axes = figure.subplots()
         lowest = math.inf
-        for place, row in enumerate(group.rows):
+        for i, row in enumerate(group.rows):
             runs = [record.metrics for record in row.records]
             epochs = range(min(len(run) for run in runs))
             means = [statistics.fmean(run[epoch]["error"] for run in runs) for epoch in epochs]
             lowest = min(lowest, *means)
-            colour, marker = style(place)
+            colour, marker = style(i)
             axes.plot(
                 [epoch + 1 for epoch in epochs],
                 means,
@@ -69,23 +68,21 @@ def learning_curves(group: Group) -> str:
     return done()
 
 
-def masks_at_work(work: MasksAtWork, data: ImageData, rows: Tensor) -> str:
-    """Draw, for some images: the image, its units and the flips among them, the probabilities before and after.
+def masks_at_work(work: MasksAtWork, shown: Sequence[int], data: ImageData, rows: Tensor) -> str:
+    """Draw some images of ``work``, their units with the flips among them, and their probabilities before and after.
 
-    Args:
-        work: A search on images of ``data``.
-        data: Their source.
-        rows: One row of ``data`` per image of ``work``; each is drawn.
+    ``rows`` has the row in ``data`` of each image of ``work``.
     """
-    with canvas(10, 2.6 * len(rows)) as (figure, done):
-        grid = figure.subplots(len(rows), 3, squeeze=False, width_ratios=(1, 1.25, 3))
-        for place, row in enumerate(rows):
-            picture, units, bars = grid[place]
+    with canvas(10, 2.6 * len(shown)) as (figure, done):
+        grid = figure.subplots(len(shown), 3, squeeze=False, width_ratios=(1, 1.25, 3))
+        for image, (picture, units, bars) in zip(shown, grid, strict=True):
+            row = rows[image]
             picture.imshow(data.images[row].movedim(0, -1).cpu().numpy(), cmap="gray_r")
             picture.set_title(f"an image of {short(data.classes[int(data.labels[row])])}", fontsize=9)
             picture.set_axis_off()
-            _draw_units(units, work.base[place], work.found[place])
-            _draw_probabilities(bars, work, place, data.classes, with_legend=place == 0)
+            _draw_units(units, work.base[image], work.found[image])
+            _draw_probabilities(bars, work, image, data.classes)
+        grid[0, 2].legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return done()
 
 
@@ -102,19 +99,15 @@ def _draw_units(axes: Axes, base: Tensor, found: Tensor) -> None:
     axes.set_yticks([])
 
 
-def _draw_probabilities(
-    axes: Axes, work: MasksAtWork, place: int, classes: tuple[str, ...], *, with_legend: bool
-) -> None:
+def _draw_probabilities(axes: Axes, work: MasksAtWork, image: int, classes: tuple[str, ...]) -> None:
     positions = np.arange(len(classes))
-    random = work.after_random[:, place].numpy()
-    axes.bar(positions - 0.27, work.before[place].numpy(), 0.25, color="#999999", label="under the random base mask")
+    random = work.after_random[:, image].numpy()
     mean, low, high = random.mean(axis=0), random.min(axis=0), random.max(axis=0)
     reach = [(mean - low).clip(min=0), (high - mean).clip(min=0)]
+    axes.bar(positions - 0.27, work.before[image].numpy(), 0.25, color="#999999", label="under the random base mask")
     axes.bar(positions, mean, 0.25, color="#56B4E9", label="after random flips, as many (bar: range)")
     axes.errorbar(positions, mean, yerr=reach, fmt="none", ecolor="#0072B2", capsize=2, lw=1)
-    axes.bar(positions + 0.27, work.after[place].numpy(), 0.25, color="#D55E00", label="after the flips of the search")
+    axes.bar(positions + 0.27, work.after[image].numpy(), 0.25, color="#D55E00", label="after the flips of the search")
     axes.set_xticks(positions, [short(name) for name in classes])
     axes.set_ylim(0, 1)
     axes.set_ylabel("probability")
-    if with_legend:
-        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -1,4 +1,4 @@
-"""The paper's tables as it prints them, with our errors beside its own, from records only."""
+"""The paper's tables with our errors beside its own, from records only."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,138 +9,106 @@ from adversarial_dropout.experiments.config import Scale
 from adversarial_dropout.experiments.presets.paper import COLUMNS, METHODS, Column
 from adversarial_dropout.experiments.presets.stated import STATED, TITLES
 from adversarial_dropout.experiments.records import Record
-from adversarial_dropout.experiments.results.published import NAMES, PRINTED, PrintedRow, Published
+from adversarial_dropout.experiments.results.published import DASH, NAMES, PRINTED, MeanStd, PrintedRow
 from adversarial_dropout.experiments.results.settings import check_settings
 from adversarial_dropout.experiments.results.summary import distinct
 from adversarial_dropout.experiments.show.table import Table
 
-DASH = "-"
+_WHICH, _BESIDE = ("row", "method"), ("n", "paper", "difference")
+_NOTHING = (None, None)
 
 
 def columns(table: str, family: str = "paper") -> tuple[Column, ...]:
-    """The columns of a table, in the paper's order.
-
-    Raises:
-        InvalidValueError: there is no such table, or the family has no such data set.
-    """
+    """The columns of a table, in the paper's order; an error if there is no such table, or none in the family."""
     check_choice("table", table, tuple(PRINTED))
-    cells = {(cell.source, cell.all_labels): cell for cell in COLUMNS if cell.family == family}
-    found = tuple(cells[column] for column in PRINTED[table].columns if column in cells)
+    by_preset = {column.preset: column for column in COLUMNS}
+    names = [f"{family}/{name}" for name in PRINTED[table].columns]
+    found = tuple(by_preset[name] for name in names if name in by_preset)
     if not found:
         raise InvalidValueError(f"expected a family that has {table}, got {family!r}; the authors' code has no MNIST")
     return found
 
 
 def trained(table: str, family: str = "paper") -> tuple[tuple[Column, str], ...]:
-    """The cells that `reproduce` trains by itself: those of the paper's own rows where a figure is printed.
-
-    Returns:
-        Column and method of each, column by column.
-
-    Raises:
-        InvalidValueError: there is no such table, or the family has no such data set.
-    """
+    """Column and method of each run that `reproduce` makes by default: where the paper has a figure of its own."""
     return tuple(
-        (cell, row.method)
-        for place, cell in enumerate(columns(table, family))
+        (column, row.method)
+        for index, column in enumerate(columns(table, family))
         for row in PRINTED[table].rows
-        if row.method is not None and row.figures[place] is not None
+        if row.method is not None and row.figures[index] is not None
     )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row in one column.
+    """One row in one column."""
 
-    Attributes:
-        errors: Ours in percent, one per seed; empty where nothing has been run.
-        paper: The paper's figure.
-        printed: What stands in the paper: the figure, a dash, or nothing where its table has no such row.
-    """
-
-    errors: tuple[float, ...]
-    paper: Published | None
-    printed: str
+    errors: tuple[float, ...]  # Ours in percent, one per seed; empty if nothing has been run.
+    paper: MeanStd | None
+    printed: str  # What the paper prints: the figure, a dash, or nothing if its table has no such row.
 
     @property
-    def ours(self) -> Published | None:
+    def ours(self) -> MeanStd | None:
         """Mean and standard deviation (n - 1) of our errors."""
-        return Published.of(self.errors) if self.errors else None
+        return MeanStd.of(self.errors) if self.errors else None
 
     @property
     def cells(self) -> tuple[object, ...]:
-        """Ours, n, the paper's, the difference of the means."""
+        """Our error, n, the paper's error, the difference of the means."""
         ours, paper = self.ours, self.paper
-        apart = None if ours is None or paper is None else f"{ours.mean - paper.mean:+.2f}"
-        return ours, len(self.errors) or None, self.printed, apart
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One row.
-
-    Attributes:
-        name: As the paper has it.
-        method: What is trained for it; ``None`` for a row that the paper quotes.
-        entries: One per column.
-    """
-
-    name: str
-    method: str | None
-    entries: tuple[Entry, ...]
+        difference = None if ours is None or paper is None else f"{ours.mean - paper.mean:+.2f}"
+        return ours, len(self.errors) or None, self.printed, difference
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table.
-
-    Attributes:
-        name: "table1", ...
-        scale: Of our runs.
-        columns: What is trained on.
-        body: All rows: the paper's in its order, then those that it does not have.
-    """
+    """One table."""
 
     name: str
-    scale: Scale
+    scale: Scale  # Of our runs.
     columns: tuple[Column, ...]
-    body: tuple[TableRow, ...]
+    body: dict[PrintedRow, list[Entry]]  # The paper's rows in their order, then those of methods that it lacks.
 
     @property
     def table(self) -> Table:
-        """As the paper has it: its columns side by side."""
+        """The table as in the paper, its columns side by side."""
         full = "the full schedule" if self.scale == "paper" else f"scale {self.scale}, NOT the paper's schedule"
         repeats = STATED[self.columns[0].source].repeats
         return Table(
-            (*_WHICH, *(text for name in self._names for text in (name, *_BESIDE))),
-            [(row.name, row.method, *(cell for entry in row.entries for cell in entry.cells)) for row in self.body],
+            (*_WHICH, *(text for column in self.columns for text in (_title(column, self.scale), *_BESIDE))),
+            [
+                (row.name, row.method, *(cell for e in entries for cell in e.cells))
+                for row, entries in self.body.items()
+            ],
             f"Table {self.name[5:]}, {full}: test error in %, mean ± std over n seeds, last epoch",
             (
-                f"Paper: Park, Park, Shin, Moon, AAAI 2018; its own figures are over {repeats} runs, those without ± "
-                f'are quoted there from others, and "{DASH}" is a dash there. Difference: ours minus the paper\'s, in '
-                f"percentage points.",
+                f"Paper: Park, Park, Shin, Moon, AAAI 2018. Its own figures are over {repeats} runs; it quotes those "
+                f'without ± from other papers, and prints "{DASH}" for a missing figure. Difference: ours minus the '
+                f"paper's, in percentage points.",
                 *PRINTED[self.name].notes,
             ),
         )
 
     @property
     def by_column(self) -> list[Table]:
-        """The same for the terminal: a table for each of its columns, with all rows."""
+        """The same for the terminal: one table per column, with the notes below the last one."""
+        table, width = self.table, 1 + len(_BESIDE)
+        starts = range(len(_WHICH), len(table.header), width)
         return [
             Table(
                 (*_WHICH, "ours", *_BESIDE),
-                [(row.name, row.method, *row.entries[place].cells) for row in self.body],
-                name,
-                self.table.notes if place == len(self.columns) - 1 else (),
+                [(*row[: len(_WHICH)], *row[start : start + width]) for row in table.rows],
+                table.header[start],
+                table.notes if start == starts[-1] else (),
             )
-            for place, name in enumerate(self._names)
+            for start in starts
         ]
 
     @property
     def figures(self) -> Table:
-        """The same for a program: a row for each row and column, numbers in full precision.
+        """The same for a program: one line per row and column, with numbers in full precision.
 
-        ``printed`` is the paper's cell as text, ``n`` is empty where nothing is trained.
+        ``printed`` is what the paper prints, ``n`` is empty for rows that are not trained.
         """
         return Table(
             (
@@ -149,33 +117,28 @@ class PaperTable:
             ),
             [
                 (
-                    *(self.name, self.scale, cell.family, cell.source, cell.labels, row.name, row.method),
+                    *(self.name, self.scale, column.family, column.source, column.labels, row.name, row.method),
                     *(entry.ours or _NOTHING),
                     *(len(entry.errors) if row.method else None, entry.printed),
                     *(entry.paper or _NOTHING),
                 )
-                for row in self.body
-                for cell, entry in zip(self.columns, row.entries, strict=True)
+                for row, entries in self.body.items()
+                for column, entry in zip(self.columns, entries, strict=True)
             ],
         )
 
-    @property
-    def _names(self) -> list[str]:
-        """Names of the columns of our errors, one for each of its columns."""
-        return [
-            f"{TITLES[cell.source]}, {cell.labels:,} labels{_WHOSE[cell.family]}: ours{_steps(cell, self.scale)}"
-            for cell in self.columns
-        ]
 
-
-_WHICH, _BESIDE = ("row", "method"), ("n", "paper", "difference")
-_WHOSE = {"paper": "", "authors": ", authors' code"}
-_NOTHING = (None, None)
+def _title(column: Column, scale: Scale) -> str:
+    training = presets.get(column.preset, "plain", scale).training
+    steps = None if scale == "paper" else training.steps_per_epoch
+    family = "" if column.family == "paper" else ", authors' code"
+    schedule = "" if steps is None else f" after {training.epochs * steps:,} steps"
+    return f"{TITLES[column.source]}, {column.labels:,} labels{family}: ours{schedule}"
 
 
 def paper_table(
     name: str,
-    found: Iterable[Record],
+    records: Iterable[Record],
     scale: Scale,
     *,
     family: str = "paper",
@@ -184,68 +147,45 @@ def paper_table(
 ) -> PaperTable:
     """Put finished runs into a table of the paper. Runs of other experiments and scales are left out.
 
-    Args:
-        name: "table1", ...
-        found: Finished runs.
-        scale: The scale to show.
-        family: The family to show.
-        methods: Methods that get a row even if the paper has none for them; those that were run get one anyway.
-        shown: Presets of the columns to show; all if none is given.
+    Methods that were run, and those in ``methods``, get a row even if the paper has none for them. ``shown`` has the
+    presets of the columns to show; all of them, if it is empty.
 
     Raises:
-        InvalidValueError: the settings of runs are not those of their presets, or runs saw different data; the message
-            says which.
+        InvalidValueError: the settings of runs are not those of their presets, or runs saw different data.
         RecordError: two records of one run disagree.
     """
-    places = [(place, cell) for place, cell in enumerate(columns(name, family)) if not shown or cell.preset in shown]
-    cells = tuple(cell for _, cell in places)
-    own = [
+    chosen = [(i, column) for i, column in enumerate(columns(name, family)) if not shown or column.preset in shown]
+    runs = [
         record
-        for record in found
+        for record in records
         if record.config.scale == scale
-        and record.config.preset in {cell.preset for cell in cells}
+        and record.config.preset in {column.preset for _, column in chosen}
         and record.final["evaluated_on"] == "test"
     ]
-    check_settings((record.folder, record.config.to_dict()) for record in own)
-    runs: dict[tuple[str, str], dict[int, Record]] = {}
-    for record in distinct(own):
-        runs.setdefault((record.config.preset, record.config.method), {})[record.config.seed] = record
-    for cell in cells:
-        _check_data(
-            [record for (preset, _), seeds in runs.items() if preset == cell.preset for record in seeds.values()]
-        )
+    check_settings((record.folder, record.config.to_dict()) for record in runs)
+    runs = sorted(distinct(runs), key=lambda record: record.config.seed)
+    for _, column in chosen:
+        _check_data(record for record in runs if record.config.preset == column.preset)
 
-    def entry(row: PrintedRow, place: int, cell: Column) -> Entry:
-        seeds = runs.get((cell.preset, row.method or ""), {})
-        paper = row.figures[place] if row.figures else None
-        printed = str(paper or DASH) if row.figures else ""
-        return Entry(tuple(record.error for _, record in sorted(seeds.items())), paper, printed)
+    def entry(row: PrintedRow, index: int, column: Column) -> Entry:
+        cell = (column.preset, row.method)
+        errors = tuple(record.error for record in runs if (record.config.preset, record.config.method) == cell)
+        paper = row.figures[index] if row.figures else None
+        return Entry(errors, paper, str(paper or DASH) if row.figures else "")
 
-    rows = (*PRINTED[name].rows, *_others(name, {*methods, *(method for _, method in runs)}))
-    body = tuple(TableRow(row.name, row.method, tuple(entry(row, *where) for where in places)) for row in rows)
-    return PaperTable(name, scale, cells, body)
-
-
-def _others(name: str, methods: set[str]) -> tuple[PrintedRow, ...]:
-    """Rows for methods that the paper's table does not have."""
-    methods -= {row.method for row in PRINTED[name].rows if row.method is not None}
-    return tuple(
-        PrintedRow(f"{NAMES[method]}, not in Table {name[5:]}", method, ()) for method in METHODS if method in methods
+    rows = PRINTED[name].rows
+    added = {*methods, *(record.config.method for record in runs)} - {row.method for row in rows}
+    rows += tuple(
+        PrintedRow(f"{NAMES[method]}, not in Table {name[5:]}", method, ()) for method in METHODS if method in added
     )
+    body = {row: [entry(row, *where) for where in chosen] for row in rows}
+    return PaperTable(name, scale, tuple(column for _, column in chosen), body)
 
 
-def _check_data(column: Sequence[Record]) -> None:
-    digests = {record.final.get("data", {}).get("sha256"): record.folder for record in column}
+def _check_data(records: Iterable[Record]) -> None:
+    digests = {record.final.get("data", {}).get("sha256"): record.folder for record in records}
     if len(digests) > 1:
         raise InvalidValueError(
             f"expected runs on the same data, got other images or labels in "
-            f"{' than in '.join(map(str, digests.values()))}; "
-            f"take one of them away, or give another --out"
+            f"{' than in '.join(map(str, digests.values()))}; take one of them away, or give another --out"
         )
-
-
-def _steps(cell: Column, scale: Scale) -> str:
-    training = presets.get(cell.preset, "plain", scale).training
-    if scale == "paper" or training.steps_per_epoch is None:
-        return ""
-    return f" after {training.epochs * training.steps_per_epoch:,} steps"

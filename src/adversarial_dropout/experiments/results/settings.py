@@ -1,26 +1,22 @@
-"""Which runs have the settings that their presets have now: those of older presets never reach a table."""
+"""Check that runs have the settings that their presets have now, so that runs of older presets never reach a table."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import ExperimentConfig, differences
 
-_NONE: Mapping[Path, ExperimentConfig] = {}
 
+def check_settings(
+    runs: Iterable[tuple[Path, dict[str, Any]]], asked: Mapping[Path, ExperimentConfig] = MappingProxyType({})
+) -> None:
+    """Raise unless the settings of all runs, given as folder and config, are those of their presets.
 
-def check_settings(runs: Iterable[tuple[Path, dict[str, Any]]], asked: Mapping[Path, ExperimentConfig] = _NONE) -> None:
-    """Refuse runs that are not what their presets say.
-
-    Args:
-        runs: Folder and config of each, the config as plain containers.
-        asked: What a folder must hold; elsewhere it is the preset, method, scale and seed that the run names.
-
-    Raises:
-        InvalidValueError: at least one is not; the message has the differences, the folders of those that have them,
-            and the folders of the others.
+    ``asked`` holds what a folder must contain; other folders must contain the preset, method, scale and seed that the
+    run names. The error lists the differences, the folders of the runs that have them, and the folders of the others.
     """
     current: list[Path] = []
     refused: dict[tuple[str, ...], list[Path]] = {}
@@ -29,21 +25,21 @@ def check_settings(runs: Iterable[tuple[Path, dict[str, Any]]], asked: Mapping[P
         (refused.setdefault(changed, []) if changed else current).append(folder)
     if not refused:
         return
-    number = sum(len(folders) for folders in refused.values())
-    parts = [
-        f"expected runs with the settings of their presets, got others in {number} of {number + len(current)} folders "
+    count = sum(len(folders) for folders in refused.values())
+    lines = [
+        f"expected runs with the settings of their presets, got others in {count} of {count + len(current)} folders "
         f"(preset → run)"
     ]
     common = set.intersection(*map(set, refused)) if len(refused) > 1 else set()
     if common:
-        parts.append(f"In all {number}: {'; '.join(sorted(common))}")
+        lines.append(f"In all {count}: {'; '.join(sorted(common))}")
     for changed, folders in refused.items():
-        own = "; ".join(line for line in changed if line not in common) or "nothing else"
-        parts.append(_listed(f"and {own}" if common else own, folders))
+        rest = "; ".join(line for line in changed if line not in common) or "nothing else"
+        lines.append(_listed(f"and {rest}" if common else rest, folders))
     if current:
-        parts.append(_listed("As their presets say, and left as they are", current))
-    parts.append(f"Take the {number} away, or choose another folder (--out): runs of different settings share no table")
-    raise InvalidValueError("\n".join(parts))
+        lines.append(_listed("As their presets say, and left as they are", current))
+    lines.append(f"Take the {count} away, or choose another folder (--out): runs of different settings share no table")
+    raise InvalidValueError("\n".join(lines))
 
 
 def _changed(recorded: dict[str, Any], expected: ExperimentConfig | None) -> tuple[str, ...]:
@@ -57,7 +53,7 @@ def _changed(recorded: dict[str, Any], expected: ExperimentConfig | None) -> tup
 
 
 def _listed(title: str, folders: Iterable[Path]) -> str:
-    """Folders one below the other, those that differ in seed or method alone on one line, as a shell writes it."""
+    """A title and a list of run folders; those that differ only in seed or method share a line with shell braces."""
     seeds: dict[Path, list[str]] = {}
     for folder in sorted(set(folders), key=lambda folder: (folder.parent, len(folder.name), folder.name)):
         seeds.setdefault(folder.parent, []).append(folder.name)

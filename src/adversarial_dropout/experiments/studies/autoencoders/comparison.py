@@ -1,11 +1,11 @@
-"""Figures 2 and 3 over seeds: three autoencoders in numbers, and what the paper says of them."""
+"""Figures 2 and 3 over seeds: three autoencoders in numbers, and what the paper says about them."""
 
-import csv
-import io
+import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.data.sources import DataLocation
@@ -16,94 +16,48 @@ from adversarial_dropout.experiments.studies.autoencoders.features import MEASUR
 NONE, DROPOUT, ADVERSARIAL = METHODS = ("none", "dropout", "dropout+add")
 """The three autoencoders that are compared."""
 
-
-@dataclass(frozen=True)
-class Claim:
-    """Something the paper says of these figures, in our words, and whether it is seen here.
-
-    Attributes:
-        text: What it says.
-        measure: The name of what it is judged by.
-        holds: From the values without dropout (infinite where that was not trained), with dropout, and with adversarial
-            dropout besides, of one seed. ``None``: there is nothing to judge.
-    """
-
-    text: str
-    measure: str
-    holds: Callable[[float, float, float], bool | None]
-
-
+CLAIMS: dict[str, str] = json.loads(Path(__file__).with_name("claims.json").read_text(encoding="utf-8"))
+"""The paper's four claims, the observation that they rest on, and its conclusion, by the measure that decides each."""
 _PRESERVED = 0.9
 _SIMILAR = 0.1
-CLAIMS = (
-    Claim(
-        "Figure 2, claim 1: adversarial dropout prevents dead filters (here: it has fewer than dropout)",
-        "dead filters",
-        lambda _, dropout, ours: None if dropout == ours == 0 else ours < dropout,
-    ),
-    Claim(
-        "Figure 2, claim 2, localised filters are preserved (we take: nine tenths as many as dropout has, or more)",
-        "localised filters",
-        lambda _, dropout, ours: None if dropout == 0 else ours >= _PRESERVED * dropout,
-    ),
-    Claim(
-        "Figure 2, claim 2, what is not localised is standardised (here: it differs less in strength than dropout's)",
-        "spread of the rest",
-        lambda _, dropout, ours: ours < dropout,
-    ),
-    Claim(
-        "Figure 2, claim 2, dropout ignores the neighbourhood of its spots (here: adversarial dropout uses it more)",
-        "neighbourhood of spots",
-        lambda _, dropout, ours: None if math.isnan(dropout + ours) else ours > dropout,
-    ),
-    Claim(
-        "Figure 3, claim 3: adversarial dropout has the fewest highly activated units",
-        "highly activated in %",
-        lambda none, dropout, ours: ours < min(none, dropout),
-    ),
-    Claim(
-        "Figure 3, claim 4: the mean activations of adversarial dropout are the lowest",
-        "mean activation",
-        lambda none, dropout, ours: ours < min(none, dropout),
-    ),
-    Claim(
-        "what they rest on: adversarial dropout reconstructs about as well as dropout (we take: within 10 %)",
-        "reconstruction error in %",
-        lambda _, dropout, ours: abs(ours / dropout - 1) <= _SIMILAR,
-    ),
-    Claim(
-        "what follows: adversarial dropout makes the units sparser than dropout does",
-        "Hoyer sparsity",
-        lambda _, dropout, ours: ours > dropout,
-    ),
-)
-"""The paper's four claims, the observation that they rest on and the conclusion drawn from them."""
+_HOLDS: dict[str, Callable[[float, float, float], bool | None]] = {
+    "dead filters": lambda _, dropout, ours: None if dropout == ours == 0 else ours < dropout,
+    "localised filters": lambda _, dropout, ours: None if dropout == 0 else ours >= _PRESERVED * dropout,
+    "spread of the rest": lambda _, dropout, ours: ours < dropout,
+    "neighbourhood of spots": lambda _, dropout, ours: None if math.isnan(dropout + ours) else ours > dropout,
+    "highly activated in %": lambda none, dropout, ours: ours < min(none, dropout),
+    "mean activation": lambda none, dropout, ours: ours < min(none, dropout),
+    "reconstruction error in %": lambda _, dropout, ours: abs(ours / dropout - 1) <= _SIMILAR,
+    "Hoyer sparsity": lambda _, dropout, ours: ours > dropout,
+}
+"""Whether each claim holds in one seed, from its measure without dropout (infinite if that was not trained), with
+dropout, and with adversarial dropout; ``None`` if there is nothing to judge."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The autoencoders over seeds, in numbers.
+    """The autoencoders over seeds, in numbers: with dropout, with adversarial dropout, and maybe without dropout."""
 
-    Attributes:
-        values: The :data:`MEASURES` by method, one per seed; of dropout and of adversarial dropout at least.
-        seeds: Of the runs.
-        images: Number of test images.
-    """
-
-    values: dict[str, tuple[dict[str, float], ...]]
+    values: dict[str, tuple[dict[str, float], ...]]  # The MEASURES by method, one dictionary per seed.
     seeds: tuple[int, ...]
-    images: int
+    images: int  # Number of test images.
+
+    def column(self, method: str, name: str) -> list[float]:
+        """One measure of one method, a value per seed."""
+        return [run[name] for run in self.values[method]]
 
     @property
     def numbers(self) -> Table:
         """A row per measure, mean ± standard deviation (n - 1) over seeds."""
-        rows = [
-            (name, *(_spread([run[name] for run in runs]) for runs in self.values.values()), how)
-            for name, how in MEASURES.items()
-        ]
         seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
-        title = f"Mean ± standard deviation over {seeds}, {self.images} test images"
-        return Table(("measure", *self.values, "how it is measured"), rows, title)
+        return Table(
+            ("measure", *self.values, "how it is measured"),
+            [
+                (name, *(_spread(self.column(method, name)) for method in self.values), how)
+                for name, how in MEASURES.items()
+            ],
+            f"Mean ± standard deviation over {seeds}, {self.images} test images",
+        )
 
     @property
     def claims(self) -> Table:
@@ -113,7 +67,7 @@ class Comparison:
 
     @property
     def by_seed(self) -> Table:
-        """A row per method and seed, numbers in full precision; :func:`from_csv` reads it."""
+        """A row per method and seed, with numbers in full precision."""
         rows = [
             (method, seed, self.images, *values.values())
             for method in METHODS
@@ -121,32 +75,33 @@ class Comparison:
         ]
         return Table(("method", "seed", "images", *MEASURES), rows)
 
-    def outcomes(self, claim: Claim) -> list[bool | None]:
-        """Whether ``claim`` holds, one per seed; ``None``: there is nothing to judge."""
-        runs = [[run[claim.measure] for run in runs] for runs in self.values.values()]
-        absent = [math.inf] * (len(METHODS) - len(runs))
-        return [claim.holds(*absent, *values) for values in zip(*runs, strict=True)]
+    def outcomes(self, name: str) -> list[bool | None]:
+        """Whether the claim on this measure holds, one value per seed; ``None`` if there is nothing to judge."""
+        columns = [self.column(method, name) for method in self.values]
+        absent = [math.inf] * (len(METHODS) - len(columns))
+        return [_HOLDS[name](*absent, *values) for values in zip(*columns, strict=True)]
 
     @property
     def verdicts(self) -> list[tuple[str, str, str]]:
-        """For each of :data:`CLAIMS`: its text, what is seen, and the figures.
+        """Text, verdict and figures of each of :data:`CLAIMS`.
 
-        "seen" if it holds in every seed that has something to judge, else "not seen"; "nothing to judge" if none has.
+        The verdict is "seen" if the claim holds in every seed that has something to judge, "not seen" otherwise, and
+        "nothing to judge" if no seed has.
         """
         verdicts = []
-        for claim in CLAIMS:
-            outcomes = self.outcomes(claim)
+        for name, claim in CLAIMS.items():
+            outcomes = self.outcomes(name)
             judged = [outcome for outcome in outcomes if outcome is not None]
             seen = ("seen" if all(judged) else "not seen") if judged else "nothing to judge"
-            means = " · ".join(mean([run[claim.measure] for run in runs]) for runs in self.values.values())
+            means = " · ".join(mean(self.column(method, name)) for method in self.values)
             left = f", {len(outcomes) - len(judged)} with nothing to judge" if len(judged) < len(outcomes) else ""
-            figures = f"{claim.measure} {means}; in {sum(judged)} of {len(outcomes)} seeds{left}"
-            verdicts.append((claim.text, seen, figures))
+            figures = f"{name} {means}; in {sum(judged)} of {len(outcomes)} seeds{left}"
+            verdicts.append((claim, seen, figures))
         return verdicts
 
 
 def mean(values: Sequence[float], digits: int = 4) -> str:
-    """The mean as text, without what is NaN; "–" if that is all."""
+    """The mean of the values that are not NaN, as text; "–" if there are none."""
     known = [value for value in values if not math.isnan(value)]
     return f"{statistics.fmean(known):.{digits}g}" if known else "–"
 
@@ -157,23 +112,18 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def compare(
-    found: Sequence[Record], images: int, location: DataLocation | None = None
+    records: Sequence[Record], images: int, location: DataLocation | None = None
 ) -> tuple[Comparison, dict[str, Features]]:
-    """Look at finished runs of the three methods, the same seeds of each.
+    """Compare finished runs of the three methods, the same seeds of each, on that number of test images.
 
-    Args:
-        found: Of all three methods.
-        images: How many test images the units are shown.
-        location: Where the data lie, if not where they lay.
-
-    Returns:
-        The numbers, and the units of each method for the first seed.
+    Returns the numbers, and the units of each method for the first seed.
 
     Raises:
-        InvalidValueError: a run of a method is missing, or see :func:`~.features.look`.
+        InvalidValueError: a run of a method is missing; see also :func:`~.features.look`.
     """
     by_method = {
-        method: {record.config.seed: record for record in found if record.config.method == method} for method in METHODS
+        method: {record.config.seed: record for record in records if record.config.method == method}
+        for method in METHODS
     }
     seeds = sorted(by_method[NONE])
     if not seeds or any(sorted(runs) != seeds for runs in by_method.values()):
@@ -182,26 +132,15 @@ def compare(
             f"{', '.join(f'{method}: {sorted(runs)}' for method, runs in by_method.items())}"
         )
     features = {method: [look(runs[seed], images, location) for seed in seeds] for method, runs in by_method.items()}
-    return measured(features, tuple(seeds), images), {method: own[0] for method, own in features.items()}
+    return measured(features, tuple(seeds), images), {method: of_seeds[0] for method, of_seeds in features.items()}
 
 
 def measured(features: Mapping[str, Sequence[Features]], seeds: tuple[int, ...], images: int) -> Comparison:
-    """Measure the units of each method, one network per seed; what is high is set by dropout's of the same seed.
-
-    ``features`` may lack the method without dropout.
-    """
-    levels = [high_level(own.activations) for own in features[DROPOUT]]
+    """Measure the units of each method, one network per seed. The method without dropout may be missing."""
+    levels = [high_level(dropout.activations) for dropout in features[DROPOUT]]
     values = {
-        method: tuple(measure(own, level) for own, level in zip(features[method], levels, strict=True))
+        method: tuple(measure(network, level) for network, level in zip(features[method], levels, strict=True))
         for method in METHODS
         if method in features
     }
     return Comparison(values, seeds, images)
-
-
-def from_csv(text: str) -> Comparison:
-    """The comparison whose :attr:`~Comparison.by_seed` this is, as CSV."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    own = {method: [row for row in rows if row["method"] == method] for method in METHODS}
-    values = {method: tuple({name: float(row[name]) for name in MEASURES} for row in own[method]) for method in METHODS}
-    return Comparison(values, tuple(int(row["seed"]) for row in own[NONE]), int(rows[0]["images"]))

@@ -1,64 +1,52 @@
-"""What the hidden units of an autoencoder have learned: its filters and activations, and measures of them."""
+"""The filters and activations of the hidden units of an autoencoder, and measures of them."""
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError
-from adversarial_dropout.experiments.data.sources import DataLocation
+from adversarial_dropout.errors import InvalidValueError, NonFiniteError
+from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.studies.autoencoders.spots import spots
 from adversarial_dropout.experiments.trained.trained import Trained
 
+USUAL_IMAGES = 1000
 _HIGH = 0.01
-"""Dropout's own share of highly activated units, which sets the level."""
+"""Share of dropout's activations that count as high."""
 _DEAD = 0.01
 """A unit that is active on a smaller share of the images is dead."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """The hidden units of one autoencoder.
-
-    Attributes:
-        record: Of its run.
-        filters: Incoming weights of each unit as an image, shape (H, C, height, width).
-        activations: On test images, shape (N, H), 0 or more.
-        lit: Pixels that are above 0 on one of these images at least, bool, shape (height, width).
-    """
+    """The hidden units of one autoencoder."""
 
     record: Record
-    filters: Tensor
-    activations: Tensor
-    lit: Tensor
+    filters: Tensor  # Incoming weights of each unit as an image, shape (H, C, height, width).
+    activations: Tensor  # On test images, shape (N, H), 0 or more.
+    lit: Tensor  # Pixels that are above 0 on at least one of these images, bool, shape (height, width).
 
 
 def look(record: Record, images: int, location: DataLocation | None = None) -> Features:
-    """Show a trained autoencoder some images of its evaluation part, evenly spaced.
-
-    Args:
-        record: Of its run.
-        images: How many.
-        location: Where the data lie, if not where they lay.
+    """Show a trained autoencoder images of its evaluation part; see :func:`evaluation_images`.
 
     Raises:
         InvalidValueError: it is no autoencoder, there are fewer images, or an image activates no unit.
-        RecordError: a file of the run is missing or damaged.
     """
     trained = Trained.load(record)
     if trained.task != "images":
         raise InvalidValueError(
             f"expected the run of an autoencoder, got {record.config.model.name} in {record.folder}"
         )
-    rows = trained.split().evaluation
-    check_images(images, len(rows))
-    stored = trained.data(location).images[evenly_spaced(rows, images)]
+    data, rows = evaluation_images(trained, images, location)
     under = trained.model.get_submodule("under")
     weights = next(module.weight for module in under.modules() if isinstance(module, nn.Linear))
-    pixels = trained.pixels(stored)
+    pixels = trained.pixels(data.images[rows])
     with torch.no_grad():
         activations: Tensor = under(pixels)
     try:
@@ -69,34 +57,39 @@ def look(record: Record, images: int, location: DataLocation | None = None) -> F
     return Features(record, weights.detach().view(-1, *trained.shape), activations, lit)
 
 
-def check_images(images: int, there_are: int) -> None:
-    """Raise :class:`InvalidValueError` unless there are so many images to look at."""
-    if not 0 < images <= there_are:
+def evaluation_images(
+    trained: Trained, images: int | None = None, location: DataLocation | None = None
+) -> tuple[ImageData, Tensor]:
+    """The data of a run, and the rows of evenly spaced images of its evaluation part, by default 1,000 or all.
+
+    ``location`` says where the data are if they have moved.
+    """
+    rows = trained.split().evaluation
+    if images is not None:
+        check_images(images, len(rows))
+    return trained.data(location), evenly_spaced(rows, images or USUAL_IMAGES)
+
+
+def check_images(images: int, available: int) -> None:
+    """Raise unless that number of images is available."""
+    if not 0 < images <= available:
         raise InvalidValueError(
-            f"expected images between 1 and the {there_are} that runs are evaluated on, got {images}; give another "
+            f"expected images between 1 and the {available} that runs are evaluated on, got {images}; give another "
             f"--images"
         )
 
 
 def hoyer(activations: Tensor) -> Tensor:
     r"""Hoyer's sparsity :math:`(\sqrt H - \|a\|_1 / \|a\|_2) / (\sqrt H - 1)` of each example: 0 where all units are
-    equal, 1 where one alone is active (Hoyer, JMLR 2004).
-
-    Args:
-        activations: Shape (N, H), floating, H ≥ 2.
-
-    Returns:
-        Values in [0, 1], float64, shape (N,).
+    equal, 1 where only one is active (Hoyer, JMLR 2004). Of floating activations (N, H), H ≥ 2; float64, shape (N,).
 
     Raises:
-        InvalidValueError, InvalidTypeError: another shape or dtype, NaN, or an example without any active unit, whose
-            sparsity is not defined.
+        InvalidValueError: another shape or dtype, NaN, or an example without an active unit.
     """
-    if not activations.is_floating_point():
-        raise InvalidTypeError(f"expected floating activations, got {activations.dtype}")
-    if activations.dim() != 2 or activations.shape[1] < 2:
+    if not activations.is_floating_point() or activations.dim() != 2 or activations.shape[1] < 2:
         raise InvalidValueError(
-            f"expected activations of shape (N, H) with 2 units or more, got {tuple(activations.shape)}"
+            f"expected floating activations of shape (N, H) with 2 units or more, got {activations.dtype} and "
+            f"{tuple(activations.shape)}"
         )
     if not activations.isfinite().all():
         raise NonFiniteError("expected finite activations, got NaN or infinite ones; look at the training")
@@ -114,42 +107,28 @@ def hoyer(activations: Tensor) -> Tensor:
 
 
 def dead(activations: Tensor) -> Tensor:
-    """Which units are dead: above 0 on fewer than 1 % of the examples. Of activations (N, H), bool, shape (H,)."""
+    """Which units are above 0 on fewer than 1 % of the examples. Of activations (N, H); bool, shape (H,)."""
     return (activations > 0).sum(dim=0) < _DEAD * len(activations)
 
 
-MEASURES: dict[str, str] = {
-    "reconstruction error in %": "share of the variance of all test images that is not explained",
-    "dead filters": "units that are above 0 on fewer than 1 % of the images",
-    "always 0": "units that are 0 on every image",
-    "localised filters": "living filters with a quarter of their squared weight, or more, in the 5 × 5 pixels around "
-    "the strongest",
-    "spread of the rest": "of the living filters' rms weights outside these pixels: standard deviation over mean",
-    "neighbourhood of spots": "mean size of the weights 3 to 5 pixels from the strongest, over that of all outside the "
-    "5 × 5; mean over localised filters",
-    "highly activated in %": "activations above the level that 1 % of dropout's exceed, same seed",
-    "mean activation": "over units and images",
-    "zero in %": "activations that are 0",
-    "mean where active": "of the activations above 0",
-    "Hoyer sparsity": "mean over images; 1: one active unit",
-}
-"""What is measured of each autoencoder, and how. A filter whose unit is not dead is living."""
+MEASURES: dict[str, str] = json.loads(Path(__file__).with_name("measures.json").read_text(encoding="utf-8"))
+"""What is measured of each autoencoder, and how. A filter is living if its unit is not dead."""
 
 
 def measure(features: Features, level: float) -> dict[str, float]:
-    """The :data:`MEASURES` of one autoencoder; above ``level`` an activation is high. NaN: there is no such filter."""
+    """The :data:`MEASURES` of one autoencoder; NaN if there is no such filter. Activations above ``level`` are high."""
     activations = features.activations
     living = ~dead(activations)
-    found = spots(features.filters, features.lit)
-    rest = found.rest[living]
-    localised = found.localised & living
+    spot = spots(features.filters, features.lit)
+    rest = spot.rest[living]
+    localised = spot.localised & living
     values = (
         features.record.error,
         float((~living).sum()),
         float((activations <= 0).all(dim=0).sum()),
         float(localised.sum()),
         float(rest.std(correction=0) / rest.mean()),
-        float(found.neighbourhood[localised].mean()),
+        float(spot.neighbourhood[localised].mean()),
         100 * float((activations > level).double().mean()),
         float(activations.double().mean()),
         100 * float((activations <= 0).double().mean()),

@@ -14,7 +14,7 @@ from adversarial_dropout.experiments.studies.autoencoders.features import Featur
 
 TITLES = {"none": "without dropout", "dropout": "dropout", "dropout+add": "dropout and adversarial dropout"}
 PANELS = tuple((method, of_means) for of_means in (False, True) for method in METHODS if method != NONE)
-"""The four histograms of Figure 3: of activations and of units' means, with dropout and with adversarial dropout."""
+"""The four histograms of Figure 3, as method and whether they are of units' means or of all activations."""
 _GAP = 1
 _BINS = 40
 _DECADES = (-3.0, 1.5)
@@ -22,24 +22,24 @@ _ROOM = 1.45  # Above the highest bar, for the legend.
 
 
 def filters(shown: Mapping[str, Features], *methods: str) -> str:
-    """Draw Figure 2 for some methods side by side: the filters of one network of each, grey = 0, black below 0.
+    """Draw Figure 2 for some methods side by side: the filters of one network each, grey for 0 and black below 0.
 
-    Grey values of all methods have one scale, so that a filter without weights looks like one.
+    All methods have the same scale of grey values.
     """
     scale = max(float(shown[method].filters.abs().quantile(0.995)) for method in METHODS)
     with canvas(4.6 * len(methods), 5.1) as (figure, done):
         grid = figure.subplots(1, len(methods), squeeze=False)[0]
         for axes, method in zip(grid, methods, strict=True):
-            own = shown[method]
-            axes.imshow(_tiled(own.filters, scale), cmap="gray", vmin=-scale, vmax=scale)
-            count = int(dead(own.activations).sum())
-            axes.set_title(f"{TITLES[method]}\n{len(own.filters)} filters, {count} dead", fontsize=12)
+            features = shown[method]
+            axes.imshow(_tiled(features.filters, scale), cmap="gray", vmin=-scale, vmax=scale)
+            count = int(dead(features.activations).sum())
+            axes.set_title(f"{TITLES[method]}\n{len(features.filters)} filters, {count} dead", fontsize=12)
             axes.set_axis_off()
     return done()
 
 
 def _tiled(images: Tensor, gap: float) -> np.ndarray:
-    """Images (H, C, height, width) in a square, with lines of the value ``gap`` between; colours are averaged."""
+    """Images (H, C, height, width) in a square, separated by lines of the value ``gap``; colours are averaged."""
     count, _, height, width = images.shape
     side = math.isqrt(count - 1) + 1
     square = torch.full((side, side, height + _GAP, width + _GAP), gap)
@@ -47,19 +47,12 @@ def _tiled(images: Tensor, gap: float) -> np.ndarray:
     return square.movedim(2, 1).reshape(side * (height + _GAP), side * (width + _GAP)).numpy()
 
 
-def histograms(shown: Mapping[str, Features]) -> str:
-    """Draw Figure 3: its four histograms, on logarithmic axes, with the network without dropout as a line."""
-    with canvas(9.2, 6.8) as (figure, done):
-        grid = figure.subplots(2, 2).flatten()
-        for axes, (method, of_means) in zip(grid, PANELS, strict=True):
+def histograms(shown: Mapping[str, Features], *panels: tuple[str, bool]) -> str:
+    """Draw Figure 3, or some of its :data:`PANELS`, in a square, with the network without dropout as a line."""
+    side = math.isqrt(len(panels))
+    with canvas(4.6 * side, 3.4 * side) as (figure, done):
+        for axes, (method, of_means) in zip(figure.subplots(side, side, squeeze=False).flat, panels, strict=True):
             _draw_histogram(axes, shown, method, of_means=of_means)
-    return done()
-
-
-def histogram(shown: Mapping[str, Features], method: str, *, of_means: bool) -> str:
-    """Draw one of the four."""
-    with canvas(4.6, 3.4) as (figure, done):
-        _draw_histogram(figure.subplots(), shown, method, of_means=of_means)
     return done()
 
 
@@ -71,20 +64,16 @@ def _draw_histogram(axes: Axes, shown: Mapping[str, Features], method: str, *, o
         ("dropout+add", {"color": "#D55E00", "alpha": 0.85}),
         (NONE, {"histtype": "step", "color": "#000000"}),
     ):
-        values = _values(shown, name, of_means=of_means)
+        activations = shown[name].activations.double()
+        values = (activations.mean(dim=0) if of_means else activations.flatten()).numpy()
         shares = 100 * np.histogram(np.clip(values[values > 0], edges[0], edges[-1]), edges)[0] / len(values)
         highest = max(highest, float(shares.max()))
         if name in (method, NONE):
             zero = 100 * float((values <= 0).mean())
             label = f"{TITLES[name]}\nmean {values.mean():.3f}, {zero:.1f} % are 0"
             axes.hist(edges[:-1], list(edges), weights=shares, label=label, **settings)
-    axes.set_ylim(0, _ROOM * highest)  # The same for both methods, to be compared.
+    axes.set_ylim(0, _ROOM * highest)  # The same for both methods.
     axes.set_xscale("log")
     axes.set_xlabel("mean activation of a unit, above 0" if of_means else "activation of a unit on an image, above 0")
     axes.set_ylabel("units in %" if of_means else "activations in %")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
-
-
-def _values(shown: Mapping[str, Features], method: str, *, of_means: bool) -> np.ndarray:
-    activations = shown[method].activations.double()
-    return (activations.mean(dim=0) if of_means else activations.flatten()).numpy()

@@ -1,4 +1,4 @@
-"""Where a filter has its strongest weight, how much of the filter lies there, and what is around."""
+"""The spot around the strongest weight of a filter: its share of the filter, and its neighbourhood."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,20 @@ from torch import Tensor
 from adversarial_dropout.errors import InvalidValueError
 
 REACH = 2
-"""A spot reaches so many pixels from the strongest weight, up, down and to the sides: 5 × 5 pixels."""
+"""Pixels from the strongest weight to the edge of its spot: the spot has 5 × 5 pixels."""
 RING = 5
-"""Its neighbourhood reaches so far: 11 × 11 pixels without the spot."""
+"""The same for its neighbourhood: 11 × 11 pixels without the spot."""
 LOCALISED = 0.25
-"""Share of the squared weight from which a spot makes a filter localised; noise has 0.03 there on 28 × 28 pixels."""
+"""Share of the squared weight in the spot that makes a filter localised; noise has 0.03 on 28 × 28 pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Spots:
-    """The spot of each filter: the 5 × 5 pixels around its strongest weight, of whatever sign.
+    """The spot of each of H filters: the 5 × 5 pixels around its strongest weight, of whatever sign."""
 
-    Attributes:
-        share: Of the filter's squared weight, how much lies in the spot, in [0, 1], shape (H,).
-        rest: Root mean square of the weights outside the spot, shape (H,).
-        neighbourhood: Mean size of the weights in the ring around the spot over that of all weights outside the spot,
-            shape (H,); 1: the neighbourhood is as the rest, 0: it is not used.
-    """
-
-    share: Tensor
-    rest: Tensor
-    neighbourhood: Tensor
+    share: Tensor  # Share of the filter's squared weight in the spot, shape (H,).
+    rest: Tensor  # Root mean square of the weights outside the spot, shape (H,).
+    neighbourhood: Tensor  # Mean size of the weights in the ring around it, over that of all outside it, shape (H,).
 
     @property
     def localised(self) -> Tensor:
@@ -37,16 +30,10 @@ class Spots:
 
 
 def spots(filters: Tensor, lit: Tensor) -> Spots:
-    """Find the spot of each filter.
+    """Find the spots of filters of shape (H, C, height, width).
 
-    Args:
-        filters: Shape (H, C, height, width), floating; the size of a pixel's weight is the root of its sum of squares
-            over the channels.
-        lit: Which pixels count, bool, shape (height, width): the weights of a pixel that is 0 on every image are those
-            of the initialisation.
-
-    Raises:
-        InvalidValueError: the shapes do not fit, or no pixel counts.
+    Only the ``lit`` pixels count, bool, shape (height, width): the others keep their initial weights. The size of a
+    pixel's weight is the root of its sum of squares over the channels.
     """
     if filters.dim() != 4 or lit.shape != filters.shape[2:] or not lit.any():
         raise InvalidValueError(
@@ -75,5 +62,5 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 
 
 def _over(part: Tensor, whole: Tensor) -> Tensor:
-    """Their quotient, 0 where the whole is 0."""
+    """The quotient, 0 where ``whole`` is 0."""
     return part / whole.where(whole > 0, torch.ones_like(whole))

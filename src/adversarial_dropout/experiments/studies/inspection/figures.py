@@ -1,4 +1,4 @@
-"""Figures of one network under the search: its units, and what happens to its predictions."""
+"""Figures of one network under the search: its units and its predictions."""
 
 import io
 
@@ -17,36 +17,36 @@ _LEAST_PIXELS = 84
 _SEARCH, _RANDOM, _BEFORE = "#D55E00", "#56B4E9", "#000000"
 
 
-def units_by_class(found: Inspection) -> str:
-    """Draw how often the units that are flipped most are flipped for the images of each class."""
-    units = found.units[:_SHOWN_UNITS]
-    present = [label for label in range(len(found.trained.classes)) if bool((found.labels == label).any())]
+def units_by_class(inspection: Inspection) -> str:
+    """Draw how often the most frequently flipped units are flipped, by class of the image."""
+    units, classes = inspection.units[:_SHOWN_UNITS], inspection.trained.classes
+    present = sorted(set(inspection.labels.tolist()))
     left_out = len(present) - _SHOWN_CLASSES
     present = present[:_SHOWN_CLASSES]
-    shares = 100 * found.flipped_by_class[present][:, units]
+    shares = 100 * inspection.flipped_by_class[present][:, units]
     with canvas(5.2, max(2.8, 1.6 + 0.24 * len(present))) as (figure, done):
         axes = figure.subplots()
         image = axes.imshow(shares.numpy(), cmap="viridis", vmin=0, aspect="auto")
         axes.set_xticks(range(len(units)), [str(unit) for unit in units.tolist()], rotation=90, fontsize=8)
-        axes.set_yticks(range(len(present)), [short(found.trained.classes[label]) for label in present], fontsize=8)
-        axes.set_xlabel(f"unit, the {len(units)} flipped most often of {found.flipped.shape[1]}")
+        axes.set_yticks(range(len(present)), [short(classes[label]) for label in present], fontsize=8)
+        axes.set_xlabel(f"unit, the {len(units)} flipped most often of {inspection.flipped.shape[1]}")
         axes.set_ylabel("class of the image" + (f" ({left_out} more are in the table)" if left_out > 0 else ""))
         figure.colorbar(image, ax=axes, label="flipped in % of the images")
     return done()
 
 
-def importance(found: Inspection) -> str:
-    """Draw each unit: its importance against how often it is flipped."""
-    often = 100 * found.often
+def importance(inspection: Inspection) -> str:
+    """Draw how often each unit is flipped against its importance."""
+    often, weights = 100 * inspection.often, inspection.importance
     with canvas(5.2, 3.9) as (figure, done):
         axes = figure.subplots()
-        axes.scatter(found.importance.numpy(), often.numpy(), s=14, alpha=0.6, color=_SEARCH, linewidths=0)
-        for unit in {*found.units[:_NAMED].tolist(), *found.importance.topk(min(_NAMED, len(often))).indices.tolist()}:
-            place = (float(found.importance[unit]), float(often[unit]))
-            left = place[0] > 0.9 * float(found.importance.max())
+        axes.scatter(weights.numpy(), often.numpy(), s=14, alpha=0.6, color=_SEARCH, linewidths=0)
+        for unit in {*inspection.units[:_NAMED].tolist(), *weights.topk(min(_NAMED, len(often))).indices.tolist()}:
+            x, y = float(weights[unit]), float(often[unit])
+            left = x > 0.9 * float(weights.max())
             axes.annotate(
                 str(unit),
-                place,
+                (x, y),
                 fontsize=8,
                 xytext=(-3 if left else 3, 3),
                 textcoords="offset points",
@@ -61,25 +61,25 @@ def importance(found: Inspection) -> str:
     return done()
 
 
-def scores(found: Inspection) -> str:
-    """Draw the images in order of what the search is after: before, after random flips, after its own."""
-    images = len(found.before)
+def scores(inspection: Inspection) -> str:
+    """Draw the sorted scores of the images: before, after random flips, and after the flips of the search."""
+    images = len(inspection.before)
     shares = np.linspace(0, 100, images) if images > 1 else np.array([50.0])
-    random = found.after_random.sort(dim=1).values
+    random = inspection.after_random.sort(dim=1).values
     with canvas(5.2, 3.9) as (figure, done):
         axes = figure.subplots()
         for values, label, colour, line, height in (
-            # On top, and dashed: random flips lie beneath it.
-            (found.before.sort().values, "under the base mask", _BEFORE, "--", 3),
+            # Dashed and on top of the curve of the random flips.
+            (inspection.before.sort().values, "under the base mask", _BEFORE, "--", 3),
             (random.mean(dim=0), f"after random flips, mean of {len(random)} draws", _RANDOM, "-", 2),
-            (found.after.sort().values, "after the flips of the search", _SEARCH, "-", 2),
+            (inspection.after.sort().values, "after the flips of the search", _SEARCH, "-", 2),
         ):
             form = "." if images == 1 else line
             axes.plot(shares, values.numpy(), form, label=label, color=colour, linewidth=1.8, zorder=height)
         axes.fill_between(shares, random.amin(dim=0).numpy(), random.amax(dim=0).numpy(), color=_RANDOM, alpha=0.3)
         axes.set_xlabel("images in %, each curve in its own order")
-        axes.set_ylabel(found.scored)
-        if not found.reconstructs:
+        axes.set_ylabel(inspection.scored)
+        if not inspection.reconstructs:
             axes.set_ylim(0, 1.02)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -87,9 +87,9 @@ def scores(found: Inspection) -> str:
 
 
 def as_png(image: Tensor) -> bytes:
-    """An image with values in [0, 1], shape (C, H, W) with 1 or 3 channels, as a PNG file large enough to be seen."""
-    pixels = np.ascontiguousarray((255 * image).round().to(torch.uint8).movedim(0, -1).numpy())
-    picture = PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    """An image with values in [0, 1], shape (C, H, W) with 1 or 3 channels, as an enlarged PNG file."""
+    pixels = (255 * image).round().to(torch.uint8).movedim(0, -1).squeeze(-1)
+    picture = PIL.Image.fromarray(pixels.numpy())
     factor = max(1, -(-_LEAST_PIXELS // min(picture.size)))
     file = io.BytesIO()
     picture.resize((picture.width * factor, picture.height * factor), PIL.Image.Resampling.NEAREST).save(file, "PNG")
