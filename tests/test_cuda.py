@@ -29,9 +29,8 @@ from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.run import loop
 from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, CudaGraphs, Recorder
-from adversarial_dropout.experiments.run.memory import GpuMemoryError
 from adversarial_dropout.experiments.run.run import choose_step
-from adversarial_dropout.experiments.run.step import Batch, Objective, eager_step
+from adversarial_dropout.experiments.run.step import Batch, GpuMemoryError, Objective, eager_step
 from adversarial_dropout.experiments.terms import Term, Vadd, by_kind
 from adversarial_dropout.regularizers.base import Regularizer
 

@@ -220,7 +220,7 @@ class Search:
             raise InvalidValueError(
                 "expected base masks from generators that outlive the step while a CUDA graph is captured, because "
                 "every replay would use the same masks otherwise; run the step under "
-                "experiments.run.mask_streams.MaskStreams.serving(), or give target=model(x)"
+                "experiments.run.captured.MaskStreams.serving(), or give target=model(x)"
             )
         return torch.Generator(device).manual_seed(self._seed + index)
 

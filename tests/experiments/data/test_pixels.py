@@ -1,9 +1,6 @@
 """The input of a network: scaled, whitened, and moved and flipped at random, independently for each image."""
 
-import errno
-import os
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -13,9 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import DataConfig
-from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted, translated
+from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, translated
 from adversarial_dropout.experiments.data.sources import ImageData, digits
+from adversarial_dropout.experiments.run import loop
 
 N = 20_000
 
@@ -289,21 +288,14 @@ def test_images_that_are_all_the_same(n: int) -> None:
     assert ((x.flatten(1) - whitening.mean) @ whitening.matrix).abs().max() < 0.1
 
 
-def test_digits_are_whitened_by_their_training_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path))
+def test_a_run_whitens_by_its_training_images_alone(tmp_path: Path) -> None:
     data = digits()
-    config = DataConfig(whiten=True)
-    whitening = fitted(config, data)
+    preset = presets.get("digits-100", "plain", "tiny")
+    loop.run(preset.changed(data=DataConfig(labelled=100, whiten=True)), tmp_path)
+    whitening = Whitening.load(tmp_path / records.WHITENING)
     expected = Whitening.fit(data.images[data.training].float() / 16)
     assert torch.equal(whitening.mean, expected.mean)
     assert torch.equal(whitening.matrix, expected.matrix)
-    other = ImageData(data.images.clone(), data.labels, data.test, 16, data.classes)
-    other.images[data.test] = 0
-    refitted = fitted(config, other)
-    assert torch.equal(refitted.matrix, whitening.matrix), "the test images do not matter"
-    centred = fitted(DataConfig(whiten=True, centre=True), data)
-    assert torch.allclose(centred.mean, whitening.mean - 0.5, atol=1e-6)
-    assert len(list(tmp_path.iterdir())) == 3, "other images, or centred ones, have another file"
 
 
 def small_data() -> ImageData:
@@ -318,43 +310,6 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     assert torch.equal(reloaded.matrix, whitening.matrix)
 
 
-def forbid_fitting(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(images: Tensor) -> NoReturn:
-        raise AssertionError("fitted again")
-
-    monkeypatch.setattr(Whitening, "fit", fit)
-
-
-def test_whitening_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path))
-    config, data = DataConfig(whiten=True), small_data()
-    first = fitted(config, data)
-    with monkeypatch.context() as forbidding:
-        forbid_fitting(forbidding)
-        reloaded = fitted(config, data)
-    assert torch.equal(reloaded.mean, first.mean)
-    assert torch.equal(reloaded.matrix, first.matrix)
-    [cached] = tmp_path.iterdir()
-    whole = cached.read_bytes()
-    for damage in (b"", b"text", whole[:-1], whole.replace(b"matrix", b"metrix")):
-        cached.write_bytes(damage)
-        reloaded = fitted(config, data)
-        assert torch.equal(reloaded.matrix, first.matrix)
-        assert cached.read_bytes() == whole, "mended"
-
-
-def test_whitening_goes_on_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> NoReturn:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path))
-    monkeypatch.setattr(os, "fsync", full)
-    data = small_data()
-    expected = Whitening.fit(data.images[data.training].float() / 255)
-    assert torch.equal(fitted(DataConfig(whiten=True), data).matrix, expected.matrix)
-    assert not list(tmp_path.iterdir())
-
-
 def test_moving_to_a_device() -> None:
     show = pixels(centre=True, whitening=Whitening(torch.zeros(4), torch.eye(4)))
     moved_there = show.to(torch.device("meta"))
@@ -367,12 +322,11 @@ def test_moving_to_a_device() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
-def test_a_gpu_sees_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path))
+def test_a_gpu_sees_the_same() -> None:
     device = torch.device("cuda")
     data = small_data()
     config = DataConfig(whiten=True, translate=2, flip=True)
-    there = fitted(config, data.to(device))
+    there = Whitening.fit(data.images[data.training].to(device).float() / 255)
     here = Whitening.fit(data.images[data.training].float() / 255)
     assert torch.allclose(there.matrix.cpu(), here.matrix, rtol=1e-3, atol=1e-3)
     show = Pixels(config, 255, there)

@@ -12,8 +12,7 @@ import torch
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.records import Record, RecordError
-from adversarial_dropout.experiments.results import figures
-from adversarial_dropout.experiments.results.page import write_report
+from adversarial_dropout.experiments.results.page import draw_errors, draw_learning_curves, write_report
 from adversarial_dropout.experiments.results.summary import Group, summarise
 from adversarial_dropout.experiments.run import loop
 
@@ -214,7 +213,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("draw", [figures.errors, figures.learning_curves], ids=["errors", "curves"])
+@pytest.mark.parametrize("draw", [draw_errors, draw_learning_curves], ids=["errors", "curves"])
 def test_figures_of_odd_records(draw: object, odd: str) -> None:
     assert callable(draw)
     (group,) = summarise(ODD[odd])
@@ -226,5 +225,5 @@ def test_figures_of_odd_records(draw: object, odd: str) -> None:
 
 def test_figures_differ_where_the_numbers_do() -> None:
     (first,), (second,) = summarise(RUNS), summarise([*RUNS[:-1], record("vadd-qe", 3.0, seed=1)])
-    assert figures.errors(first) != figures.errors(second)
-    assert figures.learning_curves(first) != figures.learning_curves(second)
+    assert draw_errors(first) != draw_errors(second)
+    assert draw_learning_curves(first) != draw_learning_curves(second)

@@ -16,9 +16,8 @@ from adversarial_dropout.experiments.models.conv_large import ConvLarge, Norm
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
-from adversarial_dropout.experiments.run import mask_streams
-from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, Recorder
-from adversarial_dropout.experiments.run.mask_streams import CaptureError, MaskStreams
+from adversarial_dropout.experiments.run import captured as captured_module
+from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, CaptureError, MaskStreams, Recorder
 from adversarial_dropout.experiments.run.step import Batch, Objective, Step, eager_step
 from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.layers import Rescale
@@ -69,7 +68,7 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def draw() -> int:
         return int(torch.randint(2**62, (), generator=stream))
 
-    monkeypatch.setattr(mask_streams, "draw_seed", draw)
+    monkeypatch.setattr(captured_module, "draw_seed", draw)
     monkeypatch.setattr("adversarial_dropout.regularizers.search.draw_seed", draw)
 
     def rewind() -> None:

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from adversarial_dropout import AdversarialDropoutError
-from adversarial_dropout.experiments.run.memory import GpuMemoryError, explaining
-from adversarial_dropout.experiments.run.step import Batch, Step
+from adversarial_dropout.experiments.run.step import Batch, GpuMemoryError, Step, explaining
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,8 @@ from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.presets.stated import Source
 from adversarial_dropout.experiments.run import loop
-from adversarial_dropout.experiments.studies.inspection.figures import units_by_class
 from adversarial_dropout.experiments.studies.inspection.inspection import Inspection, inspect
+from adversarial_dropout.experiments.studies.inspection.page import draw_units_by_class
 from adversarial_dropout.experiments.trained.trained import Trained
 
 from .. import small_data
@@ -340,7 +340,7 @@ def test_odd_names_of_classes(tmp_path: Path) -> None:
     printed_by("report", tmp_path / "runs")
     page = html.unescape((run / "inspection.html").read_text())
     assert all(f'<th scope="row">{name}</th>' in page for name in names)
-    drawn = units_by_class(inspect(Trained.of(run)))
+    drawn = draw_units_by_class(inspect(Trained.of(run)))
     assert "n01440_great_white_shark_car" in "".join(re.findall(r"<!-- (.*?) -->", drawn))
     assert "$x_12$" in "".join(re.findall(r"<!-- (.*?) -->", drawn))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import cross_entropy, kl_divergence, quadratic_error
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
-from adversarial_dropout.experiments.studies.theory.linearisation import (
+from adversarial_dropout.experiments.studies.theory.equations import (
     equation_9,
     equation_10,
     equation_11,

@@ -262,7 +262,7 @@ def test_a_feature_of_zeros_has_no_coefficient(method: str) -> None:
         ("adversarial training", -1, InvalidValueError, "delta to be finite and 0 or more, got -1"),
         ("adversarial training", "1", InvalidTypeError, "delta to be a number"),
         ("adversarial dropout", 5, InvalidValueError, "between 0 and D = 4, got 5"),
-        ("adversarial dropout", 1.5, InvalidTypeError, r"whole number, got 1\.5"),
+        ("adversarial dropout", 1.5, InvalidTypeError, r"whole number, 0 or more, got 1\.5"),
         ("adversarial drpout", 1, InvalidValueError, "method to be one of .*, got 'adversarial drpout'; did you mean"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments.studies.autoencoders.spots import LOCALISED, spots
+from adversarial_dropout.experiments.studies.autoencoders.features import LOCALISED, spots
 
 SIDE = 28
 LIT = torch.ones(SIDE, SIDE, dtype=torch.bool)

@@ -416,9 +416,9 @@ def test_bad_data(name: str, w: Tensor, x: Tensor, y: Any, error: type[Exception
     ("k", "error", "message"),
     [
         (6, InvalidValueError, "k, a number of features, between 0 and D = 5, got 6"),
-        (-1, InvalidValueError, "between 0 and D = 5, got -1"),
-        (1.0, InvalidTypeError, r"k, a number of features, to be a whole number, got 1\.0"),
-        (True, InvalidTypeError, "whole number, got True"),
+        (-1, InvalidValueError, "whole number, 0 or more, got -1"),
+        (1.0, InvalidTypeError, r"k, a number of features, to be a whole number, 0 or more, got 1\.0"),
+        (True, InvalidTypeError, "whole number, 0 or more, got True"),
     ],
 )
 def test_bad_k(function: Callable[..., Any], k: Any, error: type[Exception], message: str) -> None:

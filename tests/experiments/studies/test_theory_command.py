@@ -39,7 +39,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "message"),
     [
         (("--flips", "11"), "error: expected k, a number of features, between 0 and D = 10, got 11"),
-        (("--flips", "-1"), "between 0 and D = 10, got -1"),
+        (("--flips", "-1"), "k, a number of features, to be a whole number, 0 or more, got -1"),
         (("--deltas", "-0.5"), "error: expected delta to be finite and 0 or more, got -0.5"),
         (("--deltas", "nan"), "got nan"),
         (("--problems", "0"), "expected problems to be"),

@@ -291,7 +291,7 @@ def test_runs_that_cannot_be_used(
     says(unfinished)
     del final["data"]
     (unfinished / records.FINAL).write_text(json.dumps(final))
-    assert "was written by an earlier version" in says(unfinished)
+    assert "damaged or incomplete (KeyError('data')); delete this file and give the command" in says(unfinished)
     assert not (unfinished / "export").exists()
     (unfinished / records.FINAL).write_text((digits.folder / records.FINAL).read_text())
     (unfinished / records.WEIGHTS).write_bytes(b"no tensors")

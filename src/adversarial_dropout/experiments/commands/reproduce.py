@@ -140,7 +140,7 @@ def _refuse_other_settings(out: Path, configs: Sequence[ExperimentConfig], shown
     """Check, before anything is trained, that the runs begun below ``out`` are those that are asked for, and that the
     finished runs of the presets ``shown`` are what their presets say.
     """
-    from adversarial_dropout.experiments.results.settings import check_settings
+    from adversarial_dropout.experiments.results.paper_tables import check_settings
     from adversarial_dropout.experiments.run import checkpoint
 
     asked = {records.run_folder(out, config): config for config in configs}

@@ -1,6 +1,5 @@
 """Turns stored pixels into the input of a network: scaling, whitening, augmentation."""
 
-import contextlib
 from pathlib import Path
 
 import safetensors
@@ -11,8 +10,6 @@ from torch.nn import functional as F
 
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import DataConfig
-from adversarial_dropout.experiments.data.sources import ImageData, cache_folder
-from adversarial_dropout.experiments.records import RecordError
 
 # Relative to the largest eigenvalue. Smaller ones are rounding errors, which whitening must not amplify.
 _SMALLEST_EIGENVALUE = 1e-7
@@ -60,19 +57,6 @@ class Whitening(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x.flatten(1) - self.mean) @ self.matrix).view_as(x)
-
-
-def fitted(config: DataConfig, data: ImageData) -> Whitening:
-    """Fit to all training images of ``data``, with and without label, or read the fit from the cache folder."""
-    path = cache_folder() / f"zca-{data.digest[:32]}-{'centred' if config.centre else 'plain'}.safetensors"
-    try:
-        return Whitening.load(path)
-    except (OSError, safetensors.SafetensorError, TypeError):
-        pass  # It is missing or damaged.
-    whitening = Whitening.fit(Pixels(config, data.brightest)(data.images[data.training]))
-    with contextlib.suppress(RecordError):  # The run's folder has it as well.
-        whitening.save(path)
-    return whitening
 
 
 class Pixels(nn.Module):

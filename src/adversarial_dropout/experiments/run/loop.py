@@ -13,7 +13,7 @@ from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import Device, ExperimentConfig, differences
 from adversarial_dropout.experiments.data import sources
-from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, fitted
+from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.records import Metrics, Record
 from adversarial_dropout.experiments.run import checkpoint
@@ -146,7 +146,8 @@ def _resume_on_rank_zero(
         if state is not None and path.exists():
             whitening = Whitening.load(path)
         else:
-            whitening = fitted(config.data, run.data)
+            images = run.data.images[run.data.training]
+            whitening = Whitening.fit(Pixels(config.data, run.data.brightest)(images))
             whitening.save(path)
     return state, Pixels(config.data, run.data.brightest, whitening).to(torch.device("cpu"))
 

@@ -16,9 +16,8 @@ from adversarial_dropout.experiments.earlier_config import upgraded_rows
 from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import optimizers
 from adversarial_dropout.experiments.run.batches import batches
-from adversarial_dropout.experiments.run.memory import explaining
 from adversarial_dropout.experiments.run.ranks import Ranks, noise_seed
-from adversarial_dropout.experiments.run.step import Objective, Step, eager_step
+from adversarial_dropout.experiments.run.step import Objective, Step, eager_step, explaining
 from adversarial_dropout.experiments.trained.evaluation import error
 
 
@@ -31,7 +30,7 @@ def choose_step(
 ) -> Step:
     """The step for the device of ``objective``: recorded as one CUDA graph if asked for, else operation by operation.
 
-    On a GPU, a lack of memory is a :class:`~adversarial_dropout.experiments.run.memory.GpuMemoryError`.
+    On a GPU, a lack of memory is a :class:`~adversarial_dropout.experiments.run.step.GpuMemoryError`.
     """
     if capture:
         from adversarial_dropout.experiments.run.captured import CapturedStep  # Here: other runs do not need it.

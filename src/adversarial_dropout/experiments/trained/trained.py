@@ -47,14 +47,9 @@ class Trained:
     @classmethod
     def load(cls, record: Record) -> "Trained":
         """Load what a finished run saved."""
-        described = record.final.get("data")
-        if described is None:
-            raise InvalidValueError(
-                f"{record.folder} was written by an earlier version, which did not record the form of its data; "
-                f"delete it and give the command of the run again"
-            )
         config, whitening = record.config, None
         with records.reading(record.folder / records.FINAL):
+            described = record.final["data"]
             channels, height, width = described["shape"]
             classes, brightest = tuple(described["classes"]), int(described["brightest"])
         if config.data.whiten:

@@ -15,7 +15,7 @@ from adversarial_dropout.experiments.models.network import CutNetwork
 from adversarial_dropout.experiments.show.table import Table
 from adversarial_dropout.experiments.studies.autoencoders.features import evaluation_images
 from adversarial_dropout.experiments.studies.inspection.masks_at_work import MasksAtWork, observe
-from adversarial_dropout.experiments.studies.theory.linearisation import jacobian_at
+from adversarial_dropout.experiments.studies.theory.equations import jacobian_at
 from adversarial_dropout.experiments.trained.evaluation import outputs
 from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers

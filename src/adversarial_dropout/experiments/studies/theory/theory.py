@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError, check_at_least
 from adversarial_dropout.masks import adversarial_mask
 
 
@@ -187,7 +187,6 @@ def check_delta(delta: float) -> None:
 
 def check_k(k: float, features: int) -> None:
     """Raise unless k is a whole number between 0 and the number of features."""
-    if isinstance(k, bool) or not isinstance(k, int | numbers.Integral):
-        raise InvalidTypeError(f"expected k, a number of features, to be a whole number, got {k!r}")
-    if not 0 <= k <= features:
+    check_at_least("k, a number of features,", k, 0)
+    if k > features:
         raise InvalidValueError(f"expected k, a number of features, between 0 and D = {features}, got {k}")
