@@ -96,6 +96,11 @@ def replacing(
         raise InvalidValueError(
             "expected initialised parameters, got lazy ones that have no shape yet; run the model once on a batch first"
         )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InvalidTypeError(
+            "expected modules whose parameters can be replaced for a pass, got TorchScript; use the module that it was "
+            "made from"
+        )
     before = [
         (module, dict(module.named_parameters(recurse=False, remove_duplicate=False)), dict(module._buffers))
         for module in model.modules()

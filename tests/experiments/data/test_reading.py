@@ -8,6 +8,8 @@ from typing import Any
 import datasets
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -193,7 +195,7 @@ def test_columns_known_by_their_kind(tmp_path: Path) -> None:
     }
     rows = {"photo": [plain(1), plain(2)], "kind": [1, 0], "image": ["of a cat", "of a dog"]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InvalidValueError, match=r"encoded images .* in column image of train, got .*string.*; enc"):
+    with pytest.raises(InvalidValueError, match=r"encoded images .*, got str in row 0 of train; encode them"):
         read(files.find(tmp_path), Form())
     del kinds["image"], rows["image"]
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "a.parquet")
@@ -219,8 +221,17 @@ def test_no_column(columns: dict[str, Any], message: str, tmp_path: Path) -> Non
     assert str(caught.value).endswith("; rename one")
 
 
+@pytest.mark.parametrize("kind", [pa.binary_view(), pa.struct({"bytes": pa.binary()})], ids=["view", "struct"])
+def test_other_columns_of_encoded_images(kind: pa.DataType, tmp_path: Path) -> None:
+    images = [encoded(plain(1)), encoded(plain(2))]
+    column = [{"bytes": image} for image in images] if pa.types.is_struct(kind) else images
+    table = pa.table({"image": pa.array(column, type=kind), "label": [0, 1]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert values(read(files.find(tmp_path), Form())) == [1, 2]
+
+
 def test_images_that_are_not_encoded(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match=r"encoded images .* in column image of train, got .*int64.*; enc"):
+    with pytest.raises(InvalidValueError, match=r"encoded images .*, got list in row 0 of train; encode them"):
         read_table(tmp_path, image=[[1, 2], [3, 4]], label=[0, 1])
 
 
@@ -325,9 +336,7 @@ def test_16_bits_are_told_by_name(tmp_path: Path) -> None:
 def test_mixed_sizes(tmp_path: Path) -> None:
     write(tmp_path / "a" / "1.png", plain(1, size=(4, 6)))
     write(tmp_path / "b" / "2.png", plain(2, size=(6, 4)))
-    message = (
-        f"expected images of 4 × 6 pixels, got 6 × 4 in {tmp_path / 'b/2.png'}; resize all images with --data.resize"
-    )
+    message = f"expected images of 4 × 6 pixels, got 6 × 4 in {tmp_path / 'b/2.png'}; resize all with --data.resize 4"
     with pytest.raises(InvalidValueError, match=message):
         read(files.find(tmp_path), Form())
     data = read(files.find(tmp_path), Form((5, 5), resize=True))
@@ -345,7 +354,7 @@ def test_sizes_and_channels_adapt(tmp_path: Path) -> None:
 
 
 def test_the_size_of_a_known_set(tmp_path: Path) -> None:
-    message = "expected images of 28 × 28 pixels, got 4 × 4 in row 0 of train; resize .*resize PIXELS, or give"
+    message = r"expected images of 28 × 28 pixels, got 4 × 4 in row 0 of train; resize all with --data\.resize 28"
     with pytest.raises(InvalidValueError, match=message):
         read_table(tmp_path, Form((28, 28)), label=[0, 1])
     assert read_table(tmp_path, Form((4, 4), resize=True), label=[0, 1]).images.shape == (2, 1, 4, 4)

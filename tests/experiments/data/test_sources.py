@@ -13,7 +13,7 @@ import torch
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data import sources
-from adversarial_dropout.experiments.data.hub import Hub
+from adversarial_dropout.experiments.data.files import Hub
 from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.records import RecordWarning
 

@@ -4,15 +4,18 @@ import dataclasses
 import errno
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import joblib
 import pytest
 
+from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
-from adversarial_dropout.experiments.config import ExperimentConfig
+from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig
+from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.grid import grid
-from adversarial_dropout.experiments.grid.grid import GridError, run_grid
+from adversarial_dropout.experiments.grid.grid import Cell, GridError, run_grid
 from adversarial_dropout.experiments.run import loop
 
 from ..runs import interrupt, result, small
@@ -62,6 +65,41 @@ def test_a_grid_goes_on_where_it_stopped(alone: list[dict[str, bytes]], tmp_path
     everything = times(tmp_path / "grid")
     run_grid(CONFIGS, tmp_path / "grid", jobs=1)
     assert times(tmp_path / "grid") == everything
+
+
+def test_what_is_finished_needs_neither_device_nor_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine of the command may have no GPU, where the nodes that train have one."""
+    (record,) = run_grid(CONFIGS[:1], tmp_path, jobs=1)
+    given: list[Cell] = []
+
+    def elsewhere(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str | None]:
+        given.extend(cells)
+        return [dataclasses.replace(cell, device="cpu").run() for cell in cells]
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    records_of_both = run_grid(CONFIGS[:2], tmp_path, backend=elsewhere, device="cuda")
+    assert [cell.config for cell in given] == CONFIGS[1:2]
+    assert records_of_both[0].final == record.final
+    run_grid(CONFIGS[:2], tmp_path, device="cuda", capture=True)
+    with pytest.raises(InvalidValueError, match="expected a CUDA GPU for --device cuda"):
+        run_grid(CONFIGS, tmp_path, device="cuda")
+
+
+def test_the_data_of_finished_runs_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_grid(CONFIGS, tmp_path, jobs=1)
+    loaded: list[object] = []
+    load = sources.load
+
+    def counted(config: DataConfig, location: sources.DataLocation) -> sources.ImageData:
+        loaded.append(config)
+        return load(config, location)
+
+    monkeypatch.setattr(sources, "load", counted)
+    (tmp_path / "images").mkdir()
+    run_grid(CONFIGS, tmp_path, jobs=1)
+    assert not loaded
+    run_grid(CONFIGS, tmp_path, location=sources.DataLocation(tmp_path / "images"))
+    assert len(loaded) == 1
 
 
 def test_more_processes_than_runs(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_step(name: str, method: str, location: DataLocation) -> None:
     ],
 )
 def test_a_run(name: str, method: str, location: DataLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "fitted", lambda *_: mixing())  # The real one takes a quarter of a minute.
+    monkeypatch.setattr(Whitening, "fit", lambda _: mixing())  # The real one takes a quarter of a minute.
     config = short(name, method)
     record = loop.run(config, tmp_path, location=location)
     (row,) = record.metrics

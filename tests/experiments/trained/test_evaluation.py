@@ -156,7 +156,7 @@ def test_images_that_cannot_be_compared(fruit: Run, tmp_path: Path, capsys: pyte
     code, printed = fails(capsys, "evaluate", fruit.folder, "--data", tmp_path / "large")
     assert code == 2
     assert "expected images of 20 × 16 pixels, got 20 × 20 in" in printed
-    assert "that is the size of the training images" in printed
+    assert "resize it: the training images have this size" in printed
     code, printed = fails(capsys, "evaluate", fruit.folder, "--data", tmp_path / "nowhere")
     assert code == 2
     assert str(tmp_path / "nowhere") in printed

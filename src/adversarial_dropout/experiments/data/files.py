@@ -1,15 +1,18 @@
-"""Finds the images or parquet files of a data set on this machine, with the splits and classes that folders name.
+"""Where a data set comes from: the Hugging Face hub, or images or parquet files in a folder on this machine.
 
-The folder reader of ``datasets`` ("imagefolder") cannot replace it. Without any message it skips folders such as
-``unlabeled/`` beside ``train/``, linked folders, broken links and unreadable folders; it drops all labels if images are
-at different depths; and it takes a file called ``my-test-photo.png`` for a test image.
+Folders name the splits and the classes. The folder reader of ``datasets`` ("imagefolder") cannot replace this one.
+Without any message it skips folders such as ``unlabeled/`` beside ``train/``, linked folders, broken links and
+unreadable folders; it drops all labels if images are at different depths; and it takes a file called
+``my-test-photo.png`` for a test image.
 """
 
+import contextlib
 import glob
 import itertools
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,22 +25,17 @@ from adversarial_dropout.experiments.records import RecordError
 UNLABELLED_NAMES = ("unlabeled", "unlabelled", "unsupervised")
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "validation", "val", "valid")
+_SECONDS = 5.0
 _SPLITS = (*TRAIN_NAMES, *TEST_NAMES, *UNLABELLED_NAMES, "extra")
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files on this machine.
+    """Files on this machine."""
 
-    Attributes:
-        folder: The folder that contains them.
-        splits: Paths by split.
-        classes: The class of each labelled image; ``None`` for parquet files.
-    """
-
-    folder: Path
-    splits: dict[str, list[Path]]
-    classes: dict[Path, str] | None = None
+    folder: Path  # It contains them.
+    splits: dict[str, list[Path]]  # Paths by split.
+    classes: dict[Path, str] | None = None  # The class of each labelled image; None for parquet files.
 
     @property
     def identity(self) -> str:
@@ -74,6 +72,61 @@ class Files:
                 f"cannot read the parquet files in {self.folder} ({error.__cause__ or error}); check that they are "
                 f"complete and have the same columns"
             ) from error
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set on the hub: OWNER/NAME, and one of its subsets if it has several."""
+
+    name: str
+    subset: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Identifies the decoded images in the cache."""
+        return f"hub {self.name} {self.subset}"
+
+    def load(self) -> dict[str, Any]:
+        """Load all splits, each a ``datasets.Dataset``."""
+        import datasets
+
+        answers = _hub_answers()
+        offline = datasets.config.HF_HUB_OFFLINE
+        try:
+            # Without the hub, datasets then uses its own cache or fails at once; otherwise it would keep trying.
+            datasets.config.HF_HUB_OFFLINE = offline or not answers
+            return dict(datasets.load_dataset(self.name, self.subset))
+        except Exception as error:  # datasets raises many kinds of errors.
+            if answers:
+                raise RecordError(
+                    f"cannot load {self.name} from the Hugging Face hub, and there is no folder of that name here: "
+                    f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                ) from error
+            raise RecordError(
+                f"cannot load {self.name}: the Hugging Face hub does not answer, and there is no folder of that name "
+                f"here. On another machine, download train-*.parquet and test-*.parquet from "
+                f"https://huggingface.co/datasets/{self.name}/tree/main{f'/{self.subset}' if self.subset else ''}, put "
+                f"them into a folder here, and give that with --data FOLDER"
+            ) from error
+        finally:
+            datasets.config.HF_HUB_OFFLINE = offline
+
+
+def _hub_answers() -> bool:
+    """Whether the hub answers within seconds."""
+    import huggingface_hub
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # Any error means that there was no answer.
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_SECONDS)
+            answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_SECONDS)  # Looking up the host's name may take longer than any timeout.
+    return answered.is_set()
 
 
 def find(folder: Path, name: str | None = None, subset: str | None = None) -> Files:

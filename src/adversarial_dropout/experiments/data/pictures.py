@@ -1,7 +1,7 @@
 """Decodes encoded images of any kind into one uint8 tensor."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ class Form:
         channels: 1 for grey, 3 for RGB; ``None``: grey if all images are grey.
         classes: Names of all classes, in order; ``None``: those that occur.
         resize: Whether images of another size are resized; otherwise they are an error.
-        advice: What the message of that error advises.
+        advice: What the message of that error advises; if empty, to resize them.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
     classes: tuple[str, ...] | None = None
     resize: bool = False
-    advice: str = "resize all images with --data.resize PIXELS, or give the folder of another data set"
+    advice: str = field(default="", repr=False)  # The cache is keyed by the rest.
 
 
 class Stack:
@@ -68,7 +68,7 @@ class Stack:
         if picture.size != self._size:
             raise InvalidValueError(
                 f"expected images of {self._size[0]} × {self._size[1]} pixels, got {picture.size[0]} × "
-                f"{picture.size[1]} in {name}; {self._form.advice}"
+                f"{picture.size[1]} in {name}; {self._form.advice or f'resize all with --data.resize {self._size[0]}'}"
             )
         self._arrays.append(np.array(picture))
 
@@ -91,6 +91,8 @@ def _decode(stored: bytes | Path | None) -> PIL.Image.Image:
         PIL.ImageOps.exif_transpose(picture, in_place=True)
     except PIL.UnidentifiedImageError as error:
         raise UnreadableError("not an image, or of an unknown kind") from error
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error)) from error
     except Exception as error:  # Pillow raises many kinds of errors for broken images.
         raise UnreadableError(str(error) or type(error).__name__) from error
     if picture.mode.startswith(("I", "F")):

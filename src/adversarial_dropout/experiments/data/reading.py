@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments.data.files import TEST_NAMES, TRAIN_NAMES, UNLABELLED_NAMES, Files
-from adversarial_dropout.experiments.data.hub import Hub
+from adversarial_dropout.experiments.data.files import TEST_NAMES, TRAIN_NAMES, UNLABELLED_NAMES, Files, Hub
 
 _IMAGE_COLUMNS = ("image", "img", "images", "picture")
 _LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
@@ -26,13 +25,9 @@ class Part:
 
         self._name = name
         self._image = _column(rows.features, _IMAGE_COLUMNS, datasets.Image, "images", name)
-        kind = rows.features[self._image]
-        if not isinstance(kind, datasets.Image | dict) and getattr(kind, "dtype", "") not in ("binary", "large_binary"):
-            raise InvalidValueError(
-                f"expected encoded images (the content of a PNG or JPEG file, say) in column {self._image} of {name}, "
-                f"got {kind}; encode them"
-            )
-        self._rows = rows.select_columns([self._image]).cast_column(self._image, datasets.Image(decode=False))
+        self._rows = rows.select_columns([self._image])
+        if isinstance(rows.features[self._image], datasets.Image):
+            self._rows = self._rows.cast_column(self._image, datasets.Image(decode=False))
         self.is_test = name in TEST_NAMES
         self.labels: list[str | None] = [None] * len(rows)
         self.declared: list[str] = []
@@ -54,11 +49,19 @@ class Part:
     def images(self) -> Iterator[tuple[str, bytes | Path | None]]:
         """For each image, its name in messages and its content or its file."""
         for index, row in enumerate(self._rows):
-            stored = row[self._image] or {"bytes": None, "path": None}
-            if stored["bytes"] is None and stored["path"]:
-                yield stored["path"], Path(stored["path"])
-            else:
-                yield self._row(index), stored["bytes"]
+            stored: Any = row[self._image]
+            path = None
+            if isinstance(stored, dict):  # Of datasets.Image, or of a column of the same form.
+                path, stored = stored.get("path"), stored.get("bytes")
+            if stored is None and isinstance(path, str):
+                yield path, Path(path)
+                continue
+            if not isinstance(stored, bytes | None):
+                raise InvalidValueError(
+                    f"expected encoded images (the content of a PNG or JPEG file, say), got {type(stored).__name__} in "
+                    f"{self._row(index)}; encode them"
+                )
+            yield self._row(index), stored
 
     def _row(self, index: int) -> str:
         return f"row {index} of {self._name}"
@@ -111,7 +114,7 @@ def class_names(parts: Sequence[Part], expected: tuple[str, ...] | None) -> tupl
 def _column(features: Any, usual: Iterable[str], kind: type, what: str, split: str) -> str:
     """The column with a usual name, preferably of the fitting kind; otherwise the only one of that kind."""
     fitting = [name for name in features if isinstance(features[name], kind)]
-    named = [name for names in (fitting, features) for word in usual for name in names if name.lower() == word]
+    named = [name for names in (fitting, [*features]) for word in usual for name in names[::-1] if name.lower() == word]
     if not named and len(fitting) != 1:
         raise InvalidValueError(
             f"expected a column of {what} ({', '.join(usual)}) in {split}, got {', '.join(features)}; rename one"

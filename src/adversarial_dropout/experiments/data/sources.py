@@ -18,7 +18,7 @@ from adversarial_dropout.errors import InvalidValueError, did_you_mean
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data import files
-from adversarial_dropout.experiments.data.hub import Hub
+from adversarial_dropout.experiments.data.files import Hub
 from adversarial_dropout.experiments.data.pictures import Form, Stack, UnreadableError
 from adversarial_dropout.experiments.data.reading import class_names, read_parts
 from adversarial_dropout.experiments.records import RecordError, RecordWarning

@@ -45,18 +45,23 @@ class Cell:
 
     def run(self) -> str | None:
         """Run or resume it; return why it failed, or ``None``."""
-        try:
-            loop.run(self.config, self.folder, location=self.location, device=self.device, capture=self.capture)
-        except AdversarialDropoutError as error:
-            return str(error)
-        except Exception as error:  # Whatever went wrong, the other cells continue.
-            return f"{type(error).__name__}: {error}"
-        return None
+        return _failure(loop.run, self.config, self.folder, None, self.location, self.device, capture=self.capture)
 
 
 Backend = Callable[[Sequence[Cell], Path, int | None], list[str | None]]
 """Runs cells whose folders are below a root, so many at a time (``None``: as many as there is room for); returns why
 each failed, or ``None``. Raises :class:`GridError` if none can continue."""
+
+
+def _failure(work: Callable[..., object], *arguments: object, **options: object) -> str | None:
+    """Do some work for a cell; return why it failed, or ``None``."""
+    try:
+        work(*arguments, **options)
+    except AdversarialDropoutError as error:
+        return str(error)
+    except Exception as error:  # Whatever went wrong, the other cells continue.
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def run_locally(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str | None]:
@@ -113,14 +118,19 @@ def run_grid(
         for config, folder in zip(configs, folders, strict=True)
     ]
     todo = [cell for cell in cells if not records.is_finished(cell.folder)]
-    for data in dict.fromkeys(cell.config.data for cell in todo):
-        sources.load(data, location)  # Decode and check them once, before any process trains.
+    # Decode and check the data once, before any process trains.
+    needed = dict.fromkeys(cell.config.data for cell in (todo if location.folder is None else cells))
+    digests = {data: sources.load(data, location).digest for data in needed}
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(cells, progress, finished), daemon=True)
     if progress is not None:
         watcher.start()
     try:
-        failures = {cell: cell.run() for cell in cells if cell not in todo}
+        failures = {
+            cell: _failure(loop.check_finished, cell.config, cell.folder, digests.get(cell.config.data))
+            for cell in cells
+            if cell not in todo
+        }
         if todo:
             failures.update(zip(todo, backend(todo, root, jobs), strict=True))
     finally:

@@ -49,9 +49,10 @@ def run(
     """
     with joined(device, config.training.precision, capture=capture) as ranks:
         ranks.check(config)
-        if ranks.on_rank_zero(_finished, config, folder):
+        if ranks.on_rank_zero(check_finished, config, folder):
             if location.folder is not None:
-                ranks.on_rank_zero(_check_data, config, folder, location)
+                digest = sources.load(config.data, location).digest if ranks.is_first else None
+                ranks.on_rank_zero(check_finished, config, folder, digest)
         else:
             with contextlib.ExitStack() as stack:
                 if ranks.is_first:
@@ -60,7 +61,7 @@ def run(
                 torch.set_num_threads(config.threads)
                 stack.enter_context(torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []))
                 # Another run may have finished it meanwhile.
-                if not ranks.on_rank_zero(_finished, config, folder):
+                if not ranks.on_rank_zero(check_finished, config, folder):
                     _train(config, folder, progress, location, ranks, capture=capture)
         return ranks.on_rank_zero(records.read_record, folder)
 
@@ -169,11 +170,15 @@ def _finish_on_rank_zero(run: Run, digest: str, folder: Path, seconds: float, en
     records.write_json(folder / records.FINAL, final)
 
 
-def _finished(config: ExperimentConfig, folder: Path) -> bool:
-    """Whether ``folder`` holds the finished run of ``config``; raise if it holds a run of another config."""
+def check_finished(config: ExperimentConfig, folder: Path, digest: str | None = None) -> bool:
+    """Whether ``folder`` holds the finished run of ``config``; raise if it holds another run, or one on other data than
+    those with ``digest``, if that is given.
+    """
     finished = records.is_finished(folder)
     if (finished or checkpoint.exists(folder)) and (folder / records.CONFIG).exists():
         _check_config(config, records.read_json(folder / records.CONFIG), folder)
+    if finished and digest is not None:
+        _check_digest(records.read_record(folder).final.get("data", {}).get("sha256"), digest, folder)
     return finished
 
 
@@ -184,11 +189,6 @@ def _check_config(config: ExperimentConfig, recorded: dict[str, Any], folder: Pa
             f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
             f"folder with --out, or delete this one"
         )
-
-
-def _check_data(config: ExperimentConfig, folder: Path, location: DataLocation) -> None:
-    recorded = records.read_record(folder).final.get("data", {})
-    _check_digest(recorded.get("sha256"), sources.load(config.data, location).digest, folder)
 
 
 def _check_digest(recorded: str | None, digest: str, folder: Path) -> None:

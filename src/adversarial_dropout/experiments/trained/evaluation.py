@@ -123,8 +123,10 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
     for path in paths:
         try:
             stack.add(path, str(path))
-        except (UnreadableError, InvalidValueError) as error:
-            bad.append(f"{path}: {error}")
+        except UnreadableError as error:
+            bad.append(f"{path} cannot be read: {error}")
+        except InvalidValueError as error:
+            bad.append(str(error))
         else:
             readable.append(str(path))
     if not readable:

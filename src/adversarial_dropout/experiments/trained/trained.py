@@ -18,21 +18,13 @@ from adversarial_dropout.experiments.records import Record
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network.
+    """A trained network."""
 
-    Attributes:
-        record: The record of its run.
-        model: The network in evaluation mode, on the CPU.
-        pixels: Turns stored images into its input.
-        shape: Shape (C, H, W) of a stored image.
-        classes: Names of the classes, in the order of its logits.
-    """
-
-    record: Record
-    model: nn.Module
-    pixels: Pixels
-    shape: Shape
-    classes: tuple[str, ...]
+    record: Record  # Of its run.
+    model: nn.Module  # In evaluation mode, on the CPU.
+    pixels: Pixels  # Turns stored images into its input.
+    shape: Shape  # Of a stored image, (C, H, W).
+    classes: tuple[str, ...]  # Their names, in the order of the logits.
 
     @classmethod
     def of(cls, folder: Path) -> "Trained":
@@ -51,7 +43,7 @@ class Trained:
         with records.reading(record.folder / records.FINAL):
             described = record.final["data"]
             channels, height, width = described["shape"]
-            classes, brightest = tuple(described["classes"]), int(described["brightest"])
+            classes, brightest, _ = tuple(described["classes"]), int(described["brightest"]), described["sha256"]
         if config.data.whiten:
             with records.reading(record.folder / records.WHITENING):
                 whitening = Whitening.load(record.folder / records.WHITENING)
@@ -68,7 +60,13 @@ class Trained:
         """The form of the training images, which other images must have."""
         channels, height, width = self.shape
         resize = self.record.config.data.resize is not None
-        return Form((width, height), channels, self.classes, resize, "that is the size of the training images")
+        return Form(
+            (width, height),
+            channels,
+            self.classes,
+            resize,
+            "resize it: the training images have this size",
+        )
 
     def data(self, location: DataLocation | None = None) -> ImageData:
         """Load the data of the run from where they were during training, or from ``location``."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, check_at_least
+from adversarial_dropout.errors import InvalidValueError, check_at_least
 
 
 def graph_edit_distance(first: Tensor, second: Tensor, *, below: int, above: int) -> int:
@@ -23,7 +23,6 @@ def graph_edit_distance(first: Tensor, second: Tensor, *, below: int, above: int
     The closed form is Proposition 1 (eq. 19), with a norm that counts; the tests also count the edges. It needs the
     names of the nodes: up to isomorphism the conditions 10 and 01 are the same graph.
     """
-    _check_masks(first, second)
     check_at_least("below", below, 1)
     check_at_least("above", above, 1)
     return (below + above) * int((first ^ second).sum())
@@ -34,7 +33,6 @@ def jaccard_distance(first: Tensor, second: Tensor) -> float:
 
     This is Proposition 2 (eq. 21): ‖ε1 − ε2‖ / ‖ε1 + ε2 − ε1 ⊙ ε2‖, with norms that count.
     """
-    _check_masks(first, second)
     union = int((first | second).sum())
     if not union:
         raise InvalidValueError(
@@ -76,14 +74,3 @@ def proportions(*, units: int, below: int, above: int) -> list[dict[str, Any]]:
         {"quotient": name, "pairs": pairs, "lowest": min(quotients), "highest": max(quotients)}
         for (name, pairs), quotients in values.items()
     ]
-
-
-def _check_masks(*masks: Tensor) -> None:
-    for mask in masks:
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise InvalidTypeError(f"expected a mask to be a bool tensor, got {got}; use mask.bool()")
-        if mask.dim() != 1:
-            raise InvalidValueError(f"expected a mask of one example, shape (H,), got {tuple(mask.shape)}")
-    if len({len(mask) for mask in masks}) > 1:
-        raise InvalidValueError(f"expected masks of one layer, got {' and '.join(str(len(m)) for m in masks)} units")
