@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -80,7 +81,9 @@ def run_locally(cells: Sequence[Cell], root: Path, jobs: int | None) -> list[str
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:
-        return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(cell, os.getpid()) for cell in cells))
+        # Ctrl-C is for the command, which ends them.
+        with joblib.parallel_config("loky", initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)):
+            return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(cell, os.getpid()) for cell in cells))
     except TerminatedWorkerError as error:
         raise GridError(
             "a process that was training was killed, perhaps for lack of memory; what is recorded is safe: lower "
