@@ -151,9 +151,8 @@ class Search:
             replacing(self._upper, parameters=Tensor.detach, buffers=Tensor.clone),
         ):
             prediction = run_model(self._upper, h)
-            reached = [masks for masks in self.masks if masks.point is not None]
-            points = [masks.point for masks in self.masks if masks.point is not None]
-            if not points:
+            reached = {masks: masks.point for masks in self.masks if masks.point is not None}
+            if not reached:
                 raise InvalidValueError(
                     "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use the "
                     "layer in forward (or upper)"
@@ -164,7 +163,7 @@ class Search:
                     "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
                     "look for detach(), item() or no_grad() in the divergence or in the model"
                 )
-            jacobians = torch.autograd.grad(values.sum(), points, materialize_grads=True)
+            jacobians = torch.autograd.grad(values.sum(), list(reached.values()), materialize_grads=True)
         if self._at_layer:
             self._check_starts_at_a_layer(h)
         repeated = _repeated_rows(target, prediction.detach())

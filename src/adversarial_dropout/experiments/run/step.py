@@ -132,17 +132,13 @@ def explaining(step: Step) -> Step:
         try:
             return step(batch, ramp)
         except RuntimeError as error:
-            if not _lacks_memory(error):
-                raise
-            raise GpuMemoryError(_explanation(batch, str(error))) from error
+            from accelerate.utils.memory import should_reduce_batch_size  # Here, because this import takes long.
+
+            if should_reduce_batch_size(error) or any(sign in str(error) for sign in _NOT_COUNTED):
+                raise GpuMemoryError(_explanation(batch, str(error))) from error
+            raise
 
     return explained
-
-
-def _lacks_memory(error: RuntimeError) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size  # Here, because this import takes long.
-
-    return should_reduce_batch_size(error) or any(sign in str(error) for sign in _NOT_COUNTED)
 
 
 def _explanation(batch: Batch, message: str) -> str:
