@@ -5,6 +5,7 @@ They are forked with the variables that torchrun sets, and without its eye on th
 
 import dataclasses
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +27,7 @@ from adversarial_dropout.experiments.run import run as under_way
 from adversarial_dropout.experiments.run.ranks import Ranks, launched, noise_seed, rank
 from adversarial_dropout.experiments.run.step import Objective
 
+from .. import small_data
 from ..children import Children, Command, End
 from ..runs import StoppedError, arguments, result, small, trained
 
@@ -93,6 +95,18 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path, children: Children) -> N
     assert "(trained before)" in first.output
     assert second.output == "", "rank 0 alone reports"
     assert result(folder) == expected
+
+
+def test_the_data_of_a_finished_run_are_gone(tmp_path: Path, children: Children) -> None:
+    photos = tmp_path / "photos"
+    small_data.image_folder(photos)
+    command = ["train", "images", "plain", "--scale", "tiny", "--data", str(photos), "--out", str(tmp_path / "runs")]
+    assert finished(children.run(Command(arguments=command)))
+    shutil.rmtree(photos)
+    first, second = children.run(*ranks(command))
+    assert (first.code, second.code) == (2, 1)
+    assert f"error: rank 0: expected a folder of images or parquet files, got {photos}" in first.output
+    assert "error: rank 1: stopped, because rank 0 did: " in second.output
 
 
 def test_rank_0_alone_writes(tmp_path: Path, children: Children) -> None:

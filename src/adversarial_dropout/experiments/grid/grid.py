@@ -121,16 +121,19 @@ def run_grid(
         for config, folder in zip(configs, folders, strict=True)
     ]
     todo = [cell for cell in cells if not records.is_finished(cell.folder)]
+    given = location.folder is not None  # As in a single run, only then a finished one is compared with its data.
     # Decode and check the data once, before any process trains.
-    needed = dict.fromkeys(cell.config.data for cell in (todo if location.folder is None else cells))
-    digests = {data: sources.load(data, location).digest for data in needed}
+    digests = {
+        data: sources.load(data, location).digest
+        for data in dict.fromkeys(cell.config.data for cell in (cells if given else todo))
+    }
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(cells, progress, finished), daemon=True)
     if progress is not None:
         watcher.start()
     try:
         failures = {
-            cell: _failure(loop.check_finished, cell.config, cell.folder, digests.get(cell.config.data))
+            cell: _failure(loop.check_finished, cell.config, cell.folder, digests[cell.config.data] if given else None)
             for cell in cells
             if cell not in todo
         }

@@ -51,8 +51,7 @@ def run(
         ranks.check(config)
         if ranks.on_rank_zero(check_finished, config, folder):
             if location.folder is not None:
-                digest = sources.load(config.data, location).digest if ranks.is_first else None
-                ranks.on_rank_zero(check_finished, config, folder, digest)
+                ranks.on_rank_zero(_check_data, config, folder, location)
         else:
             with contextlib.ExitStack() as stack:
                 if ranks.is_first:
@@ -189,6 +188,10 @@ def _check_config(config: ExperimentConfig, recorded: dict[str, Any], folder: Pa
             f"{folder} holds a run of another config (recorded → asked for): {'; '.join(changed)}. Choose another "
             f"folder with --out, or delete this one"
         )
+
+
+def _check_data(config: ExperimentConfig, folder: Path, location: DataLocation) -> None:
+    check_finished(config, folder, sources.load(config.data, location).digest)
 
 
 def _check_digest(recorded: str | None, digest: str, folder: Path) -> None:

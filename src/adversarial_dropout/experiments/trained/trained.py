@@ -43,7 +43,8 @@ class Trained:
         with records.reading(record.folder / records.FINAL):
             described = record.final["data"]
             channels, height, width = described["shape"]
-            classes, brightest, _ = tuple(described["classes"]), int(described["brightest"]), described["sha256"]
+            classes, brightest = tuple(described["classes"]), int(described["brightest"])
+            described["sha256"]  # It is compared when the data are loaded.
         if config.data.whiten:
             with records.reading(record.folder / records.WHITENING):
                 whitening = Whitening.load(record.folder / records.WHITENING)
