@@ -16,6 +16,7 @@ PACKAGE = "adversarial_dropout"
 MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in SOURCE.rglob("*.py"))
 
 ROOMS = (
+    "tracing",
     "errors",
     "masks",
     "divergences",

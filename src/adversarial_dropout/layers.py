@@ -18,6 +18,7 @@ from adversarial_dropout.errors import (
     values_readable,
 )
 from adversarial_dropout.masks import sample_mask
+from adversarial_dropout.tracing import as_leaf, eagerly, exporting, outside_transforms, recording
 
 Granularity = Literal["element", "channel", "feature"]
 Rescale = Literal["inverted", "sum", "none"]
@@ -25,6 +26,11 @@ MaskOfPass = Callable[[Tensor], Tensor | None]
 """From a layer's input to its mask in the current pass: bool, applied and rescaled like a drawn mask; floating,
 multiplied without rescaling and differentiated by the search; or ``None``, the identity.
 """
+
+_MASK_OF_PASS_IS_EAGER = (
+    "a regulariser draws and finds the masks of an AdversarialDropout layer in Python, which one graph cannot hold; "
+    "compile the model without fullgraph=True"
+)
 
 
 class AdversarialDropout(nn.Module):
@@ -88,12 +94,16 @@ class AdversarialDropout(nn.Module):
         self._warned_none = False
 
     def forward(self, h: Tensor) -> Tensor:
+        if isinstance(h, torch.fx.Proxy):
+            return as_leaf(self, h)
         if not h.is_floating_point():
             raise InvalidTypeError(f"expected floating activations, got {h.dtype}; place the layer after an embedding")
         if self._mask_of_pass is not None:
-            mask = self._mask_of_pass(h)
+            mask = eagerly(self._mask_of_pass, _MASK_OF_PASS_IS_EAGER)(h)
         elif self.training:
-            mask = self._last_mask = sample_mask(self.mask_shape(h), self.p, device=h.device)
+            mask = sample_mask(self.mask_shape(h), self.p, device=h.device)
+            if not exporting():
+                self._last_mask = outside_transforms(mask)
         else:
             mask = None
         if mask is None:
@@ -120,7 +130,8 @@ class AdversarialDropout(nn.Module):
         return f"p={self.p}, delta={self.delta}, granularity={self.granularity}, rescale={self.rescale}"
 
     def _apply_mask(self, h: Tensor, mask: Tensor) -> Tensor:
-        factors = mask.view(torch.int8).to(h.dtype)  # From bytes: on a CPU, conversions from bool are slow.
+        # From bytes: on a CPU, conversions from bool are slow.
+        factors = (mask if recording() else mask.view(torch.int8)).to(h.dtype)
         if self.training:
             self._warn_of_lost_scale(mask)
             if self.rescale == "inverted" and self.p < 1:
@@ -144,7 +155,7 @@ class AdversarialDropout(nn.Module):
                 AdversarialDropoutWarning,
                 stacklevel=2,
             )
-        if not self._warned_empty and mask.numel() and values_readable(mask) and not (mask[0].any() or mask.any()):
+        if not self._warned_empty and values_readable(mask) and mask.numel() and not (mask[0].any() or mask.any()):
             self._warned_empty = True
             warnings.warn(
                 f"no unit of {tuple(mask.shape)} is left in the whole batch, so the layer outputs zeros; lower "
@@ -152,6 +163,15 @@ class AdversarialDropout(nn.Module):
                 AdversarialDropoutWarning,
                 stacklevel=2,
             )
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles instead of this layer."""
+        if self.granularity == "element" and self.rescale == "inverted":
+            return nn.Dropout(self.p).train(self.training)
+        raise InvalidTypeError(
+            f'expected granularity "element" and rescale "inverted" in torch.jit.script, which makes the layer an '
+            f"nn.Dropout, got {self}; script the parts below and above the layer, or use torch.export"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

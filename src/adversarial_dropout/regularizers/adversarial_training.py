@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import cross_entropy
 from adversarial_dropout.errors import check_positive
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled, searching
 from adversarial_dropout.regularizers.passes import check_perturbable, input_gradient, run_without_side_effects
 
 
@@ -42,6 +42,7 @@ class AdversarialTraining(Regularizer):
         check_positive("eps", eps)
         self.eps = eps
 
+    @searching
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         assert y is not None
         check_perturbable(x)

@@ -15,12 +15,15 @@ from adversarial_dropout.errors import InvalidValueError, NonFiniteError, values
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 from adversarial_dropout.masks import adversarial_mask, flip_budget, sample_mask
 from adversarial_dropout.regularizers.passes import (
+    check_differentiable,
     check_not_recomputed,
     cut,
     detached_copy,
+    explaining_reentrant_checkpoints,
     preserving_noise,
     replacing,
     run_model,
+    without_fused_layers,
 )
 
 generators_of_a_search: ContextVar[Callable[[int], Sequence[torch.Generator]] | None] = ContextVar(
@@ -136,6 +139,7 @@ class Search:
         """
 
         def point_mask(masks: LayerMasks, h: Tensor) -> Tensor:
+            check_differentiable()
             if masks.point is None:
                 precision = torch.promote_types(h.dtype, torch.float32)
                 masks.point = self.point(self._base(masks, h), precision).requires_grad_()
@@ -163,7 +167,8 @@ class Search:
                     "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
                     "look for detach(), item() or no_grad() in the divergence or in the model"
                 )
-            jacobians = torch.autograd.grad(values.sum(), list(reached.values()), materialize_grads=True)
+            with explaining_reentrant_checkpoints():
+                jacobians = torch.autograd.grad(values.sum(), list(reached.values()), materialize_grads=True)
         if self._at_layer:
             self._check_starts_at_a_layer(h)
         repeated = _repeated_rows(target, prediction.detach())
@@ -193,7 +198,8 @@ class Search:
         try:
             for masks in self.masks:
                 masks.layer._mask_of_pass = partial(checked, masks)
-            yield
+            with without_fused_layers():
+                yield
         finally:
             for layer, mask_of_pass in before:
                 layer._mask_of_pass = mask_of_pass

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled, searching
 from adversarial_dropout.regularizers.search import Search
 
 
@@ -51,6 +51,7 @@ class SupervisedAdversarialDropout(Regularizer):
         self._divergence = resolve_divergence(divergence)
         self.divergence = divergence
 
+    @searching
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         assert y is not None
         divergence = on_labelled(self._divergence)

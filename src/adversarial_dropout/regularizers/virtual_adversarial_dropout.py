@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
 from adversarial_dropout.errors import check_choice
-from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, searching
 from adversarial_dropout.regularizers.search import Search
 
 NoiseMode = Literal["independent", "shared"]
@@ -72,6 +72,7 @@ class VirtualAdversarialDropout(Regularizer):
         self.noise = noise
         self.detach_target = detach_target
 
+    @searching
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         given, shared = target is not None, self.noise == "shared"
         search = self.search(model, x, from_last_masks=given, at_layer=given and shared, warn=self.warn_once)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence, resolve_divergence
 from adversarial_dropout.errors import check_at_least, check_positive
-from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, searching
 from adversarial_dropout.regularizers.passes import (
     check_perturbable,
     detached_copy,
@@ -73,6 +73,7 @@ class VirtualAdversarialTraining(Regularizer):
         self.xi = xi
         self.steps = steps
 
+    @searching
     def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
         check_perturbable(x)
         origin = detached_copy(x)
