@@ -165,12 +165,10 @@ class AdversarialDropout(nn.Module):
             )
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What ``torch.jit.script`` compiles instead of this layer."""
-        if self.granularity == "element" and self.rescale == "inverted":
-            return nn.Dropout(self.p).train(self.training)
+        """Called by ``torch.jit.script``, which cannot compile this layer."""
         raise InvalidTypeError(
-            f'expected granularity "element" and rescale "inverted" in torch.jit.script, which makes the layer an '
-            f"nn.Dropout, got {self}; script the parts below and above the layer, or use torch.export"
+            "expected a module without an AdversarialDropout layer in torch.jit.script; script the parts below and "
+            "above the layer, or use torch.export or torch.compile"
         )
 
     def __getstate__(self) -> dict[str, Any]:

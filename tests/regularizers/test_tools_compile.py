@@ -143,7 +143,7 @@ def test_a_step_in_one_graph_is_refused_with_the_reason(method: str) -> None:
 def test_a_searched_model_in_one_graph_is_refused_with_the_reason(method: str) -> None:
     model = torch.compile(network(), backend="eager", fullgraph=True)
     model(batch(8)[0])
-    with pytest.raises(Unsupported, match="masks of an AdversarialDropout layer .*; compile the model without fullgr"):
+    with pytest.raises(Unsupported, match=r"masks of an AdversarialDropout layer .*; compile the model without fullgr"):
         METHODS[method]()(model, *batch(8))
 
 
