@@ -37,7 +37,7 @@ def network() -> nn.Sequential:
     ).double()
 
 
-def step_of(model: nn.Module, method: str) -> Step:
+def step_of(model: Callable[[Tensor], Tensor], method: str) -> Step:
     regularizer = METHODS[method]()
 
     def step(x: Tensor, y: Tensor) -> Tensor:

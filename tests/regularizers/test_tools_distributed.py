@@ -11,6 +11,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
@@ -28,10 +29,11 @@ SEARCHING = ("vadd", "vadd-shared", "sadd", "at", "vat")
 Step = Callable[[nn.Module, str, Tensor, Tensor], Tensor]
 
 
-def network() -> nn.Sequential:
+def network(*, norm: bool = True) -> nn.Sequential:
     torch.manual_seed(0)
+    middle = nn.BatchNorm1d(8) if norm else nn.Identity()
     below = nn.Sequential(nn.Linear(6, 10), nn.BatchNorm1d(10), nn.Tanh(), nn.Dropout(0.2))
-    above = nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+    above = nn.Sequential(nn.Linear(10, 8), middle, nn.Tanh(), nn.Linear(8, 3))
     return nn.Sequential(below, AdversarialDropout(0.5, 0.3), above)
 
 
@@ -62,8 +64,8 @@ def gradients(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], rank: 
     found = []
     for parameter in model.parameters():
         assert parameter.grad is not None
-        full = getattr(parameter.grad, "full_tensor", parameter.grad.clone)
-        found.append(full())
+        grad = parameter.grad
+        found.append(grad.full_tensor() if isinstance(grad, DTensor) else grad.clone())
     return found
 
 
@@ -123,8 +125,7 @@ def in_parallel(method: str) -> Callable[[int], list[Tensor]]:
     """Both ranks see the share of rank 0 and compute parts of the upper layers."""
 
     def run(rank: int) -> list[Tensor]:
-        model, mesh = network(), init_device_mesh("cpu", (RANKS,))
-        model[2][1] = nn.Identity()
+        model, mesh = network(norm=False), init_device_mesh("cpu", (RANKS,))
         parallelize_module(model[2], mesh, {"0": ColwiseParallel(), "3": RowwiseParallel()})
         return gradients(model, Whole(model, method), 0)
 
@@ -186,9 +187,7 @@ def expected(name: str) -> list[Tensor]:
     parallel = name.startswith("parallel")
     found = []
     for rank in range(1 if parallel else RANKS):
-        model = network()
-        if parallel:
-            model[2][1] = nn.Identity()
+        model = network(norm=not parallel)
         found.append(gradients(model, Whole(model, method), rank, steps=1))
     return [torch.stack(each).mean(dim=0) for each in zip(*found, strict=True)]
 

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -97,17 +98,21 @@ def test_the_warning_of_lost_units_reads_no_value_under_vmap() -> None:
 
 def test_gradients_by_torch_func_are_those_of_autograd() -> None:
     model, (x, y) = network(), batch(8)
-    parameters = dict(model.named_parameters())
+    parameters: Named = dict(model.named_parameters())
 
     def loss(named: Named) -> Tensor:
         return F.cross_entropy(functional_call(model, named, (x,)), y)
 
     torch.manual_seed(1)
     found = grad(loss)(parameters)
-    mask = model[2]._last_mask
+    layer = model[2]
+    assert isinstance(layer, AdversarialDropout)
+    mask = layer._last_mask
     torch.manual_seed(1)
     out = model(x)
-    assert torch.equal(mask, model[2]._last_mask)
+    assert mask is not None
+    assert layer._last_mask is not None
+    assert torch.equal(mask, layer._last_mask)
     expected = torch.autograd.grad(F.cross_entropy(out, y), list(parameters.values()))
     for name, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(found[name], gradient, rtol=1e-12, atol=1e-12)
@@ -116,9 +121,10 @@ def test_gradients_by_torch_func_are_those_of_autograd() -> None:
 def test_gradients_per_example() -> None:
     """With everything kept, so that the masks of the loop and of the vmap are equal."""
     model, (x, y) = network(), batch(5)
-    model[2].p = 0.0
-    model[4].p = 0.0
-    parameters = dict(model.named_parameters())
+    for module in model:
+        if isinstance(module, AdversarialDropout | nn.Dropout):
+            module.p = 0.0
+    parameters: Named = dict(model.named_parameters())
 
     def loss(named: Named, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(model, named, (x[None],)), y[None])
@@ -136,7 +142,8 @@ def test_an_ensemble_under_vmap_has_a_mask_for_each_model() -> None:
     skeleton, (x, _) = network(), batch(8)
 
     def run(parameters: Named, buffers: Named) -> Tensor:
-        return functional_call(skeleton, (parameters, buffers), (x,))
+        logits: Tensor = functional_call(skeleton, (parameters, buffers), (x,))
+        return logits
 
     outputs = vmap(run, randomness="different")(parameters, buffers)
     assert not torch.equal(outputs[0], outputs[1]), "equal models, different masks"
@@ -167,7 +174,7 @@ def test_a_term_called_with_other_parameters(method: str) -> None:
 @pytest.mark.parametrize("transform", ["grad", "vmap"])
 def test_a_search_under_a_transform_is_refused(transform: str, method: str) -> None:
     term, (x, y) = Term(method), batch(8)
-    run = {
+    run: Callable[[], object] = {
         "grad": lambda: grad(lambda named: functional_call(term, named, (x, y)))(dict(term.named_parameters())),
         "vmap": lambda: vmap(term, randomness="different")(x.expand(2, 8, 6), y.expand(2, 8)),
     }[transform]

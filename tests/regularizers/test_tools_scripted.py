@@ -24,10 +24,11 @@ def scripted(kind: str, module: nn.Module, example: Tensor) -> nn.Module:
     module = copy.deepcopy(module)
     buffers = [buffer.clone() for buffer in module.buffers()]
     if kind == "script":
-        return torch.jit.script(module)
+        compiled: nn.Module = torch.jit.script(module)
+        return compiled
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(module, example, check_trace=False)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        traced: nn.Module = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
     for buffer, value in zip(traced.buffers(), buffers, strict=True):
         buffer.data.copy_(value)
     return traced
@@ -107,7 +108,7 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.scale.mul_(1.1)
-        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(dim=0)
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(dim=0)  # type: ignore[assignment]
         return x - self.mean + self.scale.sum()
 
 
@@ -161,7 +162,7 @@ def test_a_layer_is_not_scripted() -> None:
 def test_a_traced_layer(training: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 10), AdversarialDropout(0.3), nn.Linear(10, 3)).train(training)
     x = torch.randn(8, 6)
-    traced = torch.jit.trace(model, x, check_trace=False)
+    traced = torch.jit.trace(model, x, check_trace=False)  # type: ignore[no-untyped-call]
     outputs = []
     for module in (model, traced):
         torch.manual_seed(1)

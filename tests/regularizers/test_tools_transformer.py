@@ -50,7 +50,7 @@ class OneLayer(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layer = nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True, norm_first=True)
-        self.layer.dropout2 = dropout
+        self.layer.dropout2 = dropout  # type: ignore[assignment]
         self.head = nn.Linear(WIDTH, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,10 +106,14 @@ def test_a_search_in_evaluation(name: str, goal: str, x: Tensor) -> None:
     labels, target = torch.randint(3, (4,)), torch.randn(4, 3, dtype=torch.float64)
     model = MODELS[name](AdversarialDropout(0.5, DELTA)).double().eval()
 
+    regularizers = {"labels": SupervisedAdversarialDropout(), "target": VirtualAdversarialDropout()}
+
     def loss_of() -> Tensor:
         if goal == "labels":
-            return SupervisedAdversarialDropout()(model, x, labels)
-        return VirtualAdversarialDropout()(model, x, target=target)
+            loss: Tensor = regularizers[goal](model, x, labels)
+        else:
+            loss = regularizers[goal](model, x, target=target)
+        return loss
 
     loss = loss_of()
     found = [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
