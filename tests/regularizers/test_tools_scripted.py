@@ -137,7 +137,7 @@ def test_a_whole_model_in_torchscript_runs_the_methods_without_a_layer() -> None
     model = nn.Sequential(*parts(norm=True)).eval()
     frozen = torch.jit.script(copy.deepcopy(model))
     x, y = batch(8)
-    for method in ("at", "vat", "pi", "entropy"):
+    for method in ("at", "vat", "entropy"):
         losses = []
         for each in (model, frozen):
             torch.manual_seed(1)
