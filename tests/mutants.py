@@ -100,6 +100,11 @@ MUTANTS = (
     Mutant("a lack of memory on a GPU is not explained", "experiments/run/run.py", "explaining(step) if", "step if", "experiments/run/test_step.py"),
     Mutant("every error is a lack of memory", "experiments/run/step.py", "if should_reduce_batch_size(error) or any(sign in str(error) for sign in _NOT_COUNTED):", "if True:", "experiments/run/test_memory.py"),
     Mutant("a lack of memory in cuBLAS is not explained", "experiments/run/step.py", " or any(sign in str(error) for sign in _NOT_COUNTED)", "", "experiments/run/test_memory.py"),
+    Mutant("the masks of a vmap stay in the layer", "tracing.py", "return None if transformed(tensor) else tensor", "return tensor", "regularizers/test_tools_func.py"),
+    Mutant("a search runs under torch.func", "regularizers/base.py", "if under_transform():", "if False:", "regularizers/test_tools_func.py"),
+    Mutant("passes change the buffers of TorchScript", "regularizers/passes.py", ".copy_(values)", ".detach()", "regularizers/test_tools_scripted.py"),
+    Mutant("restored statistics spoil the graph of the pass", "regularizers/passes.py", "(buffer.data if buffer._version == version else buffer)", "buffer", "regularizers/test_tools_scripted.py"),
+    Mutant("fused Transformer layers skip the layer", "regularizers/passes.py", "set_fastpath_enabled(False)", "set_fastpath_enabled(True)", "regularizers/test_tools_transformer.py"),
 )  # fmt: skip
 
 
