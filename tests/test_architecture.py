@@ -20,6 +20,7 @@ ROOMS = (
     "masks",
     "divergences",
     "layers",
+    "replacing",
     "regularizers",
     "__init__",
     "experiments/models",
@@ -161,6 +162,7 @@ def test_public_names() -> None:
         "flip_budget",
         "kl_divergence",
         "quadratic_error",
+        "replace_dropout",
         "sample_mask",
     }
     lines = re.findall(r"import \(?\s*(\w+) as (\w+)", (SOURCE / "__init__.py").read_text())

@@ -21,5 +21,6 @@ from adversarial_dropout.regularizers.virtual_adversarial_dropout import (
 from adversarial_dropout.regularizers.virtual_adversarial_training import (
     VirtualAdversarialTraining as VirtualAdversarialTraining,
 )
+from adversarial_dropout.replacing import replace_dropout as replace_dropout
 
 __version__ = "0.1.0"
