@@ -35,7 +35,7 @@ class TemporalEnsembling(Regularizer):
         classes: Number of classes, C ≥ 2.
         momentum: α, in [0, 1). The paper uses 0.6.
         divergence: ``"qe"`` as published, ``"kl"``, ``"ce"``, or a function ``(target, prediction) -> (N,)`` of logits;
-            those of the target are :math:`\log \tilde z`.
+            those of the target are :math:`\log Z`.
         reduction: ``"mean"`` over all examples of the batch, ``"sum"`` or ``"none"``.
         output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
             tensor that it returns, or its ``logits``.
@@ -43,7 +43,7 @@ class TemporalEnsembling(Regularizer):
     Call:
         ``reg(model, x, *, index, target=None)``: ``index`` is the number of each row of x in the training set, integers
         in [0, examples), shape (N,); ``target`` is ``model(x)``, logits (N, C), if it has been computed already.
-        Returns a scalar, or shape (N,). ``reg.state_dict()`` holds Z, of shape (examples, C), and t. With several
+        Returns a scalar, or shape (N,). ``reg.state_dict()`` holds Z, of shape (examples, C). With several
         processes, each must use the same rows in every epoch.
 
     Training and evaluation:
@@ -79,9 +79,7 @@ class TemporalEnsembling(Regularizer):
         self.classes = classes
         self.momentum = momentum
         self.sums: Tensor
-        self.times: Tensor
         self.register_buffer("sums", torch.zeros(examples, classes))
-        self.register_buffer("times", torch.zeros(examples, dtype=torch.long))
         self._index: Tensor | None = None
         self._prediction: Tensor | None = None
 
@@ -116,10 +114,10 @@ class TemporalEnsembling(Regularizer):
                 f"classes={self.classes}, got {tuple(prediction.shape)}"
             )
         self._prediction = prediction.detach()
-        times = self.times[index]
-        seen = times > 0
-        averages = self.sums[index] / (1 - self.momentum ** times.clamp(min=1)).unsqueeze(1)
-        earlier = averages.log().where(seen.unsqueeze(1), torch.zeros_like(averages))
+        sums = self.sums[index]
+        seen = sums.sum(dim=1) > 0
+        # The softmax of log Z is Z / ΣZ, which is the bias-corrected average, because Z sums to 1 - αᵗ.
+        earlier = sums.log().where(seen.unsqueeze(1), torch.zeros_like(sums))
         values = self._divergence(earlier, prediction, mask)
         return values.where(seen, torch.zeros_like(values))
 
@@ -138,7 +136,7 @@ class TemporalEnsembling(Regularizer):
             raise InvalidTypeError(f"expected index to be a tensor of integers, got {what}")
         if index.dim() != 1:
             raise InvalidValueError(f"expected index of shape (N,), got {tuple(index.shape)}")
-        index = index.to(self.times.device, torch.long)
+        index = index.to(self.sums.device, torch.long)
         if len(index) and values_readable(index) and not (index.min() >= 0 and index.max() < self.examples):
             raise InvalidValueError(
                 f"expected index in [0, {self.examples}), got values from {int(index.min())} to {int(index.max())}"
@@ -152,4 +150,3 @@ class TemporalEnsembling(Regularizer):
         z = torch.zeros_like(self.sums[rows])
         z.index_add_(0, place, prediction.to(z).softmax(dim=1))
         self.sums[rows] = self.momentum * self.sums[rows] + (1 - self.momentum) * z / copies.unsqueeze(1)
-        self.times[rows] += 1
