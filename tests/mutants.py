@@ -52,7 +52,7 @@ MUTANTS = (
     Mutant("the search builds a graph for parameters", "regularizers/search.py", "parameters=Tensor.detach, ", "", "regularizers"),
     Mutant("the search leaves the generators moved", "regularizers/search.py", "            self._preserving_noise(),\n", "", "regularizers"),
     Mutant("the search differentiates D(prediction, target)", "regularizers/search.py", "divergence(target, prediction)", "divergence(prediction, target)", "regularizers"),
-    Mutant("repeated rows are flipped", "regularizers/search.py", "return base.where(", "return mask.where(", "regularizers"),
+    Mutant("repeated rows are flipped", "regularizers/search.py", "mask = base.where(", "mask = mask.where(", "regularizers"),
     Mutant("the adversarial pass runs under the base mask", "regularizers/search.py", "if mask is None else mask", "if True else mask", "regularizers"),
     Mutant("detach_target is inverted", "regularizers/virtual_adversarial_dropout.py", "if self.detach_target else", "if not self.detach_target else", "regularizers"),
     Mutant("shared noise is not replayed", "regularizers/virtual_adversarial_dropout.py", "repeat_noise=shared", "repeat_noise=False", "regularizers"),

@@ -210,7 +210,7 @@ def scripted() -> nn.Module:
         (
             Classifier,
             "layer.1.dropout",
-            r"layer of the Classifier, but 'layer\.1\.dropout' selects none; did you mean 'layers\.1\.dropout' or .*\. "
+            r"layer of the Classifier, but 'layer\.1\.dropout' selects none; did you mean 'layers\.1\.dropout' or .*\? "
             r"Its dropout layers: layers\.\*\.dropout \(3\), views\.a, dropout \(last: dropout\)$",
         ),
         (Classifier, "encoder.*.drop", r"'encoder\.\*\.drop' selects none"),

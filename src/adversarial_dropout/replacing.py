@@ -148,10 +148,10 @@ def _chosen(model: nn.Module, layers: dict[str, nn.Module], match: Match | None)
         )
     if not chosen:
         near = difflib.get_close_matches(match, layers, cutoff=0.5) if isinstance(match, str) else []
-        nearest = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        nearest = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise InvalidValueError(
             f"expected match to select a dropout layer of the {type(model).__name__}, but {match!r} selects none"
-            f"{nearest}. {_found(model, layers)}"
+            f"{nearest} {_found(model, layers)}"
         )
     return chosen
 
