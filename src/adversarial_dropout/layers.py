@@ -139,15 +139,19 @@ class AdversarialDropout(nn.Module):
         others = [dim for dim, size in enumerate(shape) if dim != here and size == examples]
         if len(shape) < 3 or shape[here] == examples or not others or not examples:
             return
-        message = (
-            f"an AdversarialDropout layer with batch_dim={here} got activations of shape {tuple(shape)} for {examples} "
-            f"examples, so each mask would belong to several examples; use "
-            f"AdversarialDropout(..., batch_dim={others[0]})"
-        )
         if shape[here] % examples:
-            raise InvalidValueError(f"{message}, or flatten them to rows (M, D) if each row has its own mask")
+            raise InvalidValueError(
+                f"an AdversarialDropout layer with batch_dim={here} got activations of shape {tuple(shape)} for "
+                f"{examples} examples, so each mask would belong to several examples; use "
+                f"AdversarialDropout(..., batch_dim={others[0]}), or flatten the activations to rows (M, D) if each row "
+                f"has its own mask"
+            )
         if examples > 1 and len(shape) == 3 and {here, others[0]} == {0, 1}:
-            warn(f"{message}, or flatten them to rows (M, D) if each row has its own mask")
+            warn(
+                f"an AdversarialDropout layer with batch_dim={here} got activations of shape {tuple(shape)} for "
+                f"{examples} examples; if dimension {others[0]} is that of the examples, use AdversarialDropout(..., "
+                f"batch_dim={others[0]}); if each row has its own mask, flatten the activations to rows (M, D)"
+            )
 
     def extra_repr(self) -> str:
         batch = f", batch_dim={self.batch_dim}" if self.batch_dim else ""
