@@ -143,8 +143,8 @@ class AdversarialDropout(nn.Module):
             raise InvalidValueError(
                 f"an AdversarialDropout layer with batch_dim={here} got activations of shape {tuple(shape)} for "
                 f"{examples} examples, so each mask would belong to several examples; use "
-                f"AdversarialDropout(..., batch_dim={others[0]}), or flatten the activations to rows (M, D) if each row "
-                f"has its own mask"
+                f"AdversarialDropout(..., batch_dim={others[0]}), or flatten the activations to rows (M, D) if each "
+                f"row has its own mask"
             )
         if examples > 1 and len(shape) == 3 and {here, others[0]} == {0, 1}:
             warn(
