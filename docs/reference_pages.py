@@ -95,9 +95,12 @@ def _found(path: Path) -> Iterator[tuple[str, str]]:
             if kind == "error":
                 kind = "InvalidValueError or InvalidTypeError"
             yield kind, _text(node.exc.args[0])
-        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).split(".")[-1] in WARN:
-            if isinstance(node.args[0], ast.Constant | ast.JoinedStr):
-                yield "AdversarialDropoutWarning", _text(node.args[0])
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).split(".")[-1] in WARN
+            and isinstance(node.args[0], ast.Constant | ast.JoinedStr)
+        ):
+            yield "AdversarialDropoutWarning", _text(node.args[0])
 
 
 def _text(message: ast.expr) -> str:

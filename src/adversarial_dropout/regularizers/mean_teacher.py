@@ -36,8 +36,8 @@ class MeanTeacher(Regularizer):
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, *, target=None)``: ``x`` is the teacher's input; ``target`` is ``model(x)``, or the model's
-        output for another view of x, if it has been computed already. After each step of the optimiser,
+        ``reg(model, x, *, target=None, mask=None)``: ``x`` is the teacher's input; ``target`` is ``model(x)``, or the
+        model's output for another view of x, if it has been computed already. After each step of the optimiser,
         ``reg.update(model)``. Returns a scalar, or shape (N,). ``reg.state_dict()`` holds the teacher and t.
 
     Training and evaluation:

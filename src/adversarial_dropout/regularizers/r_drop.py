@@ -36,8 +36,8 @@ class RDrop(PiModel):
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, *, target=None)``: ``target`` is ``model(x)`` if it has been computed already, which saves the
-        first pass. Labels are not needed, so unlabelled rows may be in x. Returns a scalar, or shape (N,).
+        ``reg(model, x, *, target=None, mask=None)``: ``target`` is ``model(x)`` if it has been computed already, which
+        saves the first pass. Labels are not needed, so unlabelled rows may be in x. Returns a scalar, or shape (N,).
 
     Training and evaluation:
         Both passes run in the model's mode and update BatchNorm as usual. A model without noise gives 0.
