@@ -90,7 +90,7 @@ def test_each_term_is_logged_without_its_weight(tmp_path: Path) -> None:
         logits = torch.cat([model.eval()(torch.tensor([row["input_ids"]])).logits for row in rows])
     loss = F.cross_entropy(logits, torch.tensor([row["labels"] for row in rows])).item()
     entropy = torch.distributions.Categorical(logits=logits).entropy().mean().item()
-    terms = [(0.5, EntropyMinimization()), (0.25, EntropyMinimization()), (3.0, PiModel())]
+    terms = [(0.5, EntropyMinimization()), (0.25, EntropyMinimization()), (3.0, Seen())]
     settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 6, "logging_steps": 3}
     made = trainer(model, tmp_path, rows, regularizer=terms, rate=0.0, **settings)
     made.train()
@@ -98,7 +98,7 @@ def test_each_term_is_logged_without_its_weight(tmp_path: Path) -> None:
     for line in (first, second):
         assert line["loss"] == pytest.approx(loss + 0.75 * entropy, rel=1e-5)
         assert line["EntropyMinimization"] == line["EntropyMinimization_2"] == pytest.approx(entropy, rel=1e-5)
-        assert line["PiModel"] == 0
+        assert line["Seen"] == 0
 
 
 def test_a_weight_may_follow_the_training(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_checkpointed_activations_below_the_layer_change_nothing(tmp_path: Path)
             tmp_path,
             sequence_rows(8),
             regularizer=VirtualAdversarialDropout(noise="shared"),
-            gradient_checkpointing=checkpointing,
+            activation_checkpointing=checkpointing,
         )
 
     torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-9, atol=1e-12)
@@ -243,7 +243,7 @@ def test_a_layer_inside_checkpointed_activations_is_an_error(tmp_path: Path) -> 
     model = sequence_model()
     model.bert.encoder.layer[0].output.dropout = AdversarialDropout(0.3, 0.2)
     made = trainer(
-        model, tmp_path, sequence_rows(8), regularizer=VirtualAdversarialDropout(), gradient_checkpointing=True
+        model, tmp_path, sequence_rows(8), regularizer=VirtualAdversarialDropout(), activation_checkpointing=True
     )
     with pytest.raises(ValueError, match=r"under torch\.utils\.checkpoint"):
         made.train()

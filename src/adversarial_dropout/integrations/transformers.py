@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import convert_to_fp32, find_batch_size
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL_MODELS
 
 from adversarial_dropout.errors import InvalidValueError, check_at_least
 from adversarial_dropout.integrations.shuffled_rows import ShuffledRows
@@ -17,11 +19,6 @@ from adversarial_dropout.regularizers.entropy_minimization import EntropyMinimiz
 from adversarial_dropout.regularizers.pi_model import PiModel
 from adversarial_dropout.regularizers.supervised_adversarial_dropout import SupervisedAdversarialDropout
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import VirtualAdversarialDropout
-
-if TYPE_CHECKING:
-    from transformers import Trainer
-else:
-    Trainer = object
 
 IGNORED = -100
 """The label that Transformers leaves out of its losses."""
@@ -95,7 +92,7 @@ class AdversarialDropoutMixin(Trainer):
         self._batch_of_step = 0
         self._sums = {name: torch.zeros((), device=self.args.device) for name in self.terms}
         self._steps_since_log = 0
-        self._shifts_labels: bool = getattr(self, "_loss_shifts_labels", False)
+        self._causal = type(self.accelerator.unwrap_model(self.model)).__name__ in CAUSAL_MODELS.values()
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         batches, items = super().get_batch_samples(map(_ignoring, epoch_iterator), num_batches, device)
@@ -152,7 +149,7 @@ class AdversarialDropoutMixin(Trainer):
         labels = inputs.get("labels")
         if not isinstance(labels, Tensor):
             return rows, rows, rows
-        items = labels[..., 1:] if self._shifts_labels else labels
+        items = labels[..., 1:] if self._causal else labels
         return int((items != IGNORED).sum()), rows, int((labels != IGNORED).reshape(rows, -1).any(dim=1).sum())
 
     def _with_the_pass_of_the_loss(
@@ -213,7 +210,7 @@ class AdversarialDropoutMixin(Trainer):
                 f"expected labels for a supervised regulariser, got a batch of {', '.join(inputs)}; give the rows of "
                 f"train_dataset a column named labels, or use an unsupervised regulariser"
             )
-        if self._shifts_labels:
+        if self._causal:
             raise InvalidValueError(
                 "expected labels of the same positions as the logits, got those of a causal language model, which are "
                 "shifted by one; use an unsupervised regulariser"
