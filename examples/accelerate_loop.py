@@ -57,7 +57,8 @@ def train(accelerator: Accelerator, images: Tensor, labels: Tensor, *, epochs: i
                 optimizer.step()
                 optimizer.zero_grad()
             step += 1
-    return accelerator.unwrap_model(model)
+    trained: nn.Module = accelerator.unwrap_model(model)
+    return trained
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ class Digits(lightning.LightningModule):
     def training_step(self, batch: dict[str, list[Tensor]], index: int) -> Tensor:
         (x, y), (x_unlabelled,) = batch["labelled"], batch["unlabelled"]
         loss = F.cross_entropy(self.model(x), y)
-        term = self.vadd(self.model, x_unlabelled)  # 3
+        term: Tensor = self.vadd(self.model, x_unlabelled)  # 3
         self.log_dict({"cross_entropy": loss, "vadd": term})
         ramp = min(1.0, 3 * self.global_step / self.trainer.estimated_stepping_batches)
         return loss + self.weight * ramp * term

@@ -4,6 +4,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -78,12 +79,12 @@ def test_lightning_takes_the_steps_of_a_loop_by_hand() -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module, DataLoader(batches, batch_size=None))
+        trainer.fit(module, DataLoader(cast(Any, batches), batch_size=None))
         return module
 
-    def by_hand(accumulate: int) -> torch.nn.Module:
+    def by_hand(accumulate: int) -> Any:
         torch.manual_seed(1)
-        module: torch.nn.Module = names["Digits"](weight=2.0)
+        module = names["Digits"](weight=2.0)
         optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
         for place, batch in enumerate(batches):
             (x, y), (unlabelled,) = batch["labelled"], batch["unlabelled"]

@@ -48,7 +48,7 @@ def loss_and_entropy(model: nn.Module, rows: Rows, weight: float) -> Tensor:
     return torch.stack(losses).mean() + weight * torch.stack(entropies).mean()
 
 
-def worst_mask_loss(model: nn.Module, rows: Rows, weight: float) -> Tensor:
+def worst_mask_loss(model: Any, rows: Rows, weight: float) -> Tensor:
     """Row by row: the loss, and the loss under the mask with the ``floor(δH)`` best flips away from all ones."""
     losses, adversarial = [], []
     for row in rows:

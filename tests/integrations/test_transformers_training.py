@@ -27,6 +27,7 @@ from adversarial_dropout.regularizers.base import Regularizer
 from .tiny_transformers import (
     FIRST_IDS,
     VOCABULARY,
+    RegularizedTrainer,
     gradient_of_a_step,
     padded,
     sequence_model,
@@ -89,7 +90,7 @@ def test_each_term_is_logged_without_its_weight(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = torch.cat([model.eval()(torch.tensor([row["input_ids"]])).logits for row in rows])
     loss = F.cross_entropy(logits, torch.tensor([row["labels"] for row in rows])).item()
-    entropy = torch.distributions.Categorical(logits=logits).entropy().mean().item()
+    entropy = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean().item()
     terms = [(0.5, EntropyMinimization()), (0.25, EntropyMinimization()), (3.0, Seen())]
     settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 6, "logging_steps": 3}
     made = trainer(model, tmp_path, rows, regularizer=terms, rate=0.0, **settings)
@@ -326,6 +327,26 @@ def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
 def test_bad_arguments(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         trainer(sequence_model(), tmp_path, sequence_rows(4), **arguments)
+
+
+@pytest.mark.parametrize("kind", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_models_in_parts_are_refused(kind: str, tmp_path: Path) -> None:
+    class Sharded(RegularizedTrainer):
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            setattr(self, kind, True)
+
+    arguments = transformers.TrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="expected one process or DistributedDataParallel, got FSDP or DeepSpeed"):
+        Sharded(sequence_model(), arguments, regularizer=PiModel())
+
+
+def test_a_regulariser_that_must_be_updated_is_refused(tmp_path: Path) -> None:
+    class Updated(PiModel):
+        def update(self) -> None: ...
+
+    with pytest.raises(TypeError, match="Updated has a state that must be updated after each step"):
+        trainer(sequence_model(), tmp_path, sequence_rows(4), regularizer=Updated())
 
 
 def test_a_supervised_regulariser_needs_labels_of_the_positions(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ VOCABULARY, CLASSES = 40, 3
 FIRST_IDS = 5
 
 
-class RegularizedTrainer(AdversarialDropoutMixin, transformers.Trainer):  # type: ignore[misc]
+class RegularizedTrainer(AdversarialDropoutMixin, transformers.Trainer):  # type: ignore[misc, name-defined]
     pass
 
 
-def sequence_model(layer: nn.Module | None = None, *, dropout: float = 0.0) -> nn.Module:
+def sequence_model(layer: nn.Module | None = None, *, dropout: float = 0.0) -> Any:
     """BERT with one logit vector a row."""
     config = transformers.BertConfig(
         vocab_size=VOCABULARY,
@@ -39,7 +39,7 @@ def sequence_model(layer: nn.Module | None = None, *, dropout: float = 0.0) -> n
     return spread(model)
 
 
-def token_model(layer: nn.Module | None = None) -> nn.Module:
+def token_model(layer: nn.Module | None = None) -> Any:
     """DistilBERT with one logit vector a token."""
     config = transformers.DistilBertConfig(
         vocab_size=VOCABULARY,

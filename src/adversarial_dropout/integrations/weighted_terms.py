@@ -44,15 +44,20 @@ def checked_terms(regularizer: object, weight: Weight | None) -> dict[str, tuple
             raise InvalidTypeError(f"expected pairs (weight, regularizer), got {name} in the place of a regulariser")
         if each.reduction != "mean":
             raise InvalidValueError(f'expected {name} with reduction="mean", got "{each.reduction}"')
+        if callable(getattr(each, "update", None)):
+            raise InvalidTypeError(
+                f"{name} has a state that must be updated after each step and that no checkpoint keeps; use it in a "
+                f"training loop of your own"
+            )
         seen[name] += 1
         key = name if seen[name] == 1 else f"{name}_{seen[name]}"
         terms[key] = (its_weight if callable(its_weight) else checked_weight(its_weight), each)
     return terms
 
 
-def checked_weight(weight: object) -> float:
+def checked_weight(weight: float) -> float:
     """A weight as a float; raise unless it is a finite number, 0 or more."""
-    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+    if isinstance(weight, bool) or not isinstance(weight, float | numbers.Real):
         raise InvalidTypeError(f"expected a weight to be a number, got {weight!r} ({type(weight).__name__})")
     if not 0 <= weight < math.inf:
         raise InvalidValueError(f"expected a weight to be finite and 0 or more, got {weight}")

@@ -69,7 +69,8 @@ def _is_features_and_head(model: nn.Module) -> bool:
     """
 
     def names(method: str) -> set[str]:
-        function = inspect.unwrap(getattr(type(model), method, None))
+        function = getattr(type(model), method, None)
+        function = inspect.unwrap(function) if callable(function) else None
         return set(function.__code__.co_names) if inspect.isfunction(function) else set()
 
     with_layers = {name for name, child in model._modules.items() if child is not None and adversarial_layers(child)}
