@@ -110,7 +110,7 @@ class Counting(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.embedding = nn.EmbeddingBag(40, 12)
-        self.drop = AdversarialDropout(0.3, 0.2)
+        self.drop = nn.Identity()
         self.out = nn.Linear(12, 3)
 
     def forward(
@@ -180,6 +180,38 @@ def test_label_smoothing(tmp_path: Path) -> None:
             gradient_accumulation_steps=batches,
         )
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)  # Transformers sums in float32
+
+
+class Averaging(Counting):
+    """A head without ``num_items_in_batch``: the Trainer divides its loss by the number of accumulated batches."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        return super().forward(input_ids, attention_mask, labels)
+
+
+@pytest.mark.parametrize(("size", "batches"), SPLITS)
+def test_a_model_whose_loss_the_trainer_divides(size: int, batches: int, tmp_path: Path) -> None:
+    rows = sequence_rows(unlabelled=(1, 4, 5, 6))
+    for row in rows:
+        row["input_ids"] = row["input_ids"][:3]  # This model counts padding.
+    settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": batches}
+    found, expected = (
+        gradient_of_a_step(model, tmp_path, rows, regularizer=EntropyMinimization(), weight=0.7, **each)
+        for model, each in ((Averaging().double(), settings), (Counting().double(), {}))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_shared_noise_with_label_smoothing_makes_a_first_pass_of_its_own(tmp_path: Path) -> None:
+    vadd = VirtualAdversarialDropout(noise="shared")
+    made = trainer(sequence_model(), tmp_path, sequence_rows(), regularizer=vadd, label_smoothing_factor=0.1)
+    passes: list[Tensor] = []
+    made.model.classifier.register_forward_hook(lambda module, given, logits: passes.append(logits))
+    made.train()
+    assert len(passes) == 4
+    assert made.state.log_history[0]["VirtualAdversarialDropout"] > 0
 
 
 @pytest.mark.parametrize("noise", ["independent", "shared"])
