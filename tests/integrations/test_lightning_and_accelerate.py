@@ -132,6 +132,9 @@ def test_the_processes_of_lightning_keep_the_same_weights(tmp_path: Path) -> Non
     assert "equal" in run(tmp_path / "two.py").splitlines()
 
 
-def test_the_lightning_example_runs() -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
+def test_the_lightning_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lightning", reason="needs the extra [lightning]")
-    assert "accuracy" in run(EXAMPLES / "lightning_module.py", "--epochs", "1")
+    monkeypatch.setattr(sys, "argv", ["lightning_module.py", "--epochs", "1"])
+    runpy.run_path(str(EXAMPLES / "lightning_module.py"), run_name="__main__")
+    assert "accuracy" in capsys.readouterr().out
