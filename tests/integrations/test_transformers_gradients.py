@@ -214,6 +214,35 @@ def test_shared_noise_with_label_smoothing_makes_a_first_pass_of_its_own(tmp_pat
     assert made.state.log_history[0]["VirtualAdversarialDropout"] > 0
 
 
+@pytest.mark.parametrize("settings", [{"label_smoothing_factor": 1e-9}, {"compute_loss_func": summed}])
+def test_a_supervised_term_keeps_the_labels_that_the_trainer_takes_out(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = sequence_rows(unlabelled=(1, 4, 5, 6))
+    expected = by_hand(sequence_model(AdversarialDropout(0.0, 0.2)), worst_mask_loss, rows)
+    model = sequence_model(AdversarialDropout(0.0, 0.2))
+    sadd = SupervisedAdversarialDropout()
+    found = gradient_of_a_step(model, tmp_path, rows, regularizer=sadd, weight=0.7, **settings)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_beside_a_shared_first_pass_other_terms_make_passes_of_their_own(tmp_path: Path) -> None:
+    batch, model = padded(sequence_rows()), sequence_model().train()
+    x = {name: value for name, value in batch.items() if name != "labels"}
+    vadd, sadd = VirtualAdversarialDropout(noise="shared"), SupervisedAdversarialDropout()
+    passes: list[Tensor] = []
+    handle = model.classifier.register_forward_hook(lambda module, given, logits: passes.append(logits))
+    model(**x)  # The layer's last mask, from which no term may start.
+    passes.clear()
+    torch.manual_seed(3)
+    expected = vadd(model, x) + 0.5 * sadd(model, x, batch["labels"])
+    expected = expected + F.cross_entropy(passes[0], batch["labels"])
+    handle.remove()
+    made = trainer(model, tmp_path, [], regularizer=[(1.0, vadd), (0.5, sadd)])
+    torch.manual_seed(3)
+    torch.testing.assert_close(made.compute_loss(model, batch), expected, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("noise", ["independent", "shared"])
 def test_adversarial_dropout_shares_the_first_pass_with_the_loss(noise: Any, tmp_path: Path) -> None:
     batch = padded(sequence_rows())

@@ -118,12 +118,14 @@ class AdversarialDropoutMixin(Trainer):
         items, rows, labelled_rows = (n / (total or 1) for n, total in zip(counts, self._totals or counts, strict=True))
         plain = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         values, outputs = self._with_the_pass_of_the_loss(model, plain, inputs)
-        loss, outputs = self._loss(model, inputs, outputs, num_items_in_batch, labelled=items > 0)
+        with_target = not values  # Otherwise the masks of that pass are not those of the last training forward.
+        loss, outputs = self._loss(model, {**inputs}, outputs, num_items_in_batch, labelled=items > 0)
         if self.compute_loss_func is None:
             loss = loss * items
         for name, (weight, regularizer) in self.terms.items():
             if name not in values:
-                values[name] = self._value(regularizer, plain, inputs, outputs, labelled=labelled_rows > 0)
+                target = outputs if with_target else None
+                values[name] = self._value(regularizer, plain, inputs, target, labelled=labelled_rows > 0)
             part = labelled_rows if regularizer.supervised else rows
             self._sums[name] += part * values[name].detach()
             loss = loss + self._weight(weight) * part * values[name]
@@ -186,10 +188,10 @@ class AdversarialDropoutMixin(Trainer):
         return loss, outputs
 
     def _value(
-        self, regularizer: Regularizer, model: nn.Module, inputs: dict[str, Any], outputs: Any, *, labelled: bool
+        self, regularizer: Regularizer, model: nn.Module, inputs: dict[str, Any], target: Any, *, labelled: bool
     ) -> Tensor:
         """The term of the batch."""
-        x, y, target = self._without_labels(inputs), None, outputs
+        x, y = self._without_labels(inputs), None
         if regularizer.supervised:
             y = self._labels(regularizer, inputs)
             if not labelled:
