@@ -11,6 +11,7 @@ import adversarial_dropout
 
 SOURCE = Path(adversarial_dropout.__file__).parent
 SECTIONS = "Args|Returns|Raises|Warns|Call|Shapes|Training and evaluation|Example|Attributes"
+WARN = ("warn", "warn_once", "_warn")
 INTEGRATIONS = ("sklearn", "transformers")
 
 
@@ -36,7 +37,9 @@ def _is_public(name: str) -> bool:
 
 def _entry(name: str, value: object) -> str:
     signature = "" if _is_exception(value) else _signature(value)
-    return f"## `{name}`\n\n```text\n{name.rsplit('.', 1)[-1]}{signature}\n```\n\n{_markdown(inspect.getdoc(value) or '')}"
+    return (
+        f"## `{name}`\n\n```text\n{name.rsplit('.', 1)[-1]}{signature}\n```\n\n{_markdown(inspect.getdoc(value) or '')}"
+    )
 
 
 def _is_exception(value: object) -> bool:
@@ -92,9 +95,12 @@ def _found(path: Path) -> Iterator[tuple[str, str]]:
             if kind == "error":
                 kind = "InvalidValueError or InvalidTypeError"
             yield kind, _text(node.exc.args[0])
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("warnings.warn", "self.warn_once", "self._warn"):
-            if node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr):
-                yield "AdversarialDropoutWarning", _text(node.args[0])
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).split(".")[-1] in WARN
+            and isinstance(node.args[0], ast.Constant | ast.JoinedStr)
+        ):
+            yield "AdversarialDropoutWarning", _text(node.args[0])
 
 
 def _text(message: ast.expr) -> str:

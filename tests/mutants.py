@@ -52,7 +52,7 @@ MUTANTS = (
     Mutant("the search builds a graph for parameters", "regularizers/search.py", "parameters=Tensor.detach, ", "", "regularizers"),
     Mutant("the search leaves the generators moved", "regularizers/search.py", "            self._preserving_noise(),\n", "", "regularizers"),
     Mutant("the search differentiates D(prediction, target)", "regularizers/search.py", "divergence(target, prediction)", "divergence(prediction, target)", "regularizers"),
-    Mutant("repeated rows are flipped", "regularizers/search.py", "return base.where(", "return mask.where(", "regularizers"),
+    Mutant("repeated rows are flipped", "regularizers/search.py", "mask = base.where(", "mask = mask.where(", "regularizers"),
     Mutant("the adversarial pass runs under the base mask", "regularizers/search.py", "if mask is None else mask", "if True else mask", "regularizers"),
     Mutant("detach_target is inverted", "regularizers/virtual_adversarial_dropout.py", "if self.detach_target else", "if not self.detach_target else", "regularizers"),
     Mutant("shared noise is not replayed", "regularizers/virtual_adversarial_dropout.py", "repeat_noise=shared", "repeat_noise=False", "regularizers"),
@@ -105,6 +105,17 @@ MUTANTS = (
     Mutant("passes change the buffers of TorchScript", "regularizers/passes.py", ".copy_(values)", ".detach()", "regularizers/test_tools_scripted.py"),
     Mutant("restored statistics spoil the graph of the pass", "regularizers/passes.py", "(buffer.data if buffer._version == version else buffer)", "buffer", "regularizers/test_tools_scripted.py"),
     Mutant("fused Transformer layers skip the layer", "regularizers/passes.py", "set_fastpath_enabled(False)", "set_fastpath_enabled(True)", "regularizers/test_tools_transformer.py"),
+    Mutant("sum-rescaling counts the units of a time step", "layers.py", "examples = mask.movedim(self.batch_dim, 0)", "examples = mask", "test_layers.py"),
+    Mutant("a feature of time-first input is shared over the examples", "layers.py", "if dim in own else 1", "if dim in own[1:] else 1", "test_layers.py"),
+    Mutant("flips are ranked over time steps", "regularizers/search.py", "batch_dim = masks.layer.batch_dim", "batch_dim = 0", "regularizers/test_batch_dim.py"),
+    Mutant("time-first input passes in silence", "layers.py", "if shape[here] % examples:", "if False:", "regularizers/test_batch_dim.py"),
+    Mutant("a replaced layer forgets its p", "replacing.py", "cast(float, old.p) if p is None else p", "0.5 if p is None else p", "test_replacing.py"),
+    Mutant("a shared layer is replaced under one name", "replacing.py", "if old in new]", "if name in chosen]", "test_replacing.py"),
+    Mutant("R-Drop has one direction", "regularizers/r_drop.py", "divergence(second, first, mask)) / 2", "divergence(first, second, mask)) / 2", "regularizers/test_baselines.py"),
+    Mutant("the teacher's average has no warm-up", "regularizers/mean_teacher.py", "min(self.decay, 1 - 1 / (self._updates + 1))", "self.decay", "regularizers/test_baselines.py"),
+    Mutant("the teacher stays in its mode", "regularizers/mean_teacher.py", "module.training = of_model.training", "pass", "regularizers/test_baselines.py"),
+    Mutant("an example counts from its first use", "regularizers/temporal_ensembling.py", "return values.where(seen, torch.zeros_like(values))", "return values", "regularizers/test_baselines.py"),
+    Mutant("the ensemble forgets its earlier predictions", "regularizers/temporal_ensembling.py", "self.momentum * self.sums[rows] + (1 - self.momentum)", "(1 - self.momentum)", "regularizers/test_baselines.py"),
 )  # fmt: skip
 
 

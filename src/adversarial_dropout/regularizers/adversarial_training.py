@@ -28,8 +28,9 @@ class AdversarialTraining(Regularizer):
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, y)``: floating x (N, ...); labels y of shape (N,), -1 = unlabelled (gives 0, does not count in
-        the mean). Returns a scalar, or shape (N,). The perturbed input is not clipped to the range of the data.
+        ``reg(model, x, y, *, mask=None)``: floating x (N, ...); labels y of shape (N,), -1 = unlabelled (gives 0, does
+        not count in the mean). Returns a scalar, or shape (N,). The perturbed input is not clipped to the range of the
+        data.
 
     Training and evaluation:
         In both passes, normalisation follows the model's mode, and no buffer changes.

@@ -17,17 +17,19 @@ class SupervisedAdversarialDropout(Regularizer):
     a random mask εˢ. If the model can be cut, the part below the layer runs once.
 
     Args:
-        divergence: ``"ce"``, ``"kl"`` (the same with labels), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
+        divergence: ``"ce"``, ``"kl"`` (the same with labels), ``"qe"``; ``"bernoulli_ce"``, ``"bernoulli_qe"`` for one
+            logit and for multi-label models; ``"squared_error"`` for regression; or a function
+            ``(target, prediction) -> (N,)``.
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
         output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
             tensor that it returns, or its ``logits``.
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, y, *, target=None)``: labels y of shape (N,), -1 = unlabelled (gives 0, does not count in the
-        mean). With ``target=model(x)``, the model's last training forward, εˢ is the mask of that pass, as in eq. 6,
-        which has one εˢ for the likelihood and this term; otherwise εˢ is drawn. The values of ``target`` are not used.
-        Returns a scalar, or shape (N,).
+        ``reg(model, x, y, *, target=None, mask=None)``: labels y of shape (N,), -1 = unlabelled (gives 0, does not
+        count in the mean). With ``target=model(x)``, the model's last training forward, εˢ is the mask of that pass, as
+        in eq. 6, which has one εˢ for the likelihood and this term; otherwise εˢ is drawn. The values of ``target`` are
+        not used. Returns a scalar, or shape (N,).
 
     Training and evaluation:
         Both passes run in the model's mode. The adversarial pass updates BatchNorm as usual; the search changes no

@@ -23,7 +23,9 @@ class VirtualAdversarialDropout(Regularizer):
     of the target pass, from which the search starts.
 
     Args:
-        divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
+        divergence: ``"kl"``, ``"qe"``, ``"ce"``; ``"bernoulli_kl"``, ``"bernoulli_qe"``, ``"bernoulli_ce"`` for one
+            logit and for multi-label models; ``"squared_error"`` for regression; or a function ``(target, prediction)
+            -> (N,)``.
         noise: How *other* noise (ordinary dropout, Gaussian noise) is drawn. ``"independent"``: separately for the
             target pass and the adversarial pass. ``"shared"``: once for all passes; if the model can be cut, the part
             below the layer runs once.
@@ -35,11 +37,11 @@ class VirtualAdversarialDropout(Regularizer):
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, *, target=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C), or to what the divergence
-        takes, and contains at least one :class:`~adversarial_dropout.AdversarialDropout`. ``target`` is ``model(x)``
-        if it has been computed already, as the model's last training forward: the search then starts from its masks.
-        With ``noise="shared"``, ``target`` also needs the activations ``h`` from which it was computed:
-        ``h = under(x); out = head(h); reg(head, h, target=out)``. Returns a scalar, or shape (N,).
+        ``reg(model, x, *, target=None, mask=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C), or to what the
+        divergence takes, and contains at least one :class:`~adversarial_dropout.AdversarialDropout`. ``target`` is
+        ``model(x)`` if it has been computed already, as the model's last training forward: the search then starts from
+        its masks. With ``noise="shared"``, ``target`` also needs the activations ``h`` from which it was computed: ``h
+        = under(x); out = head(h); reg(head, h, target=out)``. Returns a scalar, or shape (N,).
 
     Training and evaluation:
         Every pass runs in the model's mode. The target pass and the adversarial pass update BatchNorm as usual (two
