@@ -152,33 +152,34 @@ def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
 def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    rates: Sequence[float],
+    schedule: Sequence[tuple[float, float]],
     x: Tensor,
     y: Tensor,
     labelled: Iterator[Tensor],
     every: Iterator[Tensor],
     terms: Sequence[Term],
 ) -> float:
-    """Make a step at each of the learning rates; the mean loss.
+    """Make a step for each entry of ``schedule``, a learning rate and a share of the terms' weights; the mean loss.
 
-    The loss of a step is the cross-entropy of a batch of labelled rows, plus each term with its weight: of that batch
+    The loss of a step is the cross-entropy of a batch of labelled rows, plus each weighted term: of that batch
     for a supervised regulariser, of a batch of all rows for another.
     """
     model.train()
     total = torch.zeros((), device=x.device)
-    for rate in rates:
+    for rate, share in schedule:
         batch, wide = next(labelled), next(every)
         logits = model(x[batch])
         loss = F.cross_entropy(logits, y[batch])
         for term in terms:
             if term.regularizer.supervised:
-                loss = loss + term.weight * term.regularizer(model, x[batch], y[batch], target=logits)
+                value = term.regularizer(model, x[batch], y[batch], target=logits)
             else:
-                loss = loss + term.weight * term.regularizer(model, x[wide])
+                value = term.regularizer(model, x[wide])
+            loss = loss + share * term.weight * value
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += loss.detach()
-    return float(total) / len(rates)
+    return float(total) / len(schedule)

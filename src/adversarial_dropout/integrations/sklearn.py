@@ -48,6 +48,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
             ``"at"``, or several joined by ``"+"``, such as ``"vadd-kl+vat"``. ``"sadd"`` and ``"at"`` see only the
             labelled rows.
         weight: Weight λ ≥ 0 of each term. ``None``: 10 for ``"pi"`` and ``"vadd-qe"``, 1 for the others.
+        ramp_up: Share of ``max_iter``, in [0, 1], over which the weight rises from 0 to λ.
         hidden_layer_sizes: Units of each hidden layer of the default network.
         module: The network: a ``torch.nn.Module``, which is copied, or a class or function whose call
             ``module(shape, n_classes)`` returns one. It maps float32 rows of ``shape`` to logits, and contains an
@@ -108,6 +109,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
         method: str = "vadd-kl",
         *,
         weight: float | None = None,
+        ramp_up: float = 1 / 3,
         hidden_layer_sizes: int | Sequence[int] = (128, 128),
         module: nn.Module | Callable[[tuple[int, ...], int], nn.Module] | None = None,
         p: float = 0.5,
@@ -128,6 +130,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
     ) -> None:
         self.method = method
         self.weight = weight
+        self.ramp_up = ramp_up
         self.hidden_layer_sizes = hidden_layer_sizes
         self.module = module
         self.p = p
@@ -207,7 +210,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
         return float(np.average(predicted[labelled] == classes[codes], weights=weights))
 
     def _checked_parameters(self) -> tuple[torch.device, list[semi_supervised.Term]]:
-        for name in ("p", "delta"):
+        for name in ("p", "delta", "ramp_up", "validation_fraction"):
             check_fraction(name, getattr(self, name))
         for name in ("eps", "learning_rate"):
             check_positive(name, getattr(self, name))
@@ -215,7 +218,6 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
             check_at_least(name, getattr(self, name), 1)
         if self.weight is not None and not (isinstance(self.weight, numbers.Real) and 0 <= self.weight < math.inf):
             raise InvalidValueError(f"expected weight to be None or a finite number, 0 or more, got {self.weight!r}")
-        check_fraction("validation_fraction", self.validation_fraction)
         device = semi_supervised.checked_device(self.device)
         return device, semi_supervised.terms_of(self.method, self.weight, self.eps)
 
@@ -261,9 +263,8 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
         best, best_state, waited = -1.0, self.module_.state_dict(), 0
         self.validation_scores_ = [] if self.early_stopping else None
         for epoch in range(self.max_iter):
-            done = torch.zeros(steps) if self.early_stopping else (epoch + torch.arange(steps) / steps) / self.max_iter
-            rates = (self.learning_rate * 0.5 * (1 + torch.cos(math.pi * done))).tolist()
-            loss = semi_supervised.train_epoch(self.module_, self._optimizer, rates, x, y, labelled, every, terms)
+            schedule = [self._rate_and_share((epoch + step / steps) / self.max_iter) for step in range(steps)]
+            loss = semi_supervised.train_epoch(self.module_, self._optimizer, schedule, x, y, labelled, every, terms)
             if not math.isfinite(loss):
                 raise NonFiniteError(
                     f"expected a finite loss, got {loss} in epoch {epoch + 1}; scale X, or lower "
@@ -286,3 +287,8 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
                 break
         self.module_.load_state_dict(best_state)
         self.module_.eval()
+
+    def _rate_and_share(self, done: float) -> tuple[float, float]:
+        """Learning rate, and share of the weight, after a share ``done`` of ``max_iter``."""
+        rate = 1.0 if self.early_stopping else 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * rate, min(1.0, done / self.ramp_up) if self.ramp_up else 1.0
