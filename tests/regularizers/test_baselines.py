@@ -379,6 +379,7 @@ def test_invalid_indices(index: Any, error: type[Exception], message: str) -> No
         ({"examples": 0, "classes": 3}, "examples to be a whole number, 1 or more, got 0"),
         ({"examples": 4, "classes": 1}, "classes to be a whole number, 2 or more, got 1"),
         ({"examples": 4, "classes": 3, "momentum": 1}, "momentum below 1, got 1"),
+        ({"examples": 4, "classes": 3, "divergence": "bernoulli_kl"}, "divergence to be one of qe, kl, ce, got 'bern"),
     ],
 )
 def test_invalid_ensembles(settings: dict[str, Any], message: str) -> None:

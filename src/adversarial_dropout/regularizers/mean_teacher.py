@@ -96,7 +96,7 @@ class MeanTeacher(Regularizer):
             module.training = of_model.training
         with torch.no_grad():
             goal = self.run(self.teacher, x)
-        return self._divergence(goal, self.run(model, x) if target is None else target, mask)
+        return self.divergence_of(goal, self.run(model, x) if target is None else target, mask)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

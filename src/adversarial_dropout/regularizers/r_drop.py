@@ -59,7 +59,7 @@ class RDrop(PiModel):
         class_dim: int | None = None,
     ) -> None:
         super().__init__(divergence=divergence, reduction=reduction, output=output, class_dim=class_dim)
-        self._divergence = partial(_both_ways, self._divergence)
+        self.divergence_of = partial(_both_ways, self.divergence_of)
 
 
 def _both_ways(divergence: MaskedDivergence, first: Tensor, second: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from adversarial_dropout.errors import (
     InvalidTypeError,
     InvalidValueError,
     check_at_least,
+    check_choice,
     check_fraction,
     values_readable,
 )
@@ -69,6 +70,8 @@ class TemporalEnsembling(Regularizer):
         reduction: Reduction = "mean",
         output: Output = None,
     ) -> None:
+        if not callable(divergence):
+            check_choice("divergence", divergence, ("qe", "kl", "ce"))
         super().__init__(divergence=divergence, reduction=reduction, output=output)
         check_at_least("examples", examples, 1)
         check_at_least("classes", classes, 2)
@@ -118,7 +121,7 @@ class TemporalEnsembling(Regularizer):
         seen = sums.sum(dim=1) > 0
         # The softmax of log Z is Z / ΣZ, which is the bias-corrected average, because Z sums to 1 - αᵗ.
         earlier = sums.log().where(seen.unsqueeze(1), torch.zeros_like(sums))
-        values = self._divergence(earlier, prediction, mask)
+        values = self.divergence_of(earlier, prediction, mask)
         return values.where(seen, torch.zeros_like(values))
 
     def _checked(self, index: Tensor | None) -> Tensor:
