@@ -17,7 +17,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,14 @@ class Method:
     needs_labels: bool = False
 
 
-def network(method: str, settings: list[Setting]) -> Method:
+def network(method: str, settings: list[Setting], hidden: Sequence[int] = (128,)) -> Method:
     def make(setting: Setting, rows: int, features: int, seed: int) -> AdversarialDropoutClassifier:
         own = {name: value for name, value in setting.items() if name != "relative_eps"}
         if "relative_eps" in setting:
             own["eps"] = setting["relative_eps"] * math.sqrt(features)
         epochs = math.ceil(STEPS / math.ceil(rows / BATCH))
         return AdversarialDropoutClassifier(
-            method, max_iter=epochs, batch_size_unlabeled=BATCH, random_state=seed, **own
+            method, max_iter=epochs, batch_size_unlabeled=BATCH, random_state=seed, hidden_layer_sizes=hidden, **own
         )
 
     return Method(make, settings)
@@ -116,9 +116,13 @@ METHODS: dict[str, Method] = {
     "label spreading": Method(spreading, [*grid(n_neighbors=(5, 15)), *grid(gamma_times_features=(1.0, 10.0))]),
     "plain": network("plain", grid(p=(0.2, 0.5), learning_rate=RATES)),
     "pi": network("pi", grid(weight=(10.0, 30.0), learning_rate=RATES)),
+    "r-drop": network("r-drop", grid(weight=(1.0, 3.0), learning_rate=RATES)),
+    "mean-teacher": network("mean-teacher", grid(weight=(10.0, 30.0), learning_rate=RATES)),
     "vat": network("vat", grid(relative_eps=(0.1, 0.3), learning_rate=RATES)),
     "vadd-kl": network("vadd-kl", grid(weight=(1.0, 3.0), learning_rate=RATES)),
     "vadd-qe": network("vadd-qe", grid(weight=(10.0, 30.0), learning_rate=RATES)),
+    "plain, two hidden layers": network("plain", grid(p=(0.2, 0.5), learning_rate=RATES), (128, 128)),
+    "vadd-kl, two hidden layers": network("vadd-kl", grid(weight=(1.0, 3.0), learning_rate=RATES), (128, 128)),
     "vadd-kl+vat": network("vadd-kl+vat", grid(relative_eps=(0.1, 0.3), learning_rate=RATES)),
 }
 """Self-training repeats logistic regression. ``relative_eps`` is VAT's ε over the square root of the number of
@@ -207,6 +211,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/few-labels"), help="folder of the records")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--tuning-seeds", type=int, nargs="+", default=TUNING_SEEDS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--only", default="", help="only data sets whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -221,7 +226,7 @@ def main() -> None:
             "tuning_seeds": list(options.tuning_seeds),
             "steps": STEPS,
             "methods": {
-                name: measured(method, data, options.seeds, options.tuning_seeds) for name, method in METHODS.items()
+                name: measured(METHODS[name], data, options.seeds, options.tuning_seeds) for name in options.methods
             },
         }
         options.out.mkdir(parents=True, exist_ok=True)

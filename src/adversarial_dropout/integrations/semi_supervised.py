@@ -16,7 +16,9 @@ from adversarial_dropout.layers import AdversarialDropout
 from adversarial_dropout.regularizers.adversarial_training import AdversarialTraining
 from adversarial_dropout.regularizers.base import Regularizer
 from adversarial_dropout.regularizers.entropy_minimization import EntropyMinimization
+from adversarial_dropout.regularizers.mean_teacher import MeanTeacher
 from adversarial_dropout.regularizers.pi_model import PiModel
+from adversarial_dropout.regularizers.r_drop import RDrop
 from adversarial_dropout.regularizers.supervised_adversarial_dropout import SupervisedAdversarialDropout
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import VirtualAdversarialDropout
 from adversarial_dropout.regularizers.virtual_adversarial_training import VirtualAdversarialTraining
@@ -24,16 +26,18 @@ from adversarial_dropout.regularizers.virtual_adversarial_training import Virtua
 _ROWS_WITHOUT_GRADIENT = 1024
 """Rows of one forward pass where nothing is trained."""
 
-METHODS: dict[str, tuple[float, Callable[[float], Regularizer]]] = {
-    "at": (1.0, lambda eps: AdversarialTraining(eps=eps)),
-    "entmin": (1.0, lambda eps: EntropyMinimization()),
-    "pi": (10.0, lambda eps: PiModel()),
-    "sadd": (1.0, lambda eps: SupervisedAdversarialDropout()),
-    "vadd-kl": (1.0, lambda eps: VirtualAdversarialDropout(divergence="kl", noise="shared")),
-    "vadd-qe": (10.0, lambda eps: VirtualAdversarialDropout(divergence="qe", noise="shared")),
-    "vat": (1.0, lambda eps: VirtualAdversarialTraining(eps=eps)),
+METHODS: dict[str, tuple[float, Callable[[nn.Module, float], Regularizer]]] = {
+    "at": (1.0, lambda model, eps: AdversarialTraining(eps=eps)),
+    "entmin": (1.0, lambda model, eps: EntropyMinimization()),
+    "mean-teacher": (10.0, lambda model, eps: MeanTeacher(model)),
+    "pi": (10.0, lambda model, eps: PiModel()),
+    "r-drop": (1.0, lambda model, eps: RDrop()),
+    "sadd": (1.0, lambda model, eps: SupervisedAdversarialDropout()),
+    "vadd-kl": (1.0, lambda model, eps: VirtualAdversarialDropout(divergence="kl", noise="shared")),
+    "vadd-qe": (10.0, lambda model, eps: VirtualAdversarialDropout(divergence="qe", noise="shared")),
+    "vat": (1.0, lambda model, eps: VirtualAdversarialTraining(eps=eps)),
 }
-"""By name: the default weight λ, and the regulariser for a length ε of the perturbation."""
+"""By name: the default weight λ, and the regulariser for a network and a length ε of the perturbation."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Term:
     regularizer: Regularizer
 
 
-def terms_of(method: str, weight: float | None, eps: float) -> list[Term]:
-    """The terms of ``method``: a name of :data:`METHODS`, several joined by ``"+"``, or ``"plain"`` for none."""
+def checked_method(method: str) -> list[str]:
+    """The names of :data:`METHODS` that ``"+"`` joins in ``method``; none for ``"plain"``."""
     if method == "plain":
         return []
     names = str(method).split("+")
@@ -53,7 +57,12 @@ def terms_of(method: str, weight: float | None, eps: float) -> list[Term]:
         check_choice("method", name, ("plain", *METHODS))
     if "plain" in names or len(set(names)) < len(names):
         raise InvalidValueError(f'expected method to be different names joined by "+", without "plain", got {method!r}')
-    return [Term(METHODS[name][0] if weight is None else weight, METHODS[name][1](eps)) for name in names]
+    return names
+
+
+def terms_of(names: Sequence[str], model: nn.Module, weight: float | None, eps: float) -> list[Term]:
+    """The terms of these names with ``weight``, or each with its default one."""
+    return [Term(METHODS[name][0] if weight is None else weight, METHODS[name][1](model, eps)) for name in names]
 
 
 def network(
@@ -181,5 +190,8 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        for term in terms:
+            if isinstance(term.regularizer, MeanTeacher):
+                term.regularizer.update(model)
         total += loss.detach()
     return float(total) / len(schedule)

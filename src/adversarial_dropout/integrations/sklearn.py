@@ -44,10 +44,11 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
     ``StandardScaler`` in front.
 
     Args:
-        method: ``"plain"`` (no term), ``"vadd-kl"``, ``"vadd-qe"``, ``"vat"``, ``"pi"``, ``"entmin"``, ``"sadd"``,
-            ``"at"``, or several joined by ``"+"``, such as ``"vadd-kl+vat"``. ``"sadd"`` and ``"at"`` see only the
-            labelled rows.
-        weight: Weight λ ≥ 0 of each term. ``None``: 10 for ``"pi"`` and ``"vadd-qe"``, 1 for the others.
+        method: ``"plain"`` (no term), ``"vadd-kl"``, ``"vadd-qe"``, ``"vat"``, ``"pi"``, ``"r-drop"``,
+            ``"mean-teacher"``, ``"entmin"``, ``"sadd"``, ``"at"``, or several joined by ``"+"``, such as
+            ``"vadd-kl+vat"``. ``"sadd"`` and ``"at"`` see only the labelled rows.
+        weight: Weight λ ≥ 0 of each term. ``None``: 10 for ``"pi"``, ``"mean-teacher"`` and ``"vadd-qe"``, 1 for the
+            others.
         ramp_up: Share of ``max_iter``, in [0, 1], over which the weight rises from 0 to λ.
         hidden_layer_sizes: Units of each hidden layer of the default network.
         module: The network: a ``torch.nn.Module``, which is copied, or a class or function whose call
@@ -110,7 +111,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
         *,
         weight: float | None = None,
         ramp_up: float = 1 / 3,
-        hidden_layer_sizes: int | Sequence[int] = (128, 128),
+        hidden_layer_sizes: int | Sequence[int] = (128,),
         module: nn.Module | Callable[[tuple[int, ...], int], nn.Module] | None = None,
         p: float = 0.5,
         delta: float = 0.05,
@@ -151,7 +152,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train the network on ``X``, (N, features), (N, channels, height, width) or other, with labels ``y``, (N,)."""
-        device, terms = self._checked_parameters()
+        device, methods = self._checked_parameters()
         if getattr(X, "ndim", 2) < getattr(y, "ndim", 1):
             raise InvalidValueError(f"expected fit(X, y), got X of shape {X.shape} and y of shape {y.shape}")
         continuing = self.warm_start and hasattr(self, "module_")
@@ -181,6 +182,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
                 self._optimizer = torch.optim.Adam(self.module_.parameters(), lr=self.learning_rate)
                 self.loss_curve_ = []
             self.classes_ = classes
+            terms = semi_supervised.terms_of(methods, self.module_, self.weight, self.eps)
             self._train(x.to(device), targets.to(device), rows, validation, terms, device)
         return self
 
@@ -209,7 +211,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
         weights = None if sample_weight is None else np.asarray(sample_weight)[labelled]
         return float(np.average(predicted[labelled] == classes[codes], weights=weights))
 
-    def _checked_parameters(self) -> tuple[torch.device, list[semi_supervised.Term]]:
+    def _checked_parameters(self) -> tuple[torch.device, list[str]]:
         for name in ("p", "delta", "ramp_up", "validation_fraction"):
             check_fraction(name, getattr(self, name))
         for name in ("eps", "learning_rate"):
@@ -218,8 +220,7 @@ class AdversarialDropoutClassifier(ClassifierMixin, BaseEstimator):  # type: ign
             check_at_least(name, getattr(self, name), 1)
         if self.weight is not None and not (isinstance(self.weight, numbers.Real) and 0 <= self.weight < math.inf):
             raise InvalidValueError(f"expected weight to be None or a finite number, 0 or more, got {self.weight!r}")
-        device = semi_supervised.checked_device(self.device)
-        return device, semi_supervised.terms_of(self.method, self.weight, self.eps)
+        return semi_supervised.checked_device(self.device), semi_supervised.checked_method(self.method)
 
     def _rows(self, X: Any, *, reset: bool) -> Tensor:
         if hasattr(X, "toarray"):
