@@ -49,8 +49,8 @@ def accuracies() -> str:
     commits = sorted({each["commit"][:7] for each in where})
     return (
         f"{Table(head, lines).markdown()}\n\n"
-        f"Accuracy on the test part in %, mean ± standard deviation, n = {last - first + 1}, seeds {first} to {last}. Rows "
-        f"to train on and test rows: {sizes}. {machines}; {versions}; commit{'s' * (len(commits) > 1)} "
+        f"Accuracy on the test part in %, mean ± standard deviation, n = {last - first + 1}, seeds {first} to {last}. "
+        f"Rows to train on and test rows: {sizes}. {machines}; {versions}; commit{'s' * (len(commits) > 1)} "
         f"{', '.join(commits)}."
     )
 

@@ -26,6 +26,7 @@ RUN_ELSEWHERE = {
     "pip install '.[experiments]'": "the set-up installs the same extra",
     "pip install '.[onnx]'": "the set-up installs the same extra",
     "pip install '.[ray]'": "the set-up installs the same extra",
+    "pip install '.[sklearn]'": "the set-up installs the same extra",
     "python3 tasks.py benchmarks": "test_benchmarks, small",
 }
 IN_SECONDS = {

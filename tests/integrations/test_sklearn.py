@@ -132,7 +132,7 @@ def test_weight_and_rate_follow_their_schedule() -> None:
 def test_batches_take_turns() -> None:
     drawn = semi_supervised.batches(torch.arange(10, 17), 3)
     seen = torch.cat([next(drawn) for _ in range(7)])
-    assert all(sorted(part.tolist()) == list(range(10, 17)) for part in seen.split(7))
+    assert all(sorted(part.tolist()) == list(range(10, 17)) for part in torch.split(seen, 7))
     assert sorted(next(semi_supervised.batches(torch.arange(2), 5)).tolist()) == [0, 1]
 
 
@@ -217,10 +217,10 @@ def test_global_generators_are_left_alone(seed: int | None, few: Rows) -> None:
     )
 
 
-def until(epochs: int, schedule: Callable[[float], Any]) -> Callable[[float], Any]:
+def until(epochs: int, schedule: Callable[[float], tuple[float, float]]) -> Callable[[float], tuple[float, float]]:
     """A schedule that ends with ``StopIteration`` after some of 100 epochs."""
 
-    def of(done: float) -> Any:
+    def of(done: float) -> tuple[float, float]:
         if done > epochs / 100 - 1e-9:
             raise StopIteration
         return schedule(done)
@@ -235,7 +235,7 @@ def test_early_stopping_returns_to_the_best_epoch(few: Rows) -> None:
     assert model.n_iter_ == len(scores) == len(model.loss_curve_) < 100
     assert scores.index(max(scores)) == len(scores) - 1 - 3
     ended = small(early_stopping=True, validation_fraction=0.4, max_iter=100)
-    ended._rate_and_share = until(len(scores) - 3, ended._rate_and_share)
+    ended._rate_and_share = until(len(scores) - 3, ended._rate_and_share)  # type: ignore[method-assign]
     with pytest.raises(StopIteration):
         ended.fit(*few)
     assert (model.predict_proba(few[0]) == ended.predict_proba(few[0])).all()
@@ -335,13 +335,13 @@ def test_a_network_of_the_users() -> None:
     assert isinstance(of_class.module_, Cnn)
     assert of_class.score(x, y) > 0.8
     given = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), AdversarialDropout(0.5, 0.05), nn.Linear(40, 10)).double()
-    before = given[1].weight.clone()
+    before = given.get_parameter("1.weight").clone()
     of_instance = small(module=given, max_iter=20).fit(x, y)
-    assert (given[1].weight == before).all(), "it trains a copy"
+    assert torch.equal(given.get_parameter("1.weight"), before), "it trains a copy"
     assert of_instance.score(x, y) > 0.8
     assert len(clone(of_instance).module) == 4
     started = small(module=given, learning_rate=1e-12, max_iter=1).fit(x, y).module_
-    assert torch.allclose(started[1].weight.double(), before), "from the given weights"
+    assert torch.allclose(started.get_parameter("1.weight").double(), before), "from the given weights"
 
 
 def test_it_says_what_it_does(few: Rows, capsys: pytest.CaptureFixture[str]) -> None:
