@@ -57,7 +57,7 @@ def accuracies() -> str:
 
 def settings() -> str:
     """The setting that validation chose, and seconds per fit."""
-    runs = _runs(_records())
+    runs = recorded()
 
     def cell(method: str, name: str) -> str:
         run = runs[method, name]
@@ -70,6 +70,11 @@ def settings() -> str:
 
 def _records() -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted((RESULTS / "few-labels").rglob("*.json"))]
+
+
+def recorded() -> Mapping[tuple[str, str], dict[str, Any]]:
+    """By method and data set: the setting chosen, accuracies, seconds."""
+    return _runs(_records())
 
 
 def _runs(records: list[dict[str, Any]]) -> Mapping[tuple[str, str], dict[str, Any]]:

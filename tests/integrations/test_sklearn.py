@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
-from adversarial_dropout import AdversarialDropout
+from adversarial_dropout import AdversarialDropout, MeanTeacher
 from adversarial_dropout.integrations import semi_supervised
 from adversarial_dropout.integrations.sklearn import EXPECTED_FAILED_CHECKS, AdversarialDropoutClassifier
 
@@ -117,6 +117,35 @@ def test_the_loss_is_the_likelihood_plus_the_weighted_terms(few: Rows) -> None:
     likelihood = -log_p[y >= 0, y[y >= 0]].mean()
     entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
     assert model.loss_curve_[0] == pytest.approx((likelihood + 3 * entropy).item(), rel=1e-5)
+
+
+def test_a_step_takes_its_rate_and_its_share_of_the_weight(few: Rows) -> None:
+    x, y = torch.from_numpy(few[0]), torch.from_numpy(few[1])
+    rows = torch.arange(0, 150, 5)
+    model = nn.Linear(4, 3)
+    before = model.weight.detach().clone()
+    (term,) = semi_supervised.terms_of(["entmin"], model, 4.0, 1.0)
+    log_p = model(x[rows]).log_softmax(dim=1)
+    expected = -log_p.gather(1, y[rows, None]).mean() - 0.5 * 4 * (log_p.exp() * log_p).sum(dim=1).mean()
+    expected.backward()
+    drawn = semi_supervised.batches(rows, 30), semi_supervised.batches(rows, 30)
+    optimizer = torch.optim.SGD(model.parameters(), lr=100.0)
+    loss = semi_supervised.train_epoch(model, optimizer, [(0.1, 0.5)], x, y, *drawn, [term])
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert model.weight.grad is not None
+    torch.testing.assert_close(model.weight, before - 0.1 * model.weight.grad)
+
+
+def test_the_teacher_follows_the_network(few: Rows) -> None:
+    x, y = torch.from_numpy(few[0]), torch.from_numpy(few[1])
+    model = nn.Linear(4, 3)
+    (term,) = semi_supervised.terms_of(["mean-teacher"], model, None, 1.0)
+    before = model.weight.detach().clone()
+    rows = torch.arange(0, 150, 5)
+    drawn = semi_supervised.batches(rows, 30), semi_supervised.batches(rows, 30)
+    semi_supervised.train_epoch(model, torch.optim.Adam(model.parameters()), [(0.1, 1.0)], x, y, *drawn, [term])
+    assert isinstance(term.regularizer, MeanTeacher)
+    torch.testing.assert_close(term.regularizer.teacher.get_parameter("weight"), (before + model.weight.detach()) / 2)
 
 
 def test_weight_and_rate_follow_their_schedule() -> None:
@@ -235,7 +264,7 @@ def test_early_stopping_returns_to_the_best_epoch(few: Rows) -> None:
     assert model.n_iter_ == len(scores) == len(model.loss_curve_) < 100
     assert scores.index(max(scores)) == len(scores) - 1 - 3
     ended = small(early_stopping=True, validation_fraction=0.4, max_iter=100)
-    ended._rate_and_share = until(len(scores) - 3, ended._rate_and_share)  # type: ignore[method-assign]
+    ended._rate_and_share = until(len(scores) - 3, ended._rate_and_share)  # type: ignore[assignment, method-assign]
     with pytest.raises(StopIteration):
         ended.fit(*few)
     assert (model.predict_proba(few[0]) == ended.predict_proba(few[0])).all()
