@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import choice_tables
+import few_label_tables
 import figure_tables
 import reference_pages
 import search_tables
@@ -37,6 +38,7 @@ PAGES = (
     "docs/choosing.md",
     "docs/api.md",
     "docs/messages.md",
+    "docs/scikit-learn.md",
     "docs/method.md",
     "docs/digits.md",
     "docs/experiments.md",
@@ -222,6 +224,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "theory-distances": partial(_theory, 5),
     "search-quality": search_tables.search_quality,
     "search-steps": search_tables.search_steps,
+    "few-labels": few_label_tables.accuracies,
+    "few-labels-settings": few_label_tables.settings,
     "settings": digits_settings,
     "api": reference_pages.api,
     "messages": reference_pages.messages,

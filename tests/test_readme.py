@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     "pip install '.[ray]'": "the set-up installs the same extra",
     "pip install '.[transformers]'": "the set-up installs the same extra",
     "pip install '.[lightning]'": "the set-up installs the same extra",
+    "pip install '.[sklearn]'": "the set-up installs the same extra",
     "python3 tasks.py benchmarks": "test_benchmarks, small",
 }
 IN_SECONDS = {
