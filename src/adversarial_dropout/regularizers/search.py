@@ -15,6 +15,7 @@ from adversarial_dropout.errors import InvalidValueError, NonFiniteError, values
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 from adversarial_dropout.masks import adversarial_mask, flip_budget, sample_mask
 from adversarial_dropout.regularizers.passes import (
+    Noise,
     check_not_recomputed,
     cut,
     detached_copy,
@@ -22,6 +23,8 @@ from adversarial_dropout.regularizers.passes import (
     replacing,
     run_model,
 )
+from adversarial_dropout.regularizers.replay import Replay
+from adversarial_dropout.regularizers.replayable import starts_at_a_layer
 
 generators_of_a_search: ContextVar[Callable[[int], Sequence[torch.Generator]] | None] = ContextVar(
     "generators_of_a_search", default=None
@@ -86,6 +89,9 @@ class Search:
             )
         self._under, self._upper = (nn.Sequential(), model) if at_layer else cut(model)
         self._preserving_noise = partial(preserving_noise, model, x)
+        self._replay = Replay(
+            self._upper, partial(Noise, model, x), at_layer=at_layer or starts_at_a_layer(self._upper)
+        )
         self._from_last_masks = from_last_masks
         self._at_layer = at_layer
         self._warn = warn
@@ -112,7 +118,10 @@ class Search:
             base = self._base(masks, h)
             return base if masks.layer.training else None
 
-        with self._applying(base_mask), self._preserving_noise() if repeat_noise else contextlib.nullcontext():
+        if not repeat_noise:
+            with self._applying(base_mask):
+                return run_model(self._upper, h)
+        with self._applying(base_mask), self._preserving_noise(), self._replay.recording(h):
             return run_model(self._upper, h)
 
     def adversarial_pass(self, h: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
@@ -125,7 +134,7 @@ class Search:
             return self._base(masks, h) if mask is None else mask  # None: the search has not reached the layer.
 
         with self._applying(given_mask):
-            return run_model(self._upper, h)
+            return self._replay.run(h, partial(run_model, self._upper, h), search=False)
 
     def find(self, h: Tensor, target: Tensor, divergence: Divergence) -> None:
         r"""Find the adversarial mask of every layer, within the layer's budget.
@@ -142,31 +151,40 @@ class Search:
                 masks.entered = h.detach()
             return masks.point
 
-        h, target = detached_copy(h), detached_copy(target)
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            self._preserving_noise(),
-            self._applying(point_mask),
-            replacing(self._upper, parameters=Tensor.detach, buffers=Tensor.clone),
-        ):
-            prediction = run_model(self._upper, h)
-            reached = {masks: masks.point for masks in self.masks if masks.point is not None}
-            if not reached:
-                raise InvalidValueError(
-                    "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use the "
-                    "layer in forward (or upper)"
-                )
-            values = divergence(target, prediction)
-            if not values.requires_grad:
-                raise InvalidValueError(
-                    "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
-                    "look for detach(), item() or no_grad() in the divergence or in the model"
-                )
-            jacobians = torch.autograd.grad(values.sum(), list(reached.values()), materialize_grads=True)
+        def to_the_first_layer() -> None:
+            with self._applying(lambda masks, h: None):
+                run_model(self._upper, h)
+
+        def search() -> tuple[Tensor, list[LayerMasks], Tensor, tuple[Tensor, ...]]:
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                self._preserving_noise(),
+                self._applying(point_mask),
+                replacing(self._upper, parameters=Tensor.detach, buffers=Tensor.clone),
+            ):
+                prediction = run_model(self._upper, detached)
+                reached = {masks: masks.point for masks in self.masks if masks.point is not None}
+                if not reached:
+                    raise InvalidValueError(
+                        "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use "
+                        "the layer in forward (or upper)"
+                    )
+                values = divergence(target, prediction)
+                if not values.requires_grad:
+                    raise InvalidValueError(
+                        "expected a divergence that can be differentiated by the prediction, but its value has no "
+                        "graph; look for detach(), item() or no_grad() in the divergence or in the model"
+                    )
+                jacobians = torch.autograd.grad(values.sum(), list(reached.values()), materialize_grads=True)
+                return prediction.detach(), list(reached), values, jacobians
+
+        self._replay.prepare(h, to_the_first_layer)
+        detached, target = detached_copy(h), detached_copy(target)
+        prediction, reached, values, jacobians = self._replay.run(h, search, search=True)
         if self._at_layer:
-            self._check_starts_at_a_layer(h)
-        repeated = _repeated_rows(target, prediction.detach())
+            self._check_starts_at_a_layer(detached)
+        repeated = _repeated_rows(target, prediction)
         for masks, jacobian in zip(reached, jacobians, strict=True):
             masks.found = _found_mask(masks, jacobian, repeated)
         self._warn_if_idle(repeated, values, jacobians)
@@ -181,6 +199,7 @@ class Search:
 
         def checked(masks: LayerMasks, h: Tensor) -> Tensor | None:
             check_not_recomputed()
+            self._replay.reached()
             mask, shape = mask_of(masks, h), masks.layer.mask_shape(h)
             if mask is not None and mask.shape != shape:
                 raise InvalidValueError(
