@@ -8,9 +8,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
-from operator import is_
 from typing import Any, Literal, NoReturn, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -18,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.layers import adversarial_layers
-from adversarial_dropout.regularizers.buffers import Buffers, version
+from adversarial_dropout.regularizers.buffers import Buffers
 from adversarial_dropout.regularizers.passes import Noise
+from adversarial_dropout.regularizers.recorded_call import RecordedCall, recorded
 from adversarial_dropout.regularizers.replayable import around_layers, reason_to_run_whole
-from adversarial_dropout.regularizers.trees import UnknownTypeError, form, leaves, mapped, memory, tensors_in
+from adversarial_dropout.regularizers.trees import UnknownTypeError, form, leaves
 
 T = TypeVar("T")
 Mode = Literal["off", "recording", "prefix", "replaying"]
@@ -48,36 +47,6 @@ class PassesDifferError(BaseException):
     """A pass does not call the recorded modules in the recorded order."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Argument:
-    """Stands in a recorded output for a tensor that the module was given."""
-
-    index: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One recorded call.
-
-    Attributes:
-        module: What was called.
-        form: Its arguments, with the form of each tensor in place of the tensor.
-        output: What it returned.
-        tensors: The tensors in it that the call has made, and their versions then.
-        noise: The states of the random streams afterwards; ``None`` if it has drawn nothing.
-    """
-
-    module: nn.Module
-    form: list[Any]
-    output: Any
-    tensors: list[tuple[Tensor, int]]
-    noise: list[Tensor] | None
-
-    def unchanged(self) -> bool:
-        """Whether no tensor of the output was changed in place since."""
-        return all(version(tensor) == before for tensor, before in self.tensors)
-
-
 class Replay:
     """The recorded calls of one step, and the passes that use them.
 
@@ -91,7 +60,7 @@ class Replay:
 
     def __init__(self, model: nn.Module, noise: Callable[[], Noise], *, at_layer: bool) -> None:
         self._mode: Mode = "off"
-        self._calls: list[_Call] = []
+        self._calls: list[RecordedCall] = []
         self._buffers: Buffers | None = None  # To return to if the pass that has recorded is not used.
         self._usable = not (at_layer or torch.compiler.is_compiling()) and replay_allowed.get()
         if not self._usable:
@@ -194,8 +163,10 @@ class Replay:
     def _check_recording(self) -> bool:
         """Whether the recording can be used; if not, the next one knows why."""
         changed = [call.module for call in self._calls if not call.unchanged()]
+        hooked = [call.module for call in self._calls if call.has_hooks()]
         _copied.update(changed)
-        if changed or self._learned:
+        _opened.update(hooked)
+        if changed or hooked or self._learned:
             self._calls = []
             return False
         return True
@@ -253,67 +224,31 @@ class Replay:
                 _opened.add(module)
                 return forward(*args, **kwargs)
             if self._mode != "replaying":
-                return self._record(module, forward, given, args, kwargs)
-            if self._next == len(self._calls):
-                return forward(
-                    *args, **kwargs
-                )  # It contains the layer that ends the recording, but not as a submodule.
-            return self._replay(module, given)
+                return self._record(module, partial(forward, *args, **kwargs), (args, kwargs))
+            if self._next == len(self._calls):  # A call that reaches a layer, which is not its submodule.
+                return forward(*args, **kwargs)
+            recorded_call = self._calls[self._next]
+            if recorded_call.module is not module or recorded_call.form != form(given):
+                self._differs()
+            self._next += 1
+            if recorded_call.noise is not None:
+                self._noise.restore(recorded_call.noise)
+            return recorded_call.again(given, detached=self._detached)
 
         call.__wrapped__ = forward  # type: ignore[attr-defined]  # For inspect.signature.
         return call
 
-    def _record(self, module: nn.Module, forward: Callable[..., Any], given: list[Any], args: Any, kwargs: Any) -> Any:
-        """Run the module and record the call, unless a layer is reached in it."""
-        inputs, before = tensors_in(given), self._noise.states()
-        versions = list(map(version, inputs))
+    def _record(self, module: nn.Module, call: Callable[[], Any], arguments: Any) -> Any:
         self._inside += 1
         try:
-            output = forward(*args, **kwargs)
+            output, recorded_call = recorded(module, call, arguments, self._noise, copied=module in _copied)
         finally:
             self._inside -= 1
         if self._reached:
             return output
-        after = self._noise.states()
-        try:
-            returned, still_given = leaves(output), leaves((args, kwargs))
-        except UnknownTypeError:
-            replayable = False
-        else:
-            made = [tensor for tensor in tensors_in(returned) if not any(map(partial(is_, tensor), inputs))]
-            replayable = (
-                list(map(version, inputs)) == versions
-                and len(still_given) == len(given)
-                and all(map(is_, tensors_in(still_given), inputs))
-                and not (memory(made) & memory(inputs))
-                and not (module in _copied and len(memory(made)) < len({id(tensor) for tensor in made}))
-            )
-        if not replayable:
+        if recorded_call is None:
             _opened.add(module)
             self._learned = self._learned or bool(module._modules)
-            return output
-        copies = {id(tensor): tensor.clone() if module in _copied else tensor for tensor in made}
-        places = {id(tensor): _Argument(index) for index, tensor in enumerate(inputs)}
-        recorded = mapped(output, lambda tensor: places.get(id(tensor)) or copies[id(tensor)])
-        drawn = None if all(map(torch.equal, before, after)) else after
-        kept = [(tensor, version(tensor)) for tensor in copies.values()]
-        self._calls.append(_Call(module, form(given), recorded, kept, drawn))
+        else:
+            self._calls.append(recorded_call)
         return output
-
-    def _replay(self, module: nn.Module, given: list[Any]) -> Any:
-        """What the module has returned in the recorded pass, for the arguments ``given``."""
-        call = self._calls[self._next]
-        if call.module is not module or call.form != form(given):
-            self._differs()
-        self._next += 1
-        if call.noise is not None:
-            self._noise.restore(call.noise)
-        inputs, outputs = tensors_in(given), {}
-        for tensor, _ in call.tensors:
-            output = tensor.detach() if self._detached else tensor
-            outputs[id(tensor)] = output.clone() if module in _copied else output
-        return mapped(
-            call.output,
-            lambda leaf: inputs[leaf.index] if isinstance(leaf, _Argument) else outputs[id(leaf)],
-            (Tensor, _Argument),
-        )

@@ -15,9 +15,11 @@ def reason_to_run_whole(model: nn.Module) -> str | None:
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     if torch.is_inference_mode_enabled():
         return "inference mode"
-    if torch.jit.is_tracing() or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+    if torch._C._get_tracing_state() is not None or _is_captured():
         return "the pass is being traced or captured"
-    if _has_any_global_hook() or any(getattr(module, name) for module in modules for name in hooks):
+    if _has_any_global_hook() or any(  # type: ignore[no-untyped-call]
+        getattr(module, name) for module in modules for name in hooks
+    ):
         return "a module has hooks"
     if any(
         isinstance(module, nn.DataParallel | DistributedDataParallel | torch.jit.ScriptModule) for module in modules
@@ -28,6 +30,11 @@ def reason_to_run_whole(model: nn.Module) -> str | None:
     if any("_orig_mod" in module._modules or module._compiled_call_impl is not None for module in modules):
         return "a module is compiled"
     return None
+
+
+def _is_captured() -> bool:
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return initialized and torch.cuda.is_current_stream_capturing()
 
 
 def starts_at_a_layer(model: nn.Module) -> bool:

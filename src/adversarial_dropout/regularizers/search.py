@@ -189,6 +189,12 @@ class Search:
             masks.found = _found_mask(masks, jacobian, repeated)
         self._warn_if_idle(repeated, values, jacobians)
 
+    def keep_base_masks(self) -> None:
+        """Let the base masks count as those of the model's last training forward."""
+        for masks in self.masks:
+            if masks.layer.training and masks.base is not None:
+                masks.layer._last_mask = masks.base
+
     def point(self, base: Tensor, dtype: torch.dtype) -> Tensor:
         """ε⁰, the mask at which D is linearised, for the base mask εˢ: all ones, as in the paper."""
         return torch.ones_like(base, dtype=dtype)
