@@ -5,8 +5,8 @@
 All methods take turns in one process with one thread. A plain step computes the cross-entropy of a batch, forward and
 backward, and makes Adam's update. Unless the name says otherwise, a method adds its term on the same batch, and the
 cross-entropy uses the target pass of the term. R-Drop (Liang et al., NeurIPS 2021) makes two passes; its loss is the
-mean of the two cross-entropies plus the symmetric KL divergence. "run whole" is without the reuse of recorded outputs.
-Run it on an idle machine.
+mean of the two cross-entropies plus the symmetric KL divergence. "run whole" is without the reuse of recorded outputs;
+with shared noise, the cross-entropy then has a pass of its own, as before ``with_output``. Run it on an idle machine.
 """
 
 import statistics
@@ -76,7 +76,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm1(x)
         x = x + self.dropout(self.attention(h, h, h, need_weights=False)[0])
-        return x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
+        x = x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
+        return x
 
 
 class Transformer(nn.Module):
@@ -160,7 +161,7 @@ def losses_of(model: nn.Module, make: Callable[[int], Tensor], n: int) -> dict[s
         "r-drop": lambda: r_drop(model, x, y),
         "vadd shared": vadd_shared,
         "vadd independent": with_target(independent),
-        "vadd shared, run whole": whole(vadd_shared),
+        "vadd shared, run whole": whole(lambda: F.cross_entropy(model(x), y) + shared(model, x)),
         "vadd independent, run whole": whole(with_target(independent)),
         "pi, on an unlabelled batch": unlabelled_beside(pi),
         "vadd shared, on an unlabelled batch": unlabelled_beside(shared),

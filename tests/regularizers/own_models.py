@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ def below(n: int = 6) -> nn.Sequential:
 
 class Own(nn.Module):
     """``head(layer(features(x)))``; the models below differ in ``features`` or ``forward``."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, first: nn.Module | None = None, **others: nn.Module) -> None:
         super().__init__()
@@ -70,7 +74,7 @@ class InPlaceStem(Own):
         self.blocks = nn.ModuleList([Residual(), nn.Sequential(nn.Dropout(0.2), Residual())])
 
     def features(self, x: Tensor) -> Tensor:
-        h: Tensor = self.relu(self.norm(self.first(x)))
+        h: Tensor = self.relu(self.norm(self.first(x)))  # type: ignore[operator]
         for block in self.blocks:
             h = block(h)
         return F.dropout(h, 0.1, self.training)
@@ -85,9 +89,9 @@ class FunctionsBetween(Own):
 
     def features(self, x: Tensor) -> Tensor:
         a = F.relu(self.first(x) + 0.1 * torch.randn_like(x[:, :1]))
-        b = self.second(a)
+        b = self.second(a)  # type: ignore[operator]
         b += a
-        c = torch.cat([b, self.third(F.linear(b, self.weight))], dim=1)
+        c = torch.cat([b, self.third(F.linear(b, self.weight))], dim=1)  # type: ignore[operator]
         return F.dropout(c[:, ::2], 0.1, self.training)
 
 
@@ -105,10 +109,10 @@ class ViewInPlace(Own):
         super().__init__(identity=nn.Identity(), flatten=nn.Flatten(), unflatten=nn.Unflatten(1, (2, 4)))
 
     def features(self, x: Tensor) -> Tensor:
-        a = self.identity(self.first(x))
-        b = self.flatten(self.unflatten(a))
+        a = self.identity(self.first(x))  # type: ignore[operator]
+        b = self.flatten(self.unflatten(a))  # type: ignore[operator]
         b.mul_(1.5)
-        return a + b
+        return a + b  # type: ignore[no-any-return]
 
 
 class SeveralLayers(Own):
@@ -119,8 +123,8 @@ class SeveralLayers(Own):
         self.block = nn.Sequential(nn.Linear(WIDTH, WIDTH), AdversarialDropout(0.4, 0.3), nn.Tanh())
 
     def features(self, x: Tensor) -> Tensor:
-        h = self.both(self.second(self.second(self.first(x))))
-        result: Tensor = self.both(self.block(self.block(h)))
+        h = self.both(self.second(self.second(self.first(x))))  # type: ignore[operator]
+        result: Tensor = self.both(self.block(self.block(h)))  # type: ignore[operator]
         return result
 
 
@@ -129,7 +133,7 @@ class Recurrent(Own):
         super().__init__(nn.Sequential(Seen(2, 4), nn.Tanh()), gru=nn.GRU(4, WIDTH, batch_first=True))
 
     def features(self, x: Tensor) -> Tensor:
-        states, last = self.gru(self.first(x.unflatten(1, (3, 2))))
+        states, last = self.gru(self.first(x.unflatten(1, (3, 2))))  # type: ignore[no-untyped-call]
         result: Tensor = states.mean(dim=1) + last[0]
         return result
 
@@ -144,8 +148,8 @@ class Attending(Own):
         )
 
     def features(self, x: Tensor) -> Tensor:
-        h = self.encoder(self.first(x.unflatten(1, (3, 2))))
-        result: Tensor = h.mean(dim=1) + self.attention(h, h, h)[0].mean(dim=1)
+        h = self.encoder(self.first(x.unflatten(1, (3, 2))))  # type: ignore[no-untyped-call]
+        result: Tensor = h.mean(dim=1) + self.attention(h, h, h)[0].mean(dim=1)  # type: ignore[operator]
         return result
 
 
@@ -214,7 +218,7 @@ class Reversing(Own):
     def features(self, x: Tensor) -> Tensor:
         h: Tensor = self.first(x)
         if h.requires_grad:
-            h.register_hook(lambda gradient: -2 * gradient)
+            h.register_hook(lambda gradient: -2 * gradient)  # type: ignore[no-untyped-call]
         return h
 
 
@@ -225,7 +229,7 @@ class Mapped(Own):
         super().__init__(second=nn.Linear(WIDTH, WIDTH))
 
     def features(self, x: Tensor) -> Tensor:
-        h: Tensor = torch.func.vmap(self.second)(self.first(x))
+        h: Tensor = torch.func.vmap(self.second)(self.first(x))  # type: ignore[arg-type]
         return h
 
 
@@ -234,7 +238,7 @@ class Noisy(Own):
         super().__init__(noise=Recorder(0.3, torch.Generator()), default=Recorder(0.3))
 
     def features(self, x: Tensor) -> Tensor:
-        h: Tensor = self.default(self.noise(self.first(x)))
+        h: Tensor = self.default(self.noise(self.first(x)))  # type: ignore[operator]
         return h
 
 

@@ -101,7 +101,7 @@ def results(model: nn.Module, step: Step, x: Tensor, y: Tensor, *, whole: bool, 
     with whole_passes() if whole else contextlib.nullcontext():
         loss = step(model, x, y)
     model.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     gradients = [torch.zeros(()) if leaf.grad is None else leaf.grad for leaf in (x, *model.parameters())]
     drawn = [torch.rand(3), *(torch.rand(3, generator=generator) for generator in held_generators(model))]
     return loss.detach(), gradients, {name: value.clone() for name, value in model.named_buffers()}, drawn

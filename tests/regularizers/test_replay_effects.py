@@ -108,7 +108,7 @@ def test_a_bert_of_transformers() -> None:
     model, ids, y = Logits(), torch.randint(1, 30, (4, 6)), torch.randint(3, (4,))
     first = inner.bert.encoder.layer[0].attention.self.query
     forward, calls = first.forward, []
-    first.forward = lambda h: calls.append(1) or forward(h)
+    first.forward = lambda h: (calls.append(1), forward(h))[1]  # type: ignore[func-returns-value]
     for step, (fewer, more) in STEPS.items():
         (loss, gradients, _, drawn), (other, expected, _, other_drawn) = (
             results(model, step, ids, y, whole=whole) for whole in (False, True)
@@ -131,8 +131,8 @@ def test_signatures_are_kept_in_a_pass() -> None:
 
 def test_a_model_keeps_nothing_of_a_pass() -> None:
     model = own_model("in-place stem")
-    mine = model.blocks[0].forward  # type: ignore[index]
-    model.blocks[0].forward = mine  # type: ignore[index]
+    mine = model.blocks[0].forward
+    model.blocks[0].forward = mine
     activations: list[weakref.ref[Tensor]] = []
 
     class Watched(nn.Module):
@@ -142,9 +142,9 @@ def test_a_model_keeps_nothing_of_a_pass() -> None:
             return out
 
     model.first = nn.Sequential(model.first, Watched())
-    vadd_shared(model, *batch(8)).backward()
+    vadd_shared(model, *batch(8)).backward()  # type: ignore[no-untyped-call]
     assert [module for module in model.modules() if "forward" in vars(module)] == [model.blocks[0]]  # type: ignore[index]
-    assert model.blocks[0].forward is mine  # type: ignore[index]
+    assert model.blocks[0].forward is mine
     gc.collect()
     assert [activation() for activation in activations] == [None] * len(activations)
 
@@ -194,7 +194,7 @@ def test_with_output_returns_the_target_pass_and_the_term(form: str, noise: Any)
     assert torch.equal(term, expected)
     target = net.above.runs[0]
     assert_same(output, net.logits(target.seen, target.noise))
-    (F.cross_entropy(output, y) + term).backward()
+    (F.cross_entropy(output, y) + term).backward()  # type: ignore[no-untyped-call]
     # The masks of the target pass count as those of the last forward.
     net.layer.delta = 0.0
     SupervisedAdversarialDropout()(net.model, x, y, target=output)

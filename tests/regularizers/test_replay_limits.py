@@ -22,27 +22,27 @@ LOGGER = "adversarial_dropout"
 
 
 def pre_hook(model: nn.Module) -> nn.Module:
-    model.first[1].register_forward_pre_hook(lambda *given: None)  # type: ignore[index, operator, union-attr]
+    model.first[1].register_forward_pre_hook(lambda *given: None)  # type: ignore[index, union-attr]
     return model
 
 
 def hook_at_the_head(model: nn.Module) -> nn.Module:
-    model.head.register_forward_hook(lambda *given: None)  # type: ignore[operator, union-attr]
+    model.head.register_forward_hook(lambda *given: None)  # type: ignore[union-attr]
     return model
 
 
 def backward_hook(model: nn.Module) -> nn.Module:
-    model.first.register_full_backward_hook(lambda *given: None)  # type: ignore[operator, union-attr]
+    model.first.register_full_backward_hook(lambda *given: None)  # type: ignore[union-attr]
     return model
 
 
 def compiled_part(model: nn.Module) -> nn.Module:
-    model.first[2].compile(backend="eager")  # type: ignore[index, operator, union-attr]
+    model.first[2].compile(backend="eager")  # type: ignore[index, union-attr]
     return model
 
 
 def compiled_wrapper(model: nn.Module) -> nn.Module:
-    model.first[2] = torch.compile(nn.Tanh(), backend="eager")  # type: ignore[index, operator]
+    model.first[2] = torch.compile(nn.Tanh(), backend="eager")  # type: ignore[assignment, operator]
     return model
 
 
@@ -141,8 +141,8 @@ class Alternating(Own):
         self.count += 1
         h = self.first(x)
         if next(self.pass_of_step) < self.differs_in:
-            return self.second(h)  # type: ignore[no-any-return, operator]
-        return self.third(torch.rand_like(h) * h)  # type: ignore[no-any-return, operator]
+            return self.second(h)  # type: ignore[no-any-return]
+        return self.third(torch.rand_like(h) * h)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(

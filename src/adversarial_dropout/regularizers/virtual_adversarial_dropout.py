@@ -94,7 +94,8 @@ class VirtualAdversarialDropout(Regularizer):
             >>> logits, term = vadd.with_output(model, x)
             >>> loss = F.cross_entropy(logits, y) + lam * term
         """
-        self._target_passes = target_passes = []
+        target_passes: list[tuple[Search, Tensor]] = []
+        self._target_passes = target_passes
         try:
             term: Tensor = self(model, x)
         finally:
