@@ -76,8 +76,9 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm1(x)
         x = x + self.dropout(self.attention(h, h, h, need_weights=False)[0])
-        x = x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
-        return x
+        h = self.outer(F.gelu(self.inner(self.norm2(x))))
+        result: Tensor = x + self.dropout(h)
+        return result
 
 
 class Transformer(nn.Module):

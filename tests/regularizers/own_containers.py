@@ -41,7 +41,7 @@ class Containers(Own):
 
     def features(self, x: Tensor) -> Tensor:
         h = self.first(x)
-        out = self.trees(Pair(h, [h + 1]), scale=0.5, names={"x": None, "y": ["z", 1]})  # type: ignore[operator]
+        out = self.trees(Pair(h, [h + 1]), scale=0.5, names={"x": None, "y": ["z", 1]})
         assert out["same"][0] is out["same"][1] is out["parts"].hidden
         assert out["parts"].given is h
         result: Tensor = out["parts"].hidden + out["parts"].given
@@ -78,7 +78,7 @@ class Unknown(Own):
         super().__init__(ReturnsUnknown(), second=OfUnknownType())
 
     def features(self, x: Tensor) -> Tensor:
-        h: Tensor = self.second(self.first(x)).value  # type: ignore[operator]
+        h: Tensor = self.second(self.first(x)).value
         return h
 
 

@@ -74,7 +74,7 @@ class InPlaceStem(Own):
         self.blocks = nn.ModuleList([Residual(), nn.Sequential(nn.Dropout(0.2), Residual())])
 
     def features(self, x: Tensor) -> Tensor:
-        h: Tensor = self.relu(self.norm(self.first(x)))  # type: ignore[operator]
+        h: Tensor = self.relu(self.norm(self.first(x)))
         for block in self.blocks:
             h = block(h)
         return F.dropout(h, 0.1, self.training)
@@ -89,9 +89,9 @@ class FunctionsBetween(Own):
 
     def features(self, x: Tensor) -> Tensor:
         a = F.relu(self.first(x) + 0.1 * torch.randn_like(x[:, :1]))
-        b = self.second(a)  # type: ignore[operator]
+        b = self.second(a)
         b += a
-        c = torch.cat([b, self.third(F.linear(b, self.weight))], dim=1)  # type: ignore[operator]
+        c = torch.cat([b, self.third(F.linear(b, self.weight))], dim=1)
         return F.dropout(c[:, ::2], 0.1, self.training)
 
 
@@ -109,8 +109,8 @@ class ViewInPlace(Own):
         super().__init__(identity=nn.Identity(), flatten=nn.Flatten(), unflatten=nn.Unflatten(1, (2, 4)))
 
     def features(self, x: Tensor) -> Tensor:
-        a = self.identity(self.first(x))  # type: ignore[operator]
-        b = self.flatten(self.unflatten(a))  # type: ignore[operator]
+        a = self.identity(self.first(x))
+        b = self.flatten(self.unflatten(a))
         b.mul_(1.5)
         return a + b  # type: ignore[no-any-return]
 
@@ -123,8 +123,8 @@ class SeveralLayers(Own):
         self.block = nn.Sequential(nn.Linear(WIDTH, WIDTH), AdversarialDropout(0.4, 0.3), nn.Tanh())
 
     def features(self, x: Tensor) -> Tensor:
-        h = self.both(self.second(self.second(self.first(x))))  # type: ignore[operator]
-        result: Tensor = self.both(self.block(self.block(h)))  # type: ignore[operator]
+        h = self.both(self.second(self.second(self.first(x))))
+        result: Tensor = self.both(self.block(self.block(h)))
         return result
 
 
@@ -149,7 +149,7 @@ class Attending(Own):
 
     def features(self, x: Tensor) -> Tensor:
         h = self.encoder(self.first(x.unflatten(1, (3, 2))))  # type: ignore[no-untyped-call]
-        result: Tensor = h.mean(dim=1) + self.attention(h, h, h)[0].mean(dim=1)  # type: ignore[operator]
+        result: Tensor = h.mean(dim=1) + self.attention(h, h, h)[0].mean(dim=1)
         return result
 
 
@@ -229,7 +229,7 @@ class Mapped(Own):
         super().__init__(second=nn.Linear(WIDTH, WIDTH))
 
     def features(self, x: Tensor) -> Tensor:
-        h: Tensor = torch.func.vmap(self.second)(self.first(x))  # type: ignore[arg-type]
+        h: Tensor = torch.func.vmap(self.second)(self.first(x))
         return h
 
 
@@ -238,7 +238,7 @@ class Noisy(Own):
         super().__init__(noise=Recorder(0.3, torch.Generator()), default=Recorder(0.3))
 
     def features(self, x: Tensor) -> Tensor:
-        h: Tensor = self.default(self.noise(self.first(x)))  # type: ignore[operator]
+        h: Tensor = self.default(self.noise(self.first(x)))
         return h
 
 

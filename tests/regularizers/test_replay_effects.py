@@ -143,7 +143,7 @@ def test_a_model_keeps_nothing_of_a_pass() -> None:
 
     model.first = nn.Sequential(model.first, Watched())
     vadd_shared(model, *batch(8)).backward()  # type: ignore[no-untyped-call]
-    assert [module for module in model.modules() if "forward" in vars(module)] == [model.blocks[0]]  # type: ignore[index]
+    assert [module for module in model.modules() if "forward" in vars(module)] == [model.blocks[0]]
     assert model.blocks[0].forward is mine
     gc.collect()
     assert [activation() for activation in activations] == [None] * len(activations)

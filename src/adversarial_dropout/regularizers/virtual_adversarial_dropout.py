@@ -24,8 +24,8 @@ class VirtualAdversarialDropout(Regularizer):
     Args:
         divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
         noise: How *other* noise (ordinary dropout, Gaussian noise) is drawn. ``"independent"``: separately for the
-            target pass and the adversarial pass. ``"shared"``: once for all passes; if the model can be cut, the part
-            below the layer runs once.
+            target pass and the adversarial pass. ``"shared"``: once for all passes, so the part below the layer runs
+            once.
         detach_target: Stop the gradient at the target. By default it flows through both passes, because the paper
             prints θ on both sides (and a constant θ̂ only for VAT).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
