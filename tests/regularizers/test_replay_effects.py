@@ -199,7 +199,7 @@ def test_with_output_returns_the_target_pass_and_the_term(form: str, noise: Any)
     net.layer.delta = 0.0
     SupervisedAdversarialDropout()(net.model, x, y, target=output)
     assert torch.equal(net.above.runs[-1].mask, target.mask)
-    assert vadd._target_passes is None
+    assert vadd._searches is None
 
 
 def test_parametrized_weights_below_the_layer() -> None:

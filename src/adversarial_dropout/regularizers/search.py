@@ -1,19 +1,19 @@
 """The masks of one step: the mask of each pass, and the search for the adversarial masks (Algorithm 1)."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.errors import InvalidValueError, NonFiniteError, values_readable
-from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
-from adversarial_dropout.masks import adversarial_mask, flip_budget, sample_mask
+from adversarial_dropout.errors import InvalidValueError, values_readable
+from adversarial_dropout.layers import adversarial_layers
+from adversarial_dropout.masks import sample_mask
+from adversarial_dropout.regularizers.layer_masks import LayerMasks, found_mask, repeated_rows
+from adversarial_dropout.regularizers.model_io import Inputs, Output, call, map_tensors, select, tensors_in
 from adversarial_dropout.regularizers.passes import (
     Noise,
     check_not_recomputed,
@@ -37,25 +37,6 @@ def draw_seed() -> int:
     return int(torch.randint(2**62, (), device="cpu"))
 
 
-@dataclass(eq=False)
-class LayerMasks:
-    """The masks of one layer in one step; each is ``None`` until a pass has reached the layer.
-
-    Attributes:
-        layer: The layer.
-        base: εˢ, bool.
-        point: ε⁰, floating, the mask with respect to which the search differentiates.
-        entered: The layer's input in the search.
-        found: The adversarial mask that the search found, bool.
-    """
-
-    layer: AdversarialDropout
-    base: Tensor | None = None
-    point: Tensor | None = None
-    entered: Tensor | None = None
-    found: Tensor | None = None
-
-
 class Search:
     """The masks of one step, and the passes that use them.
 
@@ -66,7 +47,8 @@ class Search:
 
     Args:
         model: Model with at least one AdversarialDropout layer.
-        x: Its input.
+        x: Its input: a tensor, a tuple for ``model(*x)`` or a dict for ``model(**x)``.
+        output: Which part of what the model returns is the prediction; see :func:`model_io.select`.
         from_last_masks: Use the masks of the model's last training forward as εˢ, where they fit.
         at_layer: ``model`` starts with the layer, so it is not cut.
         warn: Called with the reason if no unit can be flipped.
@@ -75,8 +57,9 @@ class Search:
     def __init__(
         self,
         model: nn.Module,
-        x: Tensor,
+        x: Inputs,
         *,
+        output: Output = None,
         from_last_masks: bool = False,
         at_layer: bool = False,
         warn: Callable[[str], None] = lambda reason: None,
@@ -88,10 +71,14 @@ class Search:
                 "e.g. nn.Sequential(features, AdversarialDropout(p=0.5, delta=0.05), head)"
             )
         self._under, self._upper = (nn.Sequential(), model) if at_layer else cut(model)
+        self._whole = self._upper is model
+        self._output = output
         self._preserving_noise = partial(preserving_noise, model, x)
         self._replay = Replay(
             self._upper, partial(Noise, model, x), at_layer=at_layer or starts_at_a_layer(self._upper)
         )
+        self.returned: object = None
+        """What the model returned in the base pass."""
         self._from_last_masks = from_last_masks
         self._at_layer = at_layer
         self._warn = warn
@@ -99,8 +86,8 @@ class Search:
         self._generators = None if generators is None else generators(len(self.masks))
         self._seed = draw_seed() if generators is None else 0
 
-    def under_pass(self, x: Tensor) -> Tensor:
-        """The input of the upper part: ``under(x)``, which must not reach a layer."""
+    def under_pass(self, x: Inputs) -> Inputs:
+        """The input of the upper part: ``under(x)``, which must not reach a layer; ``x`` if the model is not cut."""
 
         def no_mask(masks: LayerMasks, h: Tensor) -> None:
             raise InvalidValueError(
@@ -108,23 +95,28 @@ class Search:
                 "of them, so that forward(x) equals upper(under(x))"
             )
 
+        if self._whole:
+            return x
         with self._applying(no_mask):
-            return run_model(self._under, x)
+            h: object = call(self._under, x)
+        return h if isinstance(h, Tensor) else (h,)
 
-    def base_pass(self, h: Tensor, *, repeat_noise: bool = False) -> Tensor:
+    def base_pass(self, h: Inputs, *, repeat_noise: bool = False) -> Tensor:
         """f(x, εˢ), computed as ``upper(h)``; with ``repeat_noise`` the next pass sees the same noise."""
 
         def base_mask(masks: LayerMasks, h: Tensor) -> Tensor | None:
             base = self._base(masks, h)
             return base if masks.layer.training else None
 
-        if not repeat_noise:
-            with self._applying(base_mask):
-                return run_model(self._upper, h)
-        with self._applying(base_mask), self._preserving_noise(), self._replay.recording(h):
-            return run_model(self._upper, h)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._applying(base_mask))
+            if repeat_noise:
+                stack.enter_context(self._preserving_noise())
+                stack.enter_context(self._replay.recording(h))
+            self.returned = call(self._upper, h)
+        return select(self.returned, self._output)
 
-    def adversarial_pass(self, h: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+    def adversarial_pass(self, h: Inputs, masks: Sequence[Tensor] | None = None) -> Tensor:
         """f(x, εᵃᵈᵛ), computed as ``upper(h)``, with the masks found or with the given ones, one per layer."""
         given = [layer_masks.found for layer_masks in self.masks] if masks is None else masks
         by_layer = dict(zip(self.masks, given, strict=True))
@@ -134,9 +126,9 @@ class Search:
             return self._base(masks, h) if mask is None else mask  # None: the search has not reached the layer.
 
         with self._applying(given_mask):
-            return self._replay.run(h, partial(run_model, self._upper, h), search=False)
+            return self._replay.run(h, partial(run_model, self._upper, h, self._output), search=False)
 
-    def find(self, h: Tensor, target: Tensor, divergence: Divergence) -> None:
+    def find(self, h: Inputs, target: Tensor, divergence: Divergence) -> None:
         r"""Find the adversarial mask of every layer, within the layer's budget.
 
         One gradient gives :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ for
@@ -153,7 +145,7 @@ class Search:
 
         def to_the_first_layer() -> None:
             with self._applying(lambda masks, h: None):
-                run_model(self._upper, h)
+                call(self._upper, h)
 
         def search() -> tuple[Tensor, list[LayerMasks], Tensor, tuple[Tensor, ...]]:
             with (
@@ -163,7 +155,7 @@ class Search:
                 self._applying(point_mask),
                 replacing(self._upper, parameters=Tensor.detach, buffers=Tensor.clone),
             ):
-                prediction = run_model(self._upper, detached)
+                prediction = run_model(self._upper, detached, self._output)
                 reached = {masks: masks.point for masks in self.masks if masks.point is not None}
                 if not reached:
                     raise InvalidValueError(
@@ -180,13 +172,13 @@ class Search:
                 return prediction.detach(), list(reached), values, jacobians
 
         self._replay.prepare(h, to_the_first_layer)
-        detached, target = detached_copy(h), detached_copy(target)
+        detached, target = map_tensors(detached_copy, h), detached_copy(target)
         prediction, reached, values, jacobians = self._replay.run(h, search, search=True)
         if self._at_layer:
             self._check_starts_at_a_layer(detached)
-        repeated = _repeated_rows(target, prediction)
+        repeated = repeated_rows(target, prediction)
         for masks, jacobian in zip(reached, jacobians, strict=True):
-            masks.found = _found_mask(masks, jacobian, repeated)
+            masks.found = found_mask(masks, jacobian, repeated)
         self._warn_if_idle(repeated, values, jacobians)
 
     def keep_base_masks(self) -> None:
@@ -248,10 +240,12 @@ class Search:
             )
         return torch.Generator(device).manual_seed(self._seed + index)
 
-    def _check_starts_at_a_layer(self, h: Tensor) -> None:
-        """Raise unless ``h``, the input of the search pass, is the input of a layer."""
+    def _check_starts_at_a_layer(self, h: Inputs) -> None:
+        """Raise unless a tensor of ``h``, the input of the search pass, is the input of a layer."""
         inputs = [masks.entered.flatten() for masks in self.masks if masks.entered is not None]
-        if values_readable(h) and not any(torch.equal(each, h.flatten().to(each.dtype)) for each in inputs):
+        given = [tensor.flatten() for tensor in tensors_in(h)]
+        pairs = [(each, tensor) for each in inputs for tensor in given]
+        if all(map(values_readable, given)) and not any(torch.equal(a, b.to(a.dtype)) for a, b in pairs):
             raise InvalidValueError(
                 'noise="shared" with target= needs the activations that the target was computed from, but the model '
                 "still has an under part; call h = under(x), then out = head(h), then reg(head, h, target=out), where "
@@ -272,31 +266,3 @@ class Search:
                 "the Jacobian is zero everywhere: the prediction does not depend on any unit, so none is flipped; look "
                 "at the weights and activations behind the AdversarialDropout layer"
             )
-
-
-def _found_mask(masks: LayerMasks, jacobian: Tensor, repeated: Tensor) -> Tensor:
-    """The mask of Algorithm 1, but εˢ for the ``repeated`` examples."""
-    assert masks.base is not None
-    assert masks.entered is not None
-    base, (examples, *unit_shape) = masks.base, jacobian.shape
-    flat = (examples, math.prod(unit_shape))
-    try:
-        budget = flip_budget(masks.layer.delta, flat[1])
-        mask = adversarial_mask(base.reshape(flat), jacobian.reshape(flat), max_flips=budget).reshape(base.shape)
-    except NonFiniteError as error:
-        finite = bool(masks.entered.isfinite().all())
-        cause = "its activations are finite, so look at the divergence" if finite else "its activations are not finite"
-        raise NonFiniteError(f"{error}, in {masks.layer}: {cause}") from error
-    if values_readable(repeated) and not repeated.any():
-        return mask
-    if repeated.shape[0] != examples:
-        repeated = repeated.all().expand(examples)
-    return base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
-
-
-def _repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:
-    if target.shape != prediction.shape or not target.is_floating_point():
-        return prediction.new_zeros(prediction.shape[0], dtype=torch.bool)
-    two_units_in_the_last_place = 2 * torch.finfo(prediction.dtype).eps
-    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=two_units_in_the_last_place, atol=1e-6)
-    return close.reshape(close.shape[0], math.prod(close.shape[1:])).all(dim=1)

@@ -1,12 +1,14 @@
 """VAdD: the network must agree with itself under its worst dropout mask, without labels."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from adversarial_dropout.divergences import Divergence, resolve_divergence
+from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import check_choice
 from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.model_io import Inputs, Output
 from adversarial_dropout.regularizers.search import Search
 
 NoiseMode = Literal["independent", "shared"]
@@ -29,6 +31,9 @@ class VirtualAdversarialDropout(Regularizer):
         detach_target: Stop the gradient at the target. By default it flows through both passes, because the paper
             prints θ on both sides (and a constant θ̂ only for VAT).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
+            tensor that it returns, or its ``logits``.
+        class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
         ``reg(model, x, *, target=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C), or to what the divergence
@@ -67,25 +72,28 @@ class VirtualAdversarialDropout(Regularizer):
         noise: NoiseMode = "independent",
         detach_target: bool = False,
         reduction: Reduction = "mean",
+        output: Output = None,
+        class_dim: int | None = None,
     ) -> None:
-        super().__init__(reduction=reduction)
+        super().__init__(divergence=divergence, reduction=reduction, output=output, class_dim=class_dim)
         check_choice("noise", noise, get_args(NoiseMode))
-        self._divergence = resolve_divergence(divergence)
-        self.divergence = divergence
         self.noise = noise
         self.detach_target = detach_target
-        self._target_passes: list[tuple[Search, Tensor]] | None = None  # Kept for ``with_output``.
+        self._searches: list[Search] | None = None  # Kept for ``with_output``.
 
-    def with_output(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    def with_output(
+        self, model: nn.Module, x: Tensor | tuple[Any, ...] | Mapping[str, Any], *, mask: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
         """Compute the regularisation term, and return the output of its target pass too.
 
-        The output is what ``model(x)`` returns, with its graph, so a loss on the same batch needs no other pass. Add
-        the losses and call ``backward`` once, because they share a graph. The masks of this pass count as those of the
-        model's last training forward.
+        The output is all that ``model(x)`` returns, with its graph, so a loss on the same batch needs no other pass.
+        Add the losses and call ``backward`` once, because they share a graph. The masks of this pass count as those of
+        the model's last training forward.
 
         Args:
             model: As in the call of the regulariser.
             x: As in the call of the regulariser.
+            mask: As in the call of the regulariser.
 
         Returns:
             The output of the target pass, and the term.
@@ -94,25 +102,29 @@ class VirtualAdversarialDropout(Regularizer):
             >>> logits, term = vadd.with_output(model, x)
             >>> loss = F.cross_entropy(logits, y) + lam * term
         """
-        target_passes: list[tuple[Search, Tensor]] = []
-        self._target_passes = target_passes
+        searches: list[Search] = []
+        self._searches = searches
         try:
-            term: Tensor = self(model, x)
+            term: Tensor = self(model, x, mask=mask)
         finally:
-            self._target_passes = None
-        ((search, output),) = target_passes
+            self._searches = None
+        (search,) = searches
         search.keep_base_masks()
-        return output, term
+        return search.returned, term
 
-    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+    def per_example(
+        self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         given, shared = target is not None, self.noise == "shared"
-        search = self.search(model, x, from_last_masks=given, at_layer=given and shared, warn=self.warn_once)
+        search = self.search(
+            model, x, output=self.output, from_last_masks=given, at_layer=given and shared, warn=self.warn_once
+        )
         h = search.under_pass(x)
         if target is None:
             target = search.base_pass(h, repeat_noise=shared)
-            if self._target_passes is not None:
-                self._target_passes.append((search, target))
+            if self._searches is not None:
+                self._searches.append(search)
             h = h if shared else search.under_pass(x)
-        search.find(h, target, self._divergence)
+        search.find(h, target, lambda t, q: self.divergence_of(t, q, mask))
         prediction = search.adversarial_pass(h)
-        return self._divergence(target.detach() if self.detach_target else target, prediction)
+        return self.divergence_of(target.detach() if self.detach_target else target, prediction, mask)
