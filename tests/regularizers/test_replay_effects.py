@@ -1,5 +1,6 @@
 """What a step with recorded outputs leaves behind, where a whole one would differ or a test needs its own model."""
 
+import contextlib
 import copy
 import gc
 import inspect
@@ -20,7 +21,19 @@ from .own_containers import own_model
 from .own_models import WIDTH, Catching, Own
 from .recording import Opaque, Recorder, assert_same, batch, build, in_form
 from .test_buffers_and_gradients import NORMS, buffers, old_spectral_norm
-from .test_replay import EACH_STEP, STEPS, Step, assert_equals_whole, results, runs, sadd, vadd, vadd_shared
+from .test_replay import (
+    EACH_STEP,
+    SHARED,
+    STEPS,
+    Step,
+    assert_equals_whole,
+    results,
+    runs,
+    sadd,
+    vadd,
+    vadd_shared,
+    whole_passes,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:the search pass repeats the target pass")
 
@@ -87,37 +100,95 @@ def test_without_gradients(step: Step) -> None:
         assert runs(model, step, x, y) == STEPS[step][0]
 
 
-def test_a_bert_of_transformers() -> None:
+def bert() -> tuple[Any, dict[str, Tensor], list[int]]:
+    """A small BERT with the layer in place of its last dropout, a batch, and a list that grows with each run of it."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, num_labels=3
     )
-    inner = transformers.BertForSequenceClassification(config).double().train()
-    inner.dropout = AdversarialDropout(0.5, 0.2)
+    model = transformers.BertForSequenceClassification(config).double().train()
+    model.dropout = AdversarialDropout(0.5, 0.2)
+    first = model.bert.encoder.layer[0].attention.self.query
+    forward, calls = first.forward, []
+
+    def counted(h: Tensor) -> Tensor:
+        calls.append(1)
+        result: Tensor = forward(h)
+        return result
+
+    first.forward = counted
+    ids = torch.randint(1, 30, (4, 6))
+    return model, {"input_ids": ids, "attention_mask": ids > 2, "labels": torch.randint(3, (4,))}, calls
+
+
+@EACH_STEP
+def test_a_bert_of_transformers(step: Step) -> None:
+    model, given, calls = bert()
 
     class Logits(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = inner
+            self.inner = model
 
         def forward(self, ids: Tensor) -> Tensor:
             logits: Tensor = self.inner(input_ids=ids, attention_mask=ids > 2).logits
             return logits
 
-    model, ids, y = Logits(), torch.randint(1, 30, (4, 6)), torch.randint(3, (4,))
-    first = inner.bert.encoder.layer[0].attention.self.query
-    forward, calls = first.forward, []
-    first.forward = lambda h: (calls.append(1), forward(h))[1]  # type: ignore[func-returns-value]
-    for step, (fewer, more) in STEPS.items():
-        (loss, gradients, _, drawn), (other, expected, _, other_drawn) = (
-            results(model, step, ids, y, whole=whole) for whole in (False, True)
-        )
-        assert torch.equal(loss, other)
-        assert_same(gradients, expected)
-        assert all(map(torch.equal, drawn, other_drawn))
-        assert len(calls) == fewer + more
-        calls.clear()
+    (loss, gradients, _, drawn), (other, expected, _, other_drawn) = (
+        results(Logits(), step, given["input_ids"], given["labels"], whole=whole) for whole in (False, True)
+    )
+    assert torch.equal(loss, other)
+    assert_same(gradients, expected)
+    assert all(map(torch.equal, drawn, other_drawn))
+    assert len(calls) == sum(STEPS[step])
+
+
+@pytest.mark.parametrize(("noise", "runs_below"), [("shared", 1), ("independent", 2)])
+def test_with_output_returns_all_that_a_model_returns(noise: Any, runs_below: int) -> None:
+    values = []
+    for whole in (False, True):
+        model, given, calls = bert()
+        vadd = VirtualAdversarialDropout(noise=noise)
+        torch.manual_seed(3)
+        with whole_passes() if whole else contextlib.nullcontext():
+            output, term = vadd.with_output(model, given)
+        assert torch.equal(output.loss, F.cross_entropy(output.logits, given["labels"]))
+        loss = output.loss + term
+        values.append([loss, *torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)])
+        assert len(calls) == (3 if whole else runs_below)
+    assert torch.equal(values[0][0], values[1][0])
+    assert_same(values[0], values[1])
+
+
+@pytest.mark.parametrize("step", [vadd_shared, vadd, sadd])
+def test_a_batch_of_several_inputs(step: Step) -> None:
+    """A tuple for ``model(*x)`` or a mapping for ``model(**x)``."""
+
+    class Several(Own):
+        def forward(self, a: Tensor, b: Tensor, scale: float = 1.0) -> Any:  # type: ignore[override]
+            return {"logits": super().forward(a + scale * b), "other": a}
+
+    x, y = batch(8)
+
+    def value(given: Any, whole: bool) -> tuple[Tensor, list[Tensor], int]:
+        torch.manual_seed(0)
+        model = Several().double()
+        first: Any = model.get_submodule("first.0")
+        with whole_passes() if whole else contextlib.nullcontext():
+            if step in SHARED:
+                term = VirtualAdversarialDropout(noise="shared")(model, given)
+            elif step is sadd:
+                term = SupervisedAdversarialDropout()(model, given, y)
+            else:
+                term = VirtualAdversarialDropout()(model, given)
+        return term, list(torch.autograd.grad(term, list(model.parameters()))), first.runs
+
+    for given in ((x, x + 1), {"a": x, "b": x + 1}, {"a": x, "b": x + 1, "scale": 0.5}):
+        (term, gradients, fewer), (expected, others, more) = (value(given, whole) for whole in (False, True))
+        assert torch.equal(term, expected)
+        assert_same(gradients, others)
+        assert (fewer, more) == ((1, 3) if step in SHARED else (1, 2) if step is sadd else (2, 3))
 
 
 def test_signatures_are_kept_in_a_pass() -> None:
