@@ -57,7 +57,7 @@ MUTANTS = (
     Mutant("detach_target is inverted", "regularizers/virtual_adversarial_dropout.py", "if self.detach_target else", "if not self.detach_target else", "regularizers"),
     Mutant("shared noise is not replayed", "regularizers/virtual_adversarial_dropout.py", "repeat_noise=shared", "repeat_noise=False", "regularizers"),
     Mutant("outputs below the layer are not recorded", "regularizers/search.py", "stack.enter_context(self._replay.recording(h))", "pass", "regularizers/test_replay.py"),
-    Mutant("a search differentiates below the layer", "regularizers/recorded_call.py", "tensor.detach() if detached else tensor", "tensor", "regularizers/test_replay.py"),
+    Mutant("a search differentiates below the layer", "regularizers/recorded_call.py", "tensor.detach() if detached else tensor", "tensor", "regularizers/test_replay_effects.py"),
     Mutant("a recorded output is changed by a pass", "regularizers/recorded_call.py", "output.clone() if self.copied else output", "output", "regularizers/test_replay.py"),
     Mutant("a changed output is used again", "regularizers/replay.py", "if not call.unchanged()]", "if False]", "regularizers/test_replay.py"),
     Mutant("a hook on an output sees the gradient of both passes", "regularizers/replay.py", "if call.has_hooks()]", "if False]", "regularizers/test_replay.py"),

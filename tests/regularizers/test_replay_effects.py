@@ -191,6 +191,23 @@ def test_a_batch_of_several_inputs(step: Step) -> None:
         assert (fewer, more) == ((1, 3) if step in SHARED else (1, 2) if step is sadd else (2, 3))
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(vadd_shared, [True, False, True]), (vadd, [True, True, False, True]), (sadd, [True, False, True])],
+)
+def test_only_the_search_gets_outputs_without_their_graph(step: Step, expected: list[bool]) -> None:
+    graphs = []
+
+    class Watching(Own):
+        def features(self, x: Tensor) -> Tensor:
+            h = super().features(x)
+            graphs.append(h.requires_grad)
+            return h
+
+    step(Watching().double(), *batch(8))
+    assert graphs == expected
+
+
 def test_signatures_are_kept_in_a_pass() -> None:
     class Inspecting(Own):
         def features(self, x: Tensor) -> Tensor:

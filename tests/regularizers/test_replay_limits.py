@@ -130,21 +130,23 @@ def test_a_model_that_catches_everything_runs_whole(step: Step, caplog: pytest.L
 
 
 class Alternating(Own):
-    """Takes another way in every second pass, by a count of its own."""
+    """Takes another way from some pass on: it calls another module, or none."""
 
-    def __init__(self, differs_in: int) -> None:
+    def __init__(self, differs_in: int, other: bool) -> None:
         super().__init__(second=nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Tanh()), third=nn.Tanh())
         self.register_buffer("count", torch.tensor(0))
-        self.pass_of_step, self.differs_in = itertools.count(), differs_in
+        self.pass_of_step, self.differs_in, self.other = itertools.count(), differs_in, other
 
     def features(self, x: Tensor) -> Tensor:
         self.count += 1
         h = self.first(x)
         if next(self.pass_of_step) < self.differs_in:
             return self.second(h)  # type: ignore[no-any-return]
-        return self.third(torch.rand_like(h) * h)  # type: ignore[no-any-return]
+        h = torch.rand_like(h) * h
+        return self.third(h) if self.other else h  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("other", [False, True])
 @pytest.mark.parametrize(
     ("step", "differs_in", "batches_below"),
     [
@@ -157,19 +159,18 @@ class Alternating(Own):
     ],
 )
 def test_passes_that_differ_run_whole_and_what_was_recorded_has_not_happened(
-    step: Step, differs_in: int, batches_below: int, caplog: pytest.LogCaptureFixture
+    step: Step, differs_in: int, batches_below: int, other: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.manual_seed(0)
-    model = Alternating(differs_in).double()
-    states = []
+    model = Alternating(differs_in, other).double()
     x, y = batch(8)
     with caplog.at_level(logging.INFO, LOGGER):
         loss, _, after, _ = results(model, step, x, y, whole=False)
-        states.append(torch.get_rng_state())
     assert "differ from pass to pass" in caplog.records[0].getMessage()
     assert loss.isfinite()
     assert after["first.1.num_batches_tracked"] == batches_below
     assert after["count"] == batches_below
+    assert after["head.1.num_batches_tracked"] == (1 if step is sadd else 2)
     assert "forward" not in {name for module in model.modules() for name in vars(module)}
 
 
