@@ -11,6 +11,7 @@ import adversarial_dropout
 
 SOURCE = Path(adversarial_dropout.__file__).parent
 SECTIONS = "Args|Returns|Raises|Warns|Call|Shapes|Training and evaluation|Example|Attributes"
+WARN = ("warn", "warn_once", "_warn")
 INTEGRATIONS = ("sklearn", "transformers")
 
 
@@ -94,9 +95,12 @@ def _found(path: Path) -> Iterator[tuple[str, str]]:
             if kind == "error":
                 kind = "InvalidValueError or InvalidTypeError"
             yield kind, _text(node.exc.args[0])
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("warnings.warn", "self.warn_once", "self._warn"):
-            if node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr):
-                yield "AdversarialDropoutWarning", _text(node.args[0])
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).split(".")[-1] in WARN
+            and isinstance(node.args[0], ast.Constant | ast.JoinedStr)
+        ):
+            yield "AdversarialDropoutWarning", _text(node.args[0])
 
 
 def _text(message: ast.expr) -> str:

@@ -26,6 +26,8 @@ RUN_ELSEWHERE = {
     "pip install '.[experiments]'": "the set-up installs the same extra",
     "pip install '.[onnx]'": "the set-up installs the same extra",
     "pip install '.[ray]'": "the set-up installs the same extra",
+    "pip install '.[transformers]'": "the set-up installs the same extra",
+    "pip install '.[lightning]'": "the set-up installs the same extra",
     "python3 tasks.py benchmarks": "test_benchmarks, small",
 }
 IN_SECONDS = {
@@ -55,6 +57,19 @@ def test_all_blocks_are_known() -> None:
 
 def test_python_blocks_run() -> None:
     exec("\n".join(blocks("README.md", "python")), {"__name__": "readme"})
+
+
+def test_the_blocks_of_the_page_on_integrations_run(tmp_path: Path) -> None:
+    for library in ("transformers", "lightning", "accelerate"):
+        pytest.importorskip(library, reason=f"needs the extra [{library}]")
+    page = blocks("docs/integrations.md", "python")
+    assert len(page) == 6
+    here = [block for block in page if "import timm" not in block]
+    assert len(here) == 5, "timm is not among the development tools; its form is tested in test_runs"
+    for block in here:
+        assert "# 3" not in block or all(block.count(f"# {number}\n") == 1 for number in (1, 2, 3)), "three lines"
+    (tmp_path / "page.py").write_text("\n".join(here))
+    subprocess.run([sys.executable, "page.py"], cwd=tmp_path, check=True)
 
 
 def changed(text: str, diff: str) -> str:

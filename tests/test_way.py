@@ -82,5 +82,5 @@ def test_one_step_of_training() -> None:
     entered = modules_entered(lambda: step(batch, 1.0))
     print(", ".join(entered))
     # Ten of the step itself. Besides them model_io (what a model takes and returns), logits (what these must be) and
-    # errors, whose checks of arguments every file calls.
-    assert len(set(entered) - {"errors", "logits", "regularizers/model_io"}) <= 10
+    # errors and tracing, whose checks every file calls.
+    assert len(set(entered) - {"errors", "tracing", "logits", "regularizers/model_io"}) <= 10

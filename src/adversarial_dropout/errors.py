@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from adversarial_dropout.tracing import recording, transformed
+
 
 class AdversarialDropoutError(Exception):
     """Base class of all errors that this package raises on purpose.
@@ -34,10 +36,10 @@ class AdversarialDropoutWarning(UserWarning):
 def values_readable(tensor: Tensor) -> bool:
     """Whether a check may read the values of ``tensor``.
 
-    Reading them would fail or break the graph while ``torch.compile`` or ``torch.export`` traces, while a CUDA stream
-    is captured, and for tensors on the meta device.
+    Reading them would fail or break the graph while ``torch.compile``, ``torch.export`` or ``torch.jit`` traces, under
+    the transforms of ``torch.func``, while a CUDA stream is captured, and for tensors on the meta device.
     """
-    if torch.compiler.is_compiling() or tensor.is_meta:
+    if torch.compiler.is_compiling() or recording() or tensor.is_meta or transformed(tensor):
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -255,16 +255,3 @@ def test_global_hooks_of_modules_see_tensors() -> None:
     assert len(seen) > 3
     outputs = [output for output in seen if not isinstance(output, Tensor)]
     assert not outputs
-
-
-@pytest.mark.parametrize("method", ["vadd", "sadd", "at", "vat"])
-def test_torchscript_is_refused_and_unchanged(method: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        scripted = torch.jit.script(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)))
-    model = nn.Sequential(nn.Linear(6, 10), AdversarialDropout(0.5, 0.3), scripted, nn.Linear(3, 3)).double()
-    x, y = batch()
-    with pytest.raises(AdversarialDropoutError, match="got TorchScript; use the module that it was made from"):
-        METHODS[method]()(model, x, y)
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    model(x).sum().backward()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import check_positive
-from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, searching
 from adversarial_dropout.regularizers.model_io import Inputs, Output
 from adversarial_dropout.regularizers.perturbation import Perturbation
 
@@ -28,8 +28,9 @@ class AdversarialTraining(Regularizer):
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, y)``: floating x (N, ...); labels y of shape (N,), -1 = unlabelled (gives 0, does not count in
-        the mean). Returns a scalar, or shape (N,). The perturbed input is not clipped to the range of the data.
+        ``reg(model, x, y, *, mask=None)``: floating x (N, ...); labels y of shape (N,), -1 = unlabelled (gives 0, does
+        not count in the mean). Returns a scalar, or shape (N,). The perturbed input is not clipped to the range of the
+        data.
 
     Training and evaluation:
         In both passes, normalisation follows the model's mode, and no buffer changes.
@@ -59,6 +60,7 @@ class AdversarialTraining(Regularizer):
         self.eps = eps
         self.embedding = embedding
 
+    @searching
     def per_example(
         self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
     ) -> Tensor:

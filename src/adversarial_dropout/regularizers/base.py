@@ -1,10 +1,11 @@
 """The base class of the regularisers: their call, the checks of its arguments, the reduction of the values."""
 
+import functools
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, ParamSpec, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ from adversarial_dropout.errors import (
 from adversarial_dropout.layers import preserving_last_masks
 from adversarial_dropout.regularizers.model_io import Inputs, Output, as_inputs, select, tensors_in
 from adversarial_dropout.regularizers.passes import detached_copy, run_model
+from adversarial_dropout.tracing import eagerly, under_transform
 
+P = ParamSpec("P")
 Reduction = Literal["mean", "sum", "none"]
 
 UNLABELLED = -1
@@ -207,3 +210,51 @@ def _checked_mask(mask: Tensor) -> Tensor:
     if mask.dtype != torch.bool and values_readable(mask) and not ((mask == 0) | (mask == 1)).all():
         raise InvalidValueError("expected mask entries 0 and 1, got others; pass an attention mask, not token ids")
     return detached_copy(mask.bool())
+
+
+def searching(per_example: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Mark a method ``per_example(self, model, ...)`` that takes a gradient of its own, or replays noise.
+
+    ``torch.compile`` runs it as it is; compiled modules inside it stay compiled. The transforms of ``torch.func`` and
+    some wrappers of models cannot run it.
+    """
+
+    @functools.wraps(per_example)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if under_transform():
+            raise InvalidTypeError(
+                f"expected a call outside the transforms of torch.func, got one under them: {type(args[0]).__name__} "
+                f"takes a gradient of its own; use torch.autograd.grad or backward()"
+            )
+        _check_wrappers(args[1])
+        return eagerly(per_example, _SEARCH_IS_EAGER)(*args, **kwargs)
+
+    return run
+
+
+def _check_wrappers(model: object) -> None:
+    """Raise if ``model`` contains a wrapper that would give wrong masks or gradients."""
+    assert isinstance(model, nn.Module)
+    for module in model.modules():
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            raise InvalidTypeError(
+                f"expected one replica of the model in a process, got nn.DataParallel on {len(module.device_ids)} "
+                f"devices, whose replicas would share their masks; use DistributedDataParallel"
+            )
+        if isinstance(module, nn.parallel.DistributedDataParallel) and module.static_graph:
+            raise InvalidTypeError(
+                "expected DistributedDataParallel without static_graph=True, which takes the first gradient of the "
+                "search for that of the step; call reg(model.module, x) in a step that also runs model(x), or wrap a "
+                "module that computes the whole loss"
+            )
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise InvalidTypeError(
+                "expected a model that the gradient of a search may pass through, got FullyShardedDataParallel; use "
+                "torch.distributed.fsdp.fully_shard"
+            )
+
+
+_SEARCH_IS_EAGER = (
+    "a regulariser with a search takes a gradient of its own and replays random streams, which one graph cannot hold; "
+    "compile the step without fullgraph=True, or compile the model alone"
+)

@@ -34,7 +34,9 @@ def found_mask(masks: LayerMasks, jacobian: Tensor, repeated: Tensor) -> Tensor:
     """The mask of Algorithm 1, but εˢ for the ``repeated`` examples."""
     assert masks.base is not None
     assert masks.entered is not None
-    base, (examples, *unit_shape) = masks.base, jacobian.shape
+    batch_dim = masks.layer.batch_dim
+    base, jacobian = masks.base.movedim(batch_dim, 0), jacobian.movedim(batch_dim, 0)
+    examples, *unit_shape = jacobian.shape
     flat = (examples, math.prod(unit_shape))
     try:
         budget = flip_budget(masks.layer.delta, flat[1])
@@ -43,11 +45,11 @@ def found_mask(masks: LayerMasks, jacobian: Tensor, repeated: Tensor) -> Tensor:
         finite = bool(masks.entered.isfinite().all())
         cause = "its activations are finite, so look at the divergence" if finite else "its activations are not finite"
         raise NonFiniteError(f"{error}, in {masks.layer}: {cause}") from error
-    if values_readable(repeated) and not repeated.any():
-        return mask
-    if repeated.shape[0] != examples:
-        repeated = repeated.all().expand(examples)
-    return base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
+    if not (values_readable(repeated) and not repeated.any()):
+        if repeated.shape[0] != examples:
+            repeated = repeated.all().expand(examples)
+        mask = base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
+    return mask.movedim(0, batch_dim)
 
 
 def repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Passes of a model: where it is cut, and passes that leave its state unchanged."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,9 @@ def cut(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
     An ``nn.Sequential`` is split in front of the first child that contains a layer, and that child is split in the same
     way. A model whose class has methods ``under`` and ``upper``, or that has submodules of these names with all layers
-    in ``upper``, is split there. Any other model stays whole, with an empty under part; so does a module that has hooks
-    or whose ``forward`` was replaced on the instance.
+    in ``upper``, is split there, and so is a model of timm's form with all layers in its head
+    (:func:`_is_features_and_head`). Any other model stays whole, with an empty under part; so does a module that has
+    hooks or whose ``forward`` was replaced on the instance.
     """
     whole = nn.Sequential(), model
     hooks = (model._forward_pre_hooks, model._forward_hooks, model._backward_pre_hooks, model._backward_hooks)
@@ -54,7 +56,26 @@ def cut(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     under, upper = model._modules.get("under"), model._modules.get("upper")
     if under is not None and upper is not None and adversarial_layers(upper) == adversarial_layers(model):
         return under, upper
+    if _is_features_and_head(model):
+        return Part(model, "forward_features"), Part(model, "forward_head")
     return whole
+
+
+def _is_features_and_head(model: nn.Module) -> bool:
+    """Whether ``forward(x)`` is ``forward_head(forward_features(x))``, as in timm, with all layers in the head.
+
+    The names in the code of these methods say so: ``forward`` calls nothing else, and the submodules that contain the
+    layers appear in ``forward_head`` and not in ``forward_features``.
+    """
+
+    def names(method: str) -> set[str]:
+        function = getattr(type(model), method, None)
+        function = inspect.unwrap(function) if callable(function) else None
+        return set(function.__code__.co_names) if inspect.isfunction(function) else set()
+
+    with_layers = {name for name, child in model._modules.items() if child is not None and adversarial_layers(child)}
+    calls_both = names("forward") == {"forward_features", "forward_head"}
+    return calls_both and bool(with_layers) and with_layers <= names("forward_head") - names("forward_features")
 
 
 def run_model(model: nn.Module, x: Inputs, output: Output = None) -> Tensor:
@@ -75,20 +96,21 @@ def replacing(
     under autocast, PyTorch before 2.10 caches the casts of the parameters without a graph, and later passes give no
     gradient.) ``buffers=Tensor.clone`` runs passes that change no buffer.
 
+    TorchScript replaces nothing. Its parameters stay in the graph, and the buffers get their values back.
+
     A backward pass through activation checkpoints recomputes activations, so it belongs inside the context too.
     """
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise InvalidValueError(
             "expected initialised parameters, got lazy ones that have no shape yet; run the model once on a batch first"
         )
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise InvalidTypeError(
-            "expected modules whose parameters can be replaced for a pass, got TorchScript; use the module that it was "
-            "made from"
-        )
+    scripted = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
+    if parameters is not None:
+        _check_scripted(scripted, parameters)
     before = [
         (module, dict(module.named_parameters(recurse=False, remove_duplicate=False)), dict(module._buffers))
         for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
     ]
     copies: dict[Tensor, Tensor] = {}  # A buffer that two modules share stays shared.
     cache_enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
@@ -100,7 +122,8 @@ def replacing(
             if buffers is not None:
                 for name, buffer in its_buffers.items():
                     module._buffers[name] = None if buffer is None else copies.setdefault(buffer, buffers(buffer))
-        yield
+        with contextlib.nullcontext() if buffers is None else _restoring_scripted(scripted):
+            yield
     finally:
         parametrize._cache_enabled = cache_enabled
         for module, its_parameters, its_buffers in before:
@@ -108,6 +131,40 @@ def replacing(
             if buffers is not None:
                 module._buffers.clear()  # Forgets buffers that the passes have created.
                 module._buffers.update(its_buffers)
+
+
+def _check_scripted(scripted: Sequence[nn.Module], parameters: Callable[[Tensor], Tensor]) -> None:
+    """Raise if ``parameters`` changes the dtype of a parameter in TorchScript, which cannot be replaced."""
+    for parameter in (parameter for module in scripted for parameter in module.parameters()):
+        if parameters(parameter).dtype != parameter.dtype:
+            raise InvalidTypeError(
+                f"expected TorchScript in float32 or float64, got {parameter.dtype}: this pass runs half-precision "
+                f"models in float32, and the parameters of TorchScript cannot be replaced; use module.float() under "
+                f"autocast, or the module that it was made from"
+            )
+
+
+@contextlib.contextmanager
+def _restoring_scripted(scripted: Sequence[nn.Module]) -> Iterator[None]:
+    """Give the buffers of TorchScript modules their values back, in the way in which the passes have changed them.
+
+    An operation that counts its change, such as ``add_``, is undone by one that counts. Normalisation updates its
+    running statistics uncounted, because its backward pass in training does not read them; so they are restored
+    uncounted, and the graphs of earlier passes stay valid.
+    """
+    before = [
+        (module, name, buffer, buffer.detach().clone(), buffer._version)
+        for module in scripted
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, values, version in before:
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
+                (buffer.data if buffer._version == version else buffer).copy_(values)
 
 
 def detached_copy(tensor: Tensor) -> Tensor:
@@ -174,3 +231,37 @@ def check_not_recomputed() -> None:
             "an AdversarialDropout layer is in a part of the model under torch.utils.checkpoint, which would recompute "
             "it in the backward pass with a different mask; leave the layer out of that part"
         )
+
+
+def check_differentiable() -> None:
+    """Raise where a search reaches a layer without gradients, as inside a reentrant ``torch.utils.checkpoint``."""
+    if not torch.is_grad_enabled():
+        raise InvalidValueError(
+            "expected gradients where a search reaches an AdversarialDropout layer, but they are disabled there: the "
+            "model uses no_grad(), or a torch.utils.checkpoint with use_reentrant=True around the layer; leave the "
+            "layer out of that part"
+        )
+
+
+def gradients(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of ``value`` in ``inputs`` alone; says what to do about a reentrant ``torch.utils.checkpoint``."""
+    try:
+        return torch.autograd.grad(value, inputs, materialize_grads=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise InvalidValueError(
+            "a part of the model that this gradient passes through is under torch.utils.checkpoint with "
+            "use_reentrant=True, which supports backward() alone; give the checkpoint use_reentrant=False"
+        ) from error
+
+
+@contextlib.contextmanager
+def without_fused_layers() -> Iterator[None]:
+    """Let ``nn.TransformerEncoderLayer`` call its submodules, among them a layer, in evaluation too."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -14,7 +14,7 @@ from adversarial_dropout.errors import (
     values_readable,
 )
 from adversarial_dropout.regularizers.model_io import Inputs, Output, map_tensors, perturbable
-from adversarial_dropout.regularizers.passes import detached_copy, preserving_noise, replacing, run_model
+from adversarial_dropout.regularizers.passes import detached_copy, gradients, preserving_noise, replacing, run_model
 
 
 class Perturbation:
@@ -68,7 +68,7 @@ class Perturbation:
                 ),
             ):
                 total = values(self._run(x, leaf)).sum()
-                gradient = torch.autograd.grad(total, leaf, materialize_grads=True)[0]
+                gradient = gradients(total, [leaf])[0]
         if values_readable(gradient) and not gradient.isfinite().all():
             finite = bool(self.moved().isfinite().all())
             what = "x is finite, so look at the model's output" if finite else "x is not finite"

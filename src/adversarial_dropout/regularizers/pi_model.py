@@ -16,7 +16,9 @@ class PiModel(Regularizer):
     where ξ is all noise of a pass, including dropout masks.
 
     Args:
-        divergence: ``"qe"``, ``"kl"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
+        divergence: ``"qe"``, ``"kl"``, ``"ce"``; ``"bernoulli_qe"``, ``"bernoulli_kl"``, ``"bernoulli_ce"`` for one
+            logit and for multi-label models; ``"squared_error"`` for regression; or a function ``(target, prediction)
+            -> (N,)``.
         detach_target: Stop the gradient at the target. By default it flows through both passes, because the paper
             prints θ on both sides (and a constant θ̂ only for VAT).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -25,8 +27,8 @@ class PiModel(Regularizer):
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, *, target=None)``: ``target`` is ``model(x)``, or the output for another view of ``x``, if it
-        has been computed already. Returns a scalar, or shape (N,).
+        ``reg(model, x, *, target=None, mask=None)``: ``target`` is ``model(x)``, or the output for another view of
+        ``x``, if it has been computed already. Returns a scalar, or shape (N,).
 
     Training and evaluation:
         Both passes run in the model's mode and update BatchNorm as usual. A model without noise gives 0.

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,15 @@ from adversarial_dropout.regularizers.layer_masks import LayerMasks, found_mask,
 from adversarial_dropout.regularizers.model_io import Inputs, Output, call, map_tensors, select, tensors_in
 from adversarial_dropout.regularizers.passes import (
     Noise,
+    check_differentiable,
     check_not_recomputed,
     cut,
     detached_copy,
+    gradients,
     preserving_noise,
     replacing,
     run_model,
+    without_fused_layers,
 )
 from adversarial_dropout.regularizers.replay import Replay
 from adversarial_dropout.regularizers.replayable import starts_at_a_layer
@@ -137,6 +141,7 @@ class Search:
         """
 
         def point_mask(masks: LayerMasks, h: Tensor) -> Tensor:
+            check_differentiable()
             if masks.point is None:
                 precision = torch.promote_types(h.dtype, torch.float32)
                 masks.point = self.point(self._base(masks, h), precision).requires_grad_()
@@ -168,7 +173,7 @@ class Search:
                         "expected a divergence that can be differentiated by the prediction, but its value has no "
                         "graph; look for detach(), item() or no_grad() in the divergence or in the model"
                     )
-                jacobians = torch.autograd.grad(values.sum(), list(reached.values()), materialize_grads=True)
+                jacobians = gradients(values.sum(), list(reached.values()))
                 return prediction.detach(), list(reached), values, jacobians
 
         self._replay.prepare(h, to_the_first_layer)
@@ -176,6 +181,8 @@ class Search:
         prediction, reached, values, jacobians = self._replay.run(h, search, search=True)
         if self._at_layer:
             self._check_starts_at_a_layer(detached)
+        for masks in reached:
+            masks.layer.check_batch_dim(cast(Tensor, masks.entered).shape, prediction.shape[0], warn=self._warn)
         repeated = repeated_rows(target, prediction)
         for masks, jacobian in zip(reached, jacobians, strict=True):
             masks.found = found_mask(masks, jacobian, repeated)
@@ -210,7 +217,8 @@ class Search:
         try:
             for masks in self.masks:
                 masks.layer._mask_of_pass = partial(checked, masks)
-            yield
+            with without_fused_layers():
+                yield
         finally:
             for layer, mask_of_pass in before:
                 layer._mask_of_pass = mask_of_pass

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, searching
 from adversarial_dropout.regularizers.model_io import Inputs, Output
 from adversarial_dropout.regularizers.search import Search
 
@@ -17,17 +17,19 @@ class SupervisedAdversarialDropout(Regularizer):
     a random mask εˢ. The part below the layer runs once.
 
     Args:
-        divergence: ``"ce"``, ``"kl"`` (the same with labels), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
+        divergence: ``"ce"``, ``"kl"`` (the same with labels), ``"qe"``; ``"bernoulli_ce"``, ``"bernoulli_qe"`` for one
+            logit and for multi-label models; ``"squared_error"`` for regression; or a function
+            ``(target, prediction) -> (N,)``.
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
         output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
             tensor that it returns, or its ``logits``.
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, y, *, target=None)``: labels y of shape (N,), -1 = unlabelled (gives 0, does not count in the
-        mean). With ``target=model(x)``, the model's last training forward, εˢ is the mask of that pass, as in eq. 6,
-        which has one εˢ for the likelihood and this term; otherwise εˢ is drawn. The values of ``target`` are not used.
-        Returns a scalar, or shape (N,).
+        ``reg(model, x, y, *, target=None, mask=None)``: labels y of shape (N,), -1 = unlabelled (gives 0, does not
+        count in the mean). With ``target=model(x)``, the model's last training forward, εˢ is the mask of that pass, as
+        in eq. 6, which has one εˢ for the likelihood and this term; otherwise εˢ is drawn. The values of ``target`` are
+        not used. Returns a scalar, or shape (N,).
 
     Training and evaluation:
         Both passes run in the model's mode. The adversarial pass updates BatchNorm as usual; the search changes no
@@ -60,6 +62,7 @@ class SupervisedAdversarialDropout(Regularizer):
     ) -> None:
         super().__init__(divergence=divergence, reduction=reduction, output=output, class_dim=class_dim)
 
+    @searching
     def per_example(
         self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
     ) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import check_choice
-from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, searching
 from adversarial_dropout.regularizers.model_io import Inputs, Output
 from adversarial_dropout.regularizers.search import Search
 
@@ -24,7 +24,9 @@ class VirtualAdversarialDropout(Regularizer):
     of the target pass, from which the search starts.
 
     Args:
-        divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
+        divergence: ``"kl"``, ``"qe"``, ``"ce"``; ``"bernoulli_kl"``, ``"bernoulli_qe"``, ``"bernoulli_ce"`` for one
+            logit and for multi-label models; ``"squared_error"`` for regression; or a function ``(target, prediction)
+            -> (N,)``.
         noise: How *other* noise (ordinary dropout, Gaussian noise) is drawn. ``"independent"``: separately for the
             target pass and the adversarial pass. ``"shared"``: once for all passes, so the part below the layer runs
             once.
@@ -36,11 +38,11 @@ class VirtualAdversarialDropout(Regularizer):
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, *, target=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C), or to what the divergence
-        takes, and contains at least one :class:`~adversarial_dropout.AdversarialDropout`. ``target`` is ``model(x)``
-        if it has been computed already, as the model's last training forward: the search then starts from its masks.
-        With ``noise="shared"``, ``target`` also needs the activations ``h`` from which it was computed:
-        ``h = under(x); out = head(h); reg(head, h, target=out)``. Returns a scalar, or shape (N,).
+        ``reg(model, x, *, target=None, mask=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C), or to what the
+        divergence takes, and contains at least one :class:`~adversarial_dropout.AdversarialDropout`. ``target`` is
+        ``model(x)`` if it has been computed already, as the model's last training forward: the search then starts from
+        its masks. With ``noise="shared"``, ``target`` also needs the activations ``h`` from which it was computed: ``h
+        = under(x); out = head(h); reg(head, h, target=out)``. Returns a scalar, or shape (N,).
 
         ``output, term = reg.with_output(model, x)`` also returns the output of the target pass, for a supervised loss
         on the same batch: with ``noise="shared"`` such a step costs little more than one without the term.
@@ -112,6 +114,7 @@ class VirtualAdversarialDropout(Regularizer):
         search.keep_base_masks()
         return search.returned, term
 
+    @searching
     def per_example(
         self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
     ) -> Tensor:

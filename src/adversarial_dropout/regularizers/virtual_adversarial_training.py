@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import check_at_least, check_positive
-from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.base import Reduction, Regularizer, searching
 from adversarial_dropout.regularizers.model_io import Inputs, Output
 from adversarial_dropout.regularizers.passes import detached_copy, preserving_noise, replacing
 from adversarial_dropout.regularizers.perturbation import Perturbation
@@ -30,15 +30,17 @@ class VirtualAdversarialTraining(Regularizer):
         steps: Number of power iterations, 1 or more.
         embedding: Name of a module whose output is moved instead of x, for token ids; the end of the name will do. One
             more pass without a gradient then measures this output.
-        divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
+        divergence: ``"kl"``, ``"qe"``, ``"ce"``; ``"bernoulli_kl"``, ``"bernoulli_qe"``, ``"bernoulli_ce"`` for one
+            logit and for multi-label models; ``"squared_error"`` for regression; or a function ``(target, prediction)
+            -> (N,)``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
             tensor that it returns, or its ``logits``.
         class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
-        ``reg(model, x, *, target=None)``: floating x (N, ...); ``target`` is ``model(x)`` if it has been computed
-        already. Returns a scalar, or shape (N,).
+        ``reg(model, x, *, target=None, mask=None)``: floating x (N, ...); ``target`` is ``model(x)`` if it has been
+        computed already. Returns a scalar, or shape (N,).
 
     Training and evaluation:
         In all passes, normalisation follows the model's mode. The target pass updates BatchNorm as usual; the other
@@ -74,6 +76,7 @@ class VirtualAdversarialTraining(Regularizer):
         self.steps = steps
         self.embedding = embedding
 
+    @searching
     def per_example(
         self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
     ) -> Tensor:
