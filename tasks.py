@@ -74,7 +74,7 @@ def benchmarks(*options: str) -> None:
         sys.exit(f"error: benchmarks takes --data FOLDER or nothing, got {' '.join(options)}")
     if options:
         run(PYTHON, "benchmarks/epochs.py", *options)
-    for name in ("mask_search", "step_cost", "fast_paths", "processes", "true_batch"):
+    for name in ("mask_search", "step_cost", "own_models", "fast_paths", "processes", "true_batch"):
         run(PYTHON, f"benchmarks/{name}.py")
     docs()
 

@@ -196,6 +196,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "step-cost": partial(speed_tables.step_cost, "small-cnn"),
     "step-cost-table3": partial(speed_tables.step_cost, "mnist-cnn"),
     "step-cost-table4": partial(speed_tables.step_cost, "conv-large"),
+    "own-models-resnet": partial(speed_tables.own_models, "resnet"),
+    "own-models-transformer": partial(speed_tables.own_models, "transformer"),
     "mask-search": speed_tables.mask_search,
     "speed-goals": speed_tables.goals,
     "epochs": speed_tables.epochs,

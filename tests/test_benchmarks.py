@@ -8,6 +8,7 @@ import autoencoder_grid
 import fast_paths
 import mask_search
 import measuring
+import own_models
 import pytest
 import step_cost
 import torch
@@ -74,6 +75,18 @@ def test_steps_are_counted_as_the_floors_say() -> None:
     assert counted["vadd independent"] == counted["sadd"] == 2 * plain + 2 * upper
     assert counted["vat"] == counted["vat, by hand"]
     assert counted["vadd shared"] / plain == pytest.approx(1.25, abs=0.01)
+
+
+@pytest.mark.parametrize("name", own_models.MODELS)
+def test_steps_of_models_that_cannot_be_cut_cost_as_those_of_cut_ones(name: str) -> None:
+    steps = own_models.steps_of(name, 2)
+    counted = {method: measuring.flop(step) for method, step in steps.items()}
+    plain, head = counted["plain"], 2 * 2 * 128 * 10
+    assert counted["r-drop"] == counted["pi"] == 2 * plain
+    assert counted["vadd shared"] == plain + 5 * head
+    assert counted["vadd independent"] == 2 * plain + 2 * head
+    assert counted["vadd shared, on an unlabelled batch"] == 2 * plain + 5 * head
+    assert counted["vadd shared, run whole"] > 3.3 * plain
 
 
 def test_the_network_with_pooling_last_is_the_same_function() -> None:

@@ -126,7 +126,7 @@ def test_an_exception_in_the_model_leaves_no_trace(form: str, method: str, side:
         assert_works_normally(model, layer)
     whole = {"sadd": 2, "vadd": 3, "vadd-shared": 3, "at": 2, "vat": 3, "pi": 2, "entropy": 1}[method]
     cut = {"sadd": 1, "vadd": 2, "vadd-shared": 1}.get(method, whole)
-    assert raised == (cut if side == "below" and form != "opaque" else whole)
+    assert raised == (cut if side == "below" else whole)
 
 
 @EACH_FORM

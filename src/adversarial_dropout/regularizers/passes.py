@@ -179,27 +179,42 @@ def held_generators(model: nn.Module) -> set[torch.Generator]:
     return {value for value in attributes if isinstance(value, torch.Generator)}
 
 
-@contextlib.contextmanager
-def preserving_noise(model: nn.Module, x: Inputs) -> Iterator[None]:
-    """Restore the random streams afterwards, so that the next pass draws the same noise.
+class Noise:
+    """The random streams that a pass may draw from.
 
     These are PyTorch's default generators of the CPU and of the devices of ``model`` and ``x``, and the generators that
     the modules of ``model`` have as attributes.
     """
-    streams: list[tuple[Callable[[], Tensor], Callable[[Tensor], object]]]
-    streams = [(torch.get_rng_state, torch.set_rng_state)]
-    for device in {tensor.device for tensor in (*tensors_in(x), *model.parameters(), *model.buffers())}:
-        if device.type not in ("cpu", "meta"):
-            backend = torch.get_device_module(device)
-            where = {} if device.type == "mps" else {"device": device}
-            streams.append((partial(backend.get_rng_state, **where), partial(backend.set_rng_state, **where)))
-    streams += [(generator.get_state, generator.set_state) for generator in held_generators(model)]
-    before = [(set_state, get_state()) for get_state, set_state in streams]
+
+    def __init__(self, model: nn.Module, x: Inputs) -> None:
+        self._streams: list[tuple[Callable[[], Tensor], Callable[[Tensor], object]]]
+        self._streams = [(torch.get_rng_state, torch.set_rng_state)]
+        for device in {tensor.device for tensor in (*tensors_in(x), *model.parameters(), *model.buffers())}:
+            if device.type not in ("cpu", "meta"):
+                backend = torch.get_device_module(device)
+                where = {} if device.type == "mps" else {"device": device}
+                self._streams.append((partial(backend.get_rng_state, **where), partial(backend.set_rng_state, **where)))
+        self._streams += [(generator.get_state, generator.set_state) for generator in held_generators(model)]
+
+    def states(self) -> list[Tensor]:
+        """The state of each stream."""
+        return [get_state() for get_state, _ in self._streams]
+
+    def restore(self, states: list[Tensor]) -> None:
+        """Set each stream to its state in ``states``."""
+        for (_, set_state), state in zip(self._streams, states, strict=True):
+            set_state(state)
+
+
+@contextlib.contextmanager
+def preserving_noise(model: nn.Module, x: Inputs) -> Iterator[None]:
+    """Restore the random streams afterwards, so that the next pass draws the same :class:`Noise`."""
+    noise = Noise(model, x)
+    before = noise.states()
     try:
         yield
     finally:
-        for set_state, state in before:
-            set_state(state)
+        noise.restore(before)
 
 
 def check_not_recomputed() -> None:

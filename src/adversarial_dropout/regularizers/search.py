@@ -1,10 +1,8 @@
 """The masks of one step: the mask of each pass, and the search for the adversarial masks (Algorithm 1)."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -12,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.errors import InvalidValueError, NonFiniteError, values_readable
-from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
-from adversarial_dropout.masks import adversarial_mask, flip_budget, sample_mask
-from adversarial_dropout.regularizers.model_io import Inputs, Output, call, map_tensors, tensors_in
+from adversarial_dropout.errors import InvalidValueError, values_readable
+from adversarial_dropout.layers import adversarial_layers
+from adversarial_dropout.masks import sample_mask
+from adversarial_dropout.regularizers.layer_masks import LayerMasks, found_mask, repeated_rows
+from adversarial_dropout.regularizers.model_io import Inputs, Output, call, map_tensors, select, tensors_in
 from adversarial_dropout.regularizers.passes import (
+    Noise,
     check_differentiable,
     check_not_recomputed,
     cut,
@@ -27,6 +27,8 @@ from adversarial_dropout.regularizers.passes import (
     run_model,
     without_fused_layers,
 )
+from adversarial_dropout.regularizers.replay import Replay
+from adversarial_dropout.regularizers.replayable import starts_at_a_layer
 
 generators_of_a_search: ContextVar[Callable[[int], Sequence[torch.Generator]] | None] = ContextVar(
     "generators_of_a_search", default=None
@@ -37,25 +39,6 @@ generators_of_a_search: ContextVar[Callable[[int], Sequence[torch.Generator]] | 
 def draw_seed() -> int:
     """The seed of one search: a single draw from the default CPU generator."""
     return int(torch.randint(2**62, (), device="cpu"))
-
-
-@dataclass(eq=False)
-class LayerMasks:
-    """The masks of one layer in one step; each is ``None`` until a pass has reached the layer.
-
-    Attributes:
-        layer: The layer.
-        base: εˢ, bool.
-        point: ε⁰, floating, the mask with respect to which the search differentiates.
-        entered: The layer's input in the search.
-        found: The adversarial mask that the search found, bool.
-    """
-
-    layer: AdversarialDropout
-    base: Tensor | None = None
-    point: Tensor | None = None
-    entered: Tensor | None = None
-    found: Tensor | None = None
 
 
 class Search:
@@ -95,6 +78,11 @@ class Search:
         self._whole = self._upper is model
         self._output = output
         self._preserving_noise = partial(preserving_noise, model, x)
+        self._replay = Replay(
+            self._upper, partial(Noise, model, x), at_layer=at_layer or starts_at_a_layer(self._upper)
+        )
+        self.returned: object = None
+        """What the model returned in the base pass."""
         self._from_last_masks = from_last_masks
         self._at_layer = at_layer
         self._warn = warn
@@ -124,8 +112,13 @@ class Search:
             base = self._base(masks, h)
             return base if masks.layer.training else None
 
-        with self._applying(base_mask), self._preserving_noise() if repeat_noise else contextlib.nullcontext():
-            return run_model(self._upper, h, self._output)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._applying(base_mask))
+            if repeat_noise:
+                stack.enter_context(self._preserving_noise())
+                stack.enter_context(self._replay.recording(h))
+            self.returned = call(self._upper, h)
+        return select(self.returned, self._output)
 
     def adversarial_pass(self, h: Inputs, masks: Sequence[Tensor] | None = None) -> Tensor:
         """f(x, εᵃᵈᵛ), computed as ``upper(h)``, with the masks found or with the given ones, one per layer."""
@@ -137,7 +130,7 @@ class Search:
             return self._base(masks, h) if mask is None else mask  # None: the search has not reached the layer.
 
         with self._applying(given_mask):
-            return run_model(self._upper, h, self._output)
+            return self._replay.run(h, partial(run_model, self._upper, h, self._output), search=False)
 
     def find(self, h: Inputs, target: Tensor, divergence: Divergence) -> None:
         r"""Find the adversarial mask of every layer, within the layer's budget.
@@ -155,36 +148,51 @@ class Search:
                 masks.entered = h.detach()
             return masks.point
 
-        h, target = map_tensors(detached_copy, h), detached_copy(target)
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            self._preserving_noise(),
-            self._applying(point_mask),
-            replacing(self._upper, parameters=Tensor.detach, buffers=Tensor.clone),
-        ):
-            prediction = run_model(self._upper, h, self._output)
-            reached = {masks: masks.point for masks in self.masks if masks.point is not None}
-            if not reached:
-                raise InvalidValueError(
-                    "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use the "
-                    "layer in forward (or upper)"
-                )
-            values = divergence(target, prediction)
-            if not values.requires_grad:
-                raise InvalidValueError(
-                    "expected a divergence that can be differentiated by the prediction, but its value has no graph; "
-                    "look for detach(), item() or no_grad() in the divergence or in the model"
-                )
-            jacobians = gradients(values.sum(), list(reached.values()))
+        def to_the_first_layer() -> None:
+            with self._applying(lambda masks, h: None):
+                call(self._upper, h)
+
+        def search() -> tuple[Tensor, list[LayerMasks], Tensor, tuple[Tensor, ...]]:
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                self._preserving_noise(),
+                self._applying(point_mask),
+                replacing(self._upper, parameters=Tensor.detach, buffers=Tensor.clone),
+            ):
+                prediction = run_model(self._upper, detached, self._output)
+                reached = {masks: masks.point for masks in self.masks if masks.point is not None}
+                if not reached:
+                    raise InvalidValueError(
+                        "expected the pass to reach an AdversarialDropout layer of the model, but none was called; use "
+                        "the layer in forward (or upper)"
+                    )
+                values = divergence(target, prediction)
+                if not values.requires_grad:
+                    raise InvalidValueError(
+                        "expected a divergence that can be differentiated by the prediction, but its value has no "
+                        "graph; look for detach(), item() or no_grad() in the divergence or in the model"
+                    )
+                jacobians = gradients(values.sum(), list(reached.values()))
+                return prediction.detach(), list(reached), values, jacobians
+
+        self._replay.prepare(h, to_the_first_layer)
+        detached, target = map_tensors(detached_copy, h), detached_copy(target)
+        prediction, reached, values, jacobians = self._replay.run(h, search, search=True)
         if self._at_layer:
-            self._check_starts_at_a_layer(h)
+            self._check_starts_at_a_layer(detached)
         for masks in reached:
             masks.layer.check_batch_dim(cast(Tensor, masks.entered).shape, prediction.shape[0], warn=self._warn)
-        repeated = _repeated_rows(target, prediction.detach())
+        repeated = repeated_rows(target, prediction)
         for masks, jacobian in zip(reached, jacobians, strict=True):
-            masks.found = _found_mask(masks, jacobian, repeated)
+            masks.found = found_mask(masks, jacobian, repeated)
         self._warn_if_idle(repeated, values, jacobians)
+
+    def keep_base_masks(self) -> None:
+        """Let the base masks count as those of the model's last training forward."""
+        for masks in self.masks:
+            if masks.layer.training and masks.base is not None:
+                masks.layer._last_mask = masks.base
 
     def point(self, base: Tensor, dtype: torch.dtype) -> Tensor:
         """ε⁰, the mask at which D is linearised, for the base mask εˢ: all ones, as in the paper."""
@@ -196,6 +204,7 @@ class Search:
 
         def checked(masks: LayerMasks, h: Tensor) -> Tensor | None:
             check_not_recomputed()
+            self._replay.reached()
             mask, shape = mask_of(masks, h), masks.layer.mask_shape(h)
             if mask is not None and mask.shape != shape:
                 raise InvalidValueError(
@@ -265,33 +274,3 @@ class Search:
                 "the Jacobian is zero everywhere: the prediction does not depend on any unit, so none is flipped; look "
                 "at the weights and activations behind the AdversarialDropout layer"
             )
-
-
-def _found_mask(masks: LayerMasks, jacobian: Tensor, repeated: Tensor) -> Tensor:
-    """The mask of Algorithm 1, but εˢ for the ``repeated`` examples."""
-    assert masks.base is not None
-    assert masks.entered is not None
-    batch_dim = masks.layer.batch_dim
-    base, jacobian = masks.base.movedim(batch_dim, 0), jacobian.movedim(batch_dim, 0)
-    examples, *unit_shape = jacobian.shape
-    flat = (examples, math.prod(unit_shape))
-    try:
-        budget = flip_budget(masks.layer.delta, flat[1])
-        mask = adversarial_mask(base.reshape(flat), jacobian.reshape(flat), max_flips=budget).reshape(base.shape)
-    except NonFiniteError as error:
-        finite = bool(masks.entered.isfinite().all())
-        cause = "its activations are finite, so look at the divergence" if finite else "its activations are not finite"
-        raise NonFiniteError(f"{error}, in {masks.layer}: {cause}") from error
-    if not (values_readable(repeated) and not repeated.any()):
-        if repeated.shape[0] != examples:
-            repeated = repeated.all().expand(examples)
-        mask = base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
-    return mask.movedim(0, batch_dim)
-
-
-def _repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:
-    if target.shape != prediction.shape or not target.is_floating_point():
-        return prediction.new_zeros(prediction.shape[0], dtype=torch.bool)
-    two_units_in_the_last_place = 2 * torch.finfo(prediction.dtype).eps
-    close = torch.isclose(prediction, target.to(prediction.dtype), rtol=two_units_in_the_last_place, atol=1e-6)
-    return close.reshape(close.shape[0], math.prod(close.shape[1:])).all(dim=1)

@@ -14,7 +14,7 @@ class SupervisedAdversarialDropout(Regularizer):
     .. math:: D[g(y),\; f(x, \varepsilon^{adv})]
 
     with the mask that raises the linearised divergence from the labels the most, at most ``floor(δ·H)`` flips away from
-    a random mask εˢ. If the model can be cut, the part below the layer runs once.
+    a random mask εˢ. The part below the layer runs once.
 
     Args:
         divergence: ``"ce"``, ``"kl"`` (the same with labels), ``"qe"``; ``"bernoulli_ce"``, ``"bernoulli_qe"`` for one

@@ -1,6 +1,7 @@
 """VAdD: the network must agree with itself under its worst dropout mask, without labels."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -27,8 +28,8 @@ class VirtualAdversarialDropout(Regularizer):
             logit and for multi-label models; ``"squared_error"`` for regression; or a function ``(target, prediction)
             -> (N,)``.
         noise: How *other* noise (ordinary dropout, Gaussian noise) is drawn. ``"independent"``: separately for the
-            target pass and the adversarial pass. ``"shared"``: once for all passes; if the model can be cut, the part
-            below the layer runs once.
+            target pass and the adversarial pass. ``"shared"``: once for all passes, so the part below the layer runs
+            once.
         detach_target: Stop the gradient at the target. By default it flows through both passes, because the paper
             prints θ on both sides (and a constant θ̂ only for VAT).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -42,6 +43,9 @@ class VirtualAdversarialDropout(Regularizer):
         ``model(x)`` if it has been computed already, as the model's last training forward: the search then starts from
         its masks. With ``noise="shared"``, ``target`` also needs the activations ``h`` from which it was computed: ``h
         = under(x); out = head(h); reg(head, h, target=out)``. Returns a scalar, or shape (N,).
+
+        ``output, term = reg.with_output(model, x)`` also returns the output of the target pass, for a supervised loss
+        on the same batch: with ``noise="shared"`` such a step costs little more than one without the term.
 
     Training and evaluation:
         Every pass runs in the model's mode. The target pass and the adversarial pass update BatchNorm as usual (two
@@ -77,6 +81,38 @@ class VirtualAdversarialDropout(Regularizer):
         check_choice("noise", noise, get_args(NoiseMode))
         self.noise = noise
         self.detach_target = detach_target
+        self._searches: list[Search] | None = None  # Kept for ``with_output``.
+
+    def with_output(
+        self, model: nn.Module, x: Tensor | tuple[Any, ...] | Mapping[str, Any], *, mask: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
+        """Compute the regularisation term, and return the output of its target pass too.
+
+        The output is all that ``model(x)`` returns, with its graph, so a loss on the same batch needs no other pass.
+        Add the losses and call ``backward`` once, because they share a graph. The masks of this pass count as those of
+        the model's last training forward.
+
+        Args:
+            model: As in the call of the regulariser.
+            x: As in the call of the regulariser.
+            mask: As in the call of the regulariser.
+
+        Returns:
+            The output of the target pass, and the term.
+
+        Example:
+            >>> logits, term = vadd.with_output(model, x)
+            >>> loss = F.cross_entropy(logits, y) + lam * term
+        """
+        searches: list[Search] = []
+        self._searches = searches
+        try:
+            term: Tensor = self(model, x, mask=mask)
+        finally:
+            self._searches = None
+        (search,) = searches
+        search.keep_base_masks()
+        return search.returned, term
 
     @searching
     def per_example(
@@ -89,6 +125,8 @@ class VirtualAdversarialDropout(Regularizer):
         h = search.under_pass(x)
         if target is None:
             target = search.base_pass(h, repeat_noise=shared)
+            if self._searches is not None:
+                self._searches.append(search)
             h = h if shared else search.under_pass(x)
         search.find(h, target, lambda t, q: self.divergence_of(t, q, mask))
         prediction = search.adversarial_pass(h)

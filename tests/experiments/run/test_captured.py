@@ -218,7 +218,7 @@ def test_a_recorded_step_reads_no_value(
     method: str, rescale: Rescale, config: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a graph is captured, values are not readable, and nothing may read one."""
-    named = ("base", "perturbation", "pi_model", "search")
+    named = ("base", "layer_masks", "perturbation", "pi_model", "search")
     for module in ("divergences", "layers", "logits", "masks", *(f"regularizers.{name}" for name in named)):
         monkeypatch.setattr(f"adversarial_dropout.{module}.values_readable", lambda _: False)
     model = dataclasses.replace(config, rescale=rescale).build((1, 12, 12), 10)
