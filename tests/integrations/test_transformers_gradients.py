@@ -214,6 +214,23 @@ def test_shared_noise_with_label_smoothing_makes_a_first_pass_of_its_own(tmp_pat
     assert made.state.log_history[0]["VirtualAdversarialDropout"] > 0
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(("noise", "expected"), [("shared", 1), ("independent", 2)])
+def test_the_encoder_runs_no_more_than_needed(noise: Any, expected: int, bf16: bool, tmp_path: Path) -> None:
+    runs = []
+
+    class Recorded(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(x.shape)
+            return super().forward(x)
+
+    model = sequence_model(dropout=0.1).float()
+    model.bert.encoder.layer[0].intermediate.dense.__class__ = Recorded
+    vadd = VirtualAdversarialDropout(noise=noise)
+    trainer(model, tmp_path, sequence_rows(), regularizer=vadd, bf16=bf16).train()
+    assert len(runs) == expected
+
+
 @pytest.mark.parametrize("settings", [{"label_smoothing_factor": 1e-9}, {"compute_loss_func": summed}])
 def test_a_supervised_term_keeps_the_labels_that_the_trainer_takes_out(
     settings: dict[str, Any], tmp_path: Path
