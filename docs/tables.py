@@ -14,6 +14,7 @@ from pathlib import Path
 
 import choice_tables
 import figure_tables
+import reference_pages
 import search_tables
 import speed_tables
 
@@ -32,6 +33,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 PAGES = (
     "README.md",
+    "docs/your-model.md",
+    "docs/choosing.md",
+    "docs/api.md",
+    "docs/messages.md",
     "docs/method.md",
     "docs/digits.md",
     "docs/experiments.md",
@@ -73,6 +78,27 @@ def digits_tuning() -> str:
     ordered = sorted(errors, key=lambda name: (method(name), statistics.fmean(errors[name])))
     lines = [(name, MeanStd.of(errors[name])) for name in ordered]
     return Table(("candidate", f"validation error in %, n = {len(tuning['seeds'])}"), lines).markdown()
+
+
+def digits_settings() -> str:
+    """Validation errors with one setting changed at a time."""
+    content = read_json(RESULTS / "digits-100-settings.json")
+    errors: dict[str, list[float]] = content["errors"]
+
+    def error(changed: str, value: float) -> str:
+        values = {**content["centre"], changed: value}
+        return str(MeanStd.of(errors["_".join(f"{name}={each}" for name, each in values.items())]))
+
+    lines = [
+        (name, " · ".join(f"{value:g}: {error(name, value)}" for value in values))
+        for name, values in content["tried"].items()
+    ]
+    where = content["environment"]
+    return (
+        Table(("changed", f"value: validation error in %, n = {len(content['seeds'])}"), lines).markdown()
+        + f"\n\nSeeds {content['seeds'][0]} to {content['seeds'][-1]}; {where['processor']}; PyTorch "
+        f"{where['packages']['torch']}; commit {where['commit'][:7]}."
+    )
 
 
 def paper_table(name: str, scale: Scale) -> str:
@@ -196,6 +222,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "theory-distances": partial(_theory, 5),
     "search-quality": search_tables.search_quality,
     "search-steps": search_tables.search_steps,
+    "settings": digits_settings,
+    "api": reference_pages.api,
+    "messages": reference_pages.messages,
 }
 
 

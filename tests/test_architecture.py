@@ -158,11 +158,15 @@ def test_public_names() -> None:
         "VirtualAdversarialDropout",
         "VirtualAdversarialTraining",
         "adversarial_mask",
+        "bernoulli_cross_entropy",
+        "bernoulli_kl_divergence",
+        "bernoulli_quadratic_error",
         "cross_entropy",
         "flip_budget",
         "kl_divergence",
         "quadratic_error",
         "sample_mask",
+        "squared_error",
     }
     lines = re.findall(r"import \(?\s*(\w+) as (\w+)", (SOURCE / "__init__.py").read_text())
     assert {name for name, _ in lines} == expected

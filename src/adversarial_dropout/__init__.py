@@ -1,8 +1,12 @@
 """Adversarial dropout for PyTorch (Park, Park, Shin, Moon; AAAI 2018): the public names."""
 
+from adversarial_dropout.divergences import bernoulli_cross_entropy as bernoulli_cross_entropy
+from adversarial_dropout.divergences import bernoulli_kl_divergence as bernoulli_kl_divergence
+from adversarial_dropout.divergences import bernoulli_quadratic_error as bernoulli_quadratic_error
 from adversarial_dropout.divergences import cross_entropy as cross_entropy
 from adversarial_dropout.divergences import kl_divergence as kl_divergence
 from adversarial_dropout.divergences import quadratic_error as quadratic_error
+from adversarial_dropout.divergences import squared_error as squared_error
 from adversarial_dropout.errors import AdversarialDropoutError as AdversarialDropoutError
 from adversarial_dropout.errors import AdversarialDropoutWarning as AdversarialDropoutWarning
 from adversarial_dropout.layers import AdversarialDropout as AdversarialDropout

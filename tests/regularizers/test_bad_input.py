@@ -36,7 +36,7 @@ def fails(kind: type[Exception], message: str, call: Callable[[], object]) -> No
     ("make", "settings", "kind", "message"),
     [
         (VirtualAdversarialDropout, {"divergence": "lk"}, ValueError, 'did you mean "kl"'),
-        (VirtualAdversarialDropout, {"divergence": None}, ValueError, '"kl", "qe", "ce" or a function'),
+        (VirtualAdversarialDropout, {"divergence": None}, ValueError, "one of kl, qe, ce, .*, or a function"),
         (VirtualAdversarialDropout, {"noise": "share"}, ValueError, 'did you mean "shared"'),
         (VirtualAdversarialDropout, {"reduction": "avg"}, ValueError, "mean, sum, none"),
         (SupervisedAdversarialDropout, {"divergence": "bce"}, ValueError, 'did you mean "ce"'),
@@ -109,14 +109,17 @@ def test_unsupervised_methods_ignore_y(method: str) -> None:
 def test_x_that_cannot_be_moved(method: str, dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))
     x = torch.ones(5, 3, dtype=dtype)
-    fails(TypeError, "expected floating x.*pass embeddings", lambda: METHODS[method]()(model, x, torch.zeros(5).long()))
+    fails(TypeError, "expected floating x.*embedding=", lambda: METHODS[method]()(model, x, torch.zeros(5).long()))
 
 
 @pytest.mark.parametrize("method", ["at", "vat"])
 def test_x_that_is_no_tensor(method: str) -> None:
-    fails(
-        TypeError, "expected x to be a tensor, got dict", lambda: METHODS[method]()(build().model, {"x": 1}, batch()[1])
-    )
+    for x, message in (
+        ({"x": 1}, "expected a tensor in x, got a dict without one"),
+        ([batch()[0]], r"expected x to be a tensor, a tuple .*, got list; pass tuple\(x\)"),
+        ("text", "got str"),
+    ):
+        fails(TypeError, message, lambda x=x: METHODS[method]()(build().model, x, batch()[1]))  # type: ignore[misc]
 
 
 @SEARCHING
@@ -173,7 +176,8 @@ class Tuple(nn.Module):
 def test_a_model_that_returns_a_tuple(method: str, sequential: bool) -> None:
     x, y = batch()
     model = nn.Sequential(*build().model.children(), Tuple(nn.Identity())) if sequential else Tuple(build().model)
-    fails(TypeError, "model to return a tensor.*got tuple; wrap the model", lambda: METHODS[method]()(model, x, y))
+    message = r"model to return a tensor.*got tuple with 0: tensor \(5, 3\), 1: int; say which part.*output=INDEX"
+    fails(TypeError, message, lambda: METHODS[method]()(model, x, y))
 
 
 @pytest.mark.parametrize("method", ["sadd", "vadd", "vat", "pi"])

@@ -66,5 +66,5 @@ class AdversarialTraining(Regularizer):
         perturbation = Perturbation(model, x, self.embedding, self.output)
         moved = perturbation.moved()
         still = torch.zeros_like(moved, dtype=torch.promote_types(moved.dtype, torch.float32))
-        gradient = perturbation.gradient(still, lambda prediction: self._divergence(y, prediction, mask))
-        return self._divergence(y, perturbation.run_without_side_effects(self.eps * gradient.sign()), mask)
+        gradient = perturbation.gradient(still, lambda prediction: self.divergence_of(y, prediction, mask))
+        return self.divergence_of(y, perturbation.run_without_side_effects(self.eps * gradient.sign()), mask)

@@ -62,7 +62,8 @@ class Regularizer(nn.Module, ABC):
             and (isinstance(output, bool) or not isinstance(output, str | int))
         ):
             raise InvalidTypeError(f"expected output to be a name, an index or a function, got {output!r}")
-        self._divergence = resolve_divergence(divergence, class_dim)
+        self.divergence_of = resolve_divergence(divergence, class_dim)
+        """D as a function: ``(target, prediction, mask) -> values of shape (N,)``."""
         self.divergence = divergence
         self.reduction = reduction
         self.output = output

@@ -55,4 +55,4 @@ class EntropyMinimization(Regularizer):
         self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
     ) -> Tensor:
         logits = self.run(model, x) if target is None else target
-        return self._divergence(logits, logits, mask)
+        return self.divergence_of(logits, logits, mask)

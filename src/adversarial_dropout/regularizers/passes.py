@@ -62,12 +62,6 @@ def run_model(model: nn.Module, x: Inputs, output: Output = None) -> Tensor:
     return select(call(model, x), output)
 
 
-def run_without_side_effects(model: nn.Module, x: Inputs, output: Output = None) -> Tensor:
-    """``run_model`` on copies of the buffers: normalisation follows the model's mode, and no buffer changes."""
-    with replacing(model, buffers=Tensor.clone):
-        return run_model(model, x, output)
-
-
 @contextlib.contextmanager
 def replacing(
     model: nn.Module,

@@ -55,10 +55,10 @@ class PiModel(Regularizer):
     ) -> Tensor:
         if target is None:
             target = self.run(model, x)
-        values = self._divergence(target.detach() if self.detach_target else target, self.run(model, x), mask)
+        values = self.divergence_of(target.detach() if self.detach_target else target, self.run(model, x), mask)
         if values_readable(values) and values.numel() and not values.any():
             self.warn_once(
-                "both passes gave the same predictions, so there is nothing to make consistent; the passes must "
-                "differ: dropout in training mode (model.train()), or two views, reg(model, view_2, target=model(view_1))"
+                "both passes gave the same predictions, so there is nothing to make consistent; make them differ: "
+                "dropout in training mode (model.train()), or two views, reg(model, view_2, target=model(view_1))"
             )
         return values

@@ -66,5 +66,5 @@ class SupervisedAdversarialDropout(Regularizer):
         assert y is not None
         search = self.search(model, x, output=self.output, from_last_masks=target is not None, warn=self.warn_once)
         h = search.under_pass(x)
-        search.find(h, y, lambda labels, prediction: self._divergence(labels, prediction, mask))
-        return self._divergence(y, search.adversarial_pass(h), mask)
+        search.find(h, y, lambda labels, prediction: self.divergence_of(labels, prediction, mask))
+        return self.divergence_of(y, search.adversarial_pass(h), mask)

@@ -87,6 +87,6 @@ class VirtualAdversarialDropout(Regularizer):
         if target is None:
             target = search.base_pass(h, repeat_noise=shared)
             h = h if shared else search.under_pass(x)
-        search.find(h, target, lambda t, q: self._divergence(t, q, mask))
+        search.find(h, target, lambda t, q: self.divergence_of(t, q, mask))
         prediction = search.adversarial_pass(h)
-        return self._divergence(target.detach() if self.detach_target else target, prediction, mask)
+        return self.divergence_of(target.detach() if self.detach_target else target, prediction, mask)

@@ -87,10 +87,10 @@ class VirtualAdversarialTraining(Regularizer):
         xi = self.xi if self.xi is not None else (1e-4 if moved.dtype == torch.float64 else 0.1)
         for _ in range(self.steps):
             gradient = perturbation.gradient(
-                xi * direction, lambda prediction: self._divergence(reference, prediction, mask)
+                xi * direction, lambda prediction: self.divergence_of(reference, prediction, mask)
             )
             direction = _normalised(gradient, otherwise=direction)
-        return self._divergence(reference, perturbation.run_without_side_effects(self.eps * direction), mask)
+        return self.divergence_of(reference, perturbation.run_without_side_effects(self.eps * direction), mask)
 
 
 def _normalised(d: Tensor, otherwise: Tensor | None = None) -> Tensor:
