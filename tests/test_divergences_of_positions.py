@@ -1,7 +1,7 @@
 """Divergences with positions, masks, −∞ logits, one logit and regression: plain floats and finite differences."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -50,7 +50,7 @@ def close(one: Any, other: Any) -> None:
 # Positions
 
 
-def softmax_by_hand(name: str, t: Any, q: Tensor) -> tuple[float, list[float], list[float]]:
+def softmax_by_hand(name: str, t: Any, q: Tensor) -> tuple[float, Sequence[float], Sequence[float]]:
     """Value and gradients at one position, in floats."""
     if isinstance(t, int):
         value = oracles.VALUES[name](oracles.one_hot(t, len(q)), q.tolist())

@@ -52,7 +52,8 @@ class Network(nn.Module):
 
     def h(self, x: Tensor, run: int) -> Tensor:
         """What the layer gets in a pass, computed without recorder and layer."""
-        result: Tensor = self.stem(x) + self.std * self.below.runs[run].noise
+        runs = self.below.runs  # a part below the layer may run less often than the part above
+        result: Tensor = self.stem(x) + self.std * runs[min(run, len(runs) - 1) if run > 0 else run].noise
         return result
 
     def logits(self, masked: Tensor, run: int) -> Tensor:
@@ -123,7 +124,7 @@ def loop(name: str, *, class_dim: int | None = None, mask: Tensor | None = None)
                 for rest in product(*(range(size) for size in positions))
                 if counted(mask, labels, index := (example, *rest))
             ]
-            rows.append(sum(found) / len(found) if found else torch.tensor(math.nan, dtype=prediction.dtype))
+            rows.append(torch.stack(found).mean() if found else torch.tensor(math.nan, dtype=prediction.dtype))
         return torch.stack(rows)
 
     return values

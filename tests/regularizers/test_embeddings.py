@@ -29,7 +29,8 @@ class Tokens(nn.Module):
         return result
 
     def pooled(self, e: Tensor, scale: int = 1) -> Tensor:
-        result: Tensor = scale * (e + self.encoder["positions"].weight).mean(dim=1)
+        positions = self.encoder["positions"](torch.arange(4))
+        result: Tensor = scale * (e + positions).mean(dim=1)
         return result
 
 

@@ -47,7 +47,9 @@ class Two(nn.Module):
 
 
 class KeywordOnly(Two):
-    def forward(self, *, a: Tensor, b: Tensor, note: str | None = None, flag: bool = False) -> Any:
+    def forward(  # type: ignore[override]
+        self, *, a: Tensor, b: Tensor, note: str | None = None, flag: bool = False
+    ) -> Any:
         return super().forward(a, b, note, flag)
 
 

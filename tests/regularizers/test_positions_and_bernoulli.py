@@ -115,11 +115,12 @@ FAMILIES = [(method, family) for method in METHODS for family in ("softmax", "be
 @pytest.mark.parametrize(("method", "family"), [pair for pair in FAMILIES if pair != ("entropy", "squared_error")])
 def test_padding_changes_nothing(method: str, family: str) -> None:
     """Three positions of garbage: the same loss and gradients, for a layer whose mask is shared over the positions."""
-    settings: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "softmax": {"class_dim": -1},
         "bernoulli": {"divergence": f"bernoulli_{DIVERGENCE[method]}"},
         "squared_error": {"divergence": "squared_error"},
-    }[family]
+    }
+    settings = every[family]
     y = {"softmax": LABELS, "bernoulli": torch.randint(-1, 2, (N, T, 3)), "squared_error": double(N, T, 3, seed=9)}[
         family
     ]
