@@ -18,6 +18,7 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 ROOMS = (
     "errors",
     "masks",
+    "logits",
     "divergences",
     "layers",
     "regularizers",

@@ -1,7 +1,6 @@
-"""Divergences D(target, prediction): one value per example, computed from logits.
+"""Divergences D(target, prediction): one value per example, the mean over its positions that count.
 
-The target is either logits of the prediction's shape or integer labels, which stand for one-hot distributions. Half
-precision is computed and returned in float32.
+Targets are logits of the prediction's shape, or integer labels. Half precision is computed and returned in float32.
 """
 
 import warnings
@@ -19,22 +18,31 @@ from adversarial_dropout.errors import (
     did_you_mean,
     values_readable,
 )
+from adversarial_dropout.logits import as_two_classes, check_floating, classes_last, per_example
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
-"""``(target, prediction) -> values of shape (N,)``."""
+"""``(target, prediction) -> values of shape (N,)``, or of the mask's shape if there is a mask."""
+MaskedDivergence = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""``(target, prediction, mask) -> values of shape (N,)``."""
 
 
-def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
+def cross_entropy(
+    target: Tensor, prediction: Tensor, *, class_dim: int | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Cross-entropy :math:`-\sum_c t_c \log q_c` between the softmaxes t of the target and q of the prediction.
 
-    This is the paper's example of a divergence D (after eq. 1).
+    This is the paper's example of a divergence D (after eq. 1). Classes with :math:`t_c = 0` contribute 0, also where
+    both logits are −∞.
 
     Args:
-        target: Logits of shape (N, C), or integer labels in [0, C) of shape (N,).
-        prediction: Floating logits of shape (N, C).
+        target: Logits of the prediction's shape, or integer labels in [0, C) of that shape without the classes.
+        prediction: Floating logits of shape (N, C), C ≥ 2, or with positions, such as (N, C, H, W) or (N, T, C).
+        class_dim: The dimension of the classes; required with positions. 1 for (N, C, H, W), -1 for (N, T, C).
+        mask: Bool, the shape of the positions, e.g. (N, T), or its first dimensions: ``True`` = the position counts.
 
     Returns:
-        Values ≥ 0 in nats, shape (N,). Gradients flow into both arguments.
+        Values ≥ 0 in nats, shape (N,): the mean over the positions that count, 0 if none counts. Gradients flow into
+        both arguments.
 
     Raises:
         InvalidTypeError, InvalidValueError: a dtype, shape or label is invalid.
@@ -42,24 +50,31 @@ def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
     Warns:
         AdversarialDropoutWarning: an argument looks like probabilities instead of logits.
     """
-    labels = _are_labels(target, prediction)
+    target, prediction, labels = classes_last(target, prediction, class_dim)
     log_q = _log_softmax("prediction", prediction)
     if labels:
-        return -log_q.gather(1, target.long().unsqueeze(1)).squeeze(1)
-    return -(_log_softmax("target", target).exp() * log_q).sum(dim=1)
+        return per_example(-log_q.gather(-1, target.long().unsqueeze(-1)).squeeze(-1), mask)
+    t = _log_softmax("target", target).exp()
+    return per_example(-(t * log_q.masked_fill(t == 0, 0)).sum(dim=-1), mask)
 
 
-def kl_divergence(target: Tensor, prediction: Tensor) -> Tensor:
+def kl_divergence(
+    target: Tensor, prediction: Tensor, *, class_dim: int | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Kullback–Leibler divergence :math:`\sum_c t_c (\log t_c - \log q_c)` of the target from the prediction.
 
-    With labels it equals :func:`cross_entropy`, because a one-hot target has no entropy.
+    With labels it equals :func:`cross_entropy`, because a one-hot target has no entropy. Classes with :math:`t_c = 0`
+    contribute 0, also where both logits are −∞.
 
     Args:
-        target: Logits of shape (N, C), or integer labels in [0, C) of shape (N,).
-        prediction: Floating logits of shape (N, C).
+        target: Logits of the prediction's shape, or integer labels in [0, C) of that shape without the classes.
+        prediction: Floating logits of shape (N, C), C ≥ 2, or with positions, such as (N, C, H, W) or (N, T, C).
+        class_dim: The dimension of the classes; required with positions. 1 for (N, C, H, W), -1 for (N, T, C).
+        mask: Bool, the shape of the positions, e.g. (N, T), or its first dimensions: ``True`` = the position counts.
 
     Returns:
-        Values ≥ 0 (up to rounding) in nats, shape (N,). Gradients flow into both arguments.
+        Values ≥ 0 (up to rounding) in nats, shape (N,): the mean over the positions that count, 0 if none counts.
+        Gradients flow into both arguments.
 
     Raises:
         InvalidTypeError, InvalidValueError: a dtype, shape or label is invalid.
@@ -67,24 +82,31 @@ def kl_divergence(target: Tensor, prediction: Tensor) -> Tensor:
     Warns:
         AdversarialDropoutWarning: an argument looks like probabilities instead of logits.
     """
-    if _are_labels(target, prediction):
-        return cross_entropy(target, prediction)
+    if not target.is_floating_point():
+        return cross_entropy(target, prediction, class_dim=class_dim, mask=mask)
+    target, prediction, _ = classes_last(target, prediction, class_dim)
     log_t = _log_softmax("target", target)
-    return (log_t.exp() * (log_t - _log_softmax("prediction", prediction))).sum(dim=1)
+    t = log_t.exp()
+    return per_example((t * (log_t - _log_softmax("prediction", prediction)).masked_fill(t == 0, 0)).sum(-1), mask)
 
 
-def quadratic_error(target: Tensor, prediction: Tensor) -> Tensor:
+def quadratic_error(
+    target: Tensor, prediction: Tensor, *, class_dim: int | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Quadratic error :math:`\frac{1}{C}\sum_c (t_c - q_c)^2` of the softmaxes: the *mean* over the classes.
 
     The paper does not say whether it takes the sum or the mean. The authors' code takes the mean, so the paper's
     weights λ = 25 and λ = 30 are read on that scale.
 
     Args:
-        target: Logits of shape (N, C), or integer labels in [0, C) of shape (N,).
-        prediction: Floating logits of shape (N, C).
+        target: Logits of the prediction's shape, or integer labels in [0, C) of that shape without the classes.
+        prediction: Floating logits of shape (N, C), C ≥ 2, or with positions, such as (N, C, H, W) or (N, T, C).
+        class_dim: The dimension of the classes; required with positions. 1 for (N, C, H, W), -1 for (N, T, C).
+        mask: Bool, the shape of the positions, e.g. (N, T), or its first dimensions: ``True`` = the position counts.
 
     Returns:
-        Values in [0, 2 / C], shape (N,). Gradients flow into both arguments.
+        Values in [0, 2 / C], shape (N,): the mean over the positions that count, 0 if none counts. Gradients flow into
+        both arguments.
 
     Raises:
         InvalidTypeError, InvalidValueError: a dtype, shape or label is invalid.
@@ -92,67 +114,147 @@ def quadratic_error(target: Tensor, prediction: Tensor) -> Tensor:
     Warns:
         AdversarialDropoutWarning: an argument looks like probabilities instead of logits.
     """
-    labels = _are_labels(target, prediction)
+    target, prediction, labels = classes_last(target, prediction, class_dim)
     q = _log_softmax("prediction", prediction).exp()
     if labels:
-        t = (target.long().unsqueeze(1) == torch.arange(q.shape[1], device=q.device)).to(q.dtype)
+        t = (target.long().unsqueeze(-1) == torch.arange(q.shape[-1], device=q.device)).to(q.dtype)
     else:
         t = _log_softmax("target", target).exp()
-    return (t - q).square().mean(dim=1)
+    return per_example((t - q).square().mean(dim=-1), mask)
 
 
-_BY_NAME: dict[str, Divergence] = {"kl": kl_divergence, "qe": quadratic_error, "ce": cross_entropy}
+def bernoulli_cross_entropy(target: Tensor, prediction: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    r"""Cross-entropy :math:`-t \log q - (1 - t) \log(1 - q)` of the sigmoids t and q.
+
+    The mean over an example's logits; for one logit per example and for multi-label models.
+
+    Args:
+        target: Logits of the prediction's shape, or labels of it: bool, or integers 0 and 1.
+        prediction: Floating logits of shape (N,) or (N, ...).
+        mask: Bool, the prediction's shape or its first dimensions: ``True`` = the logit counts.
+
+    Returns:
+        Values ≥ 0 in nats, shape (N,). Gradients flow into both arguments.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: a dtype, shape or label is invalid.
+    """
+    return cross_entropy(*as_two_classes(target, prediction), class_dim=-1, mask=mask)
 
 
-def resolve_divergence(divergence: str | Divergence) -> Divergence:
-    """The function of the name ``"kl"``, ``"qe"`` or ``"ce"``, or the given function with its results checked."""
-    if callable(divergence):
-        return partial(_one_per_example, divergence)
-    if isinstance(divergence, str) and divergence in _BY_NAME:
-        return _BY_NAME[divergence]
-    raise InvalidValueError(
-        f'expected divergence to be "kl", "qe", "ce" or a function (target, prediction) -> (N,), '
-        f"got {divergence!r}{did_you_mean(divergence, _BY_NAME)}"
-    )
+def bernoulli_kl_divergence(target: Tensor, prediction: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    r"""KL divergence :math:`t \log\frac{t}{q} + (1 - t) \log\frac{1 - t}{1 - q}` of the sigmoids t and q.
+
+    The mean over an example's logits; for one logit per example and for multi-label models. With labels it equals
+    :func:`bernoulli_cross_entropy`.
+
+    Args:
+        target: Logits of the prediction's shape, or labels of it: bool, or integers 0 and 1.
+        prediction: Floating logits of shape (N,) or (N, ...).
+        mask: Bool, the prediction's shape or its first dimensions: ``True`` = the logit counts.
+
+    Returns:
+        Values ≥ 0 (up to rounding) in nats, shape (N,). Gradients flow into both arguments.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: a dtype, shape or label is invalid.
+    """
+    return kl_divergence(*as_two_classes(target, prediction), class_dim=-1, mask=mask)
 
 
-def _one_per_example(divergence: Divergence, target: Tensor, prediction: Tensor) -> Tensor:
-    values: object = divergence(target, prediction)
-    if not isinstance(values, Tensor) or values.shape != prediction.shape[:1]:
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+def bernoulli_quadratic_error(target: Tensor, prediction: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    r"""Quadratic error :math:`(t - q)^2` of the sigmoids t and q.
+
+    The mean over an example's logits; for one logit per example and for multi-label models.
+
+    Args:
+        target: Logits of the prediction's shape, or labels of it: bool, or integers 0 and 1.
+        prediction: Floating logits of shape (N,) or (N, ...).
+        mask: Bool, the prediction's shape or its first dimensions: ``True`` = the logit counts.
+
+    Returns:
+        Values in [0, 1], shape (N,). Gradients flow into both arguments.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: a dtype, shape or label is invalid.
+    """
+    return quadratic_error(*as_two_classes(target, prediction), class_dim=-1, mask=mask)
+
+
+def squared_error(target: Tensor, prediction: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    r"""Squared error :math:`(t - q)^2` of the outputs themselves, the mean over an example's outputs: for regression.
+
+    Args:
+        target: Outputs, or values to predict, of the prediction's shape.
+        prediction: Floating outputs of shape (N,) or (N, ...).
+        mask: Bool, the prediction's shape or its first dimensions: ``True`` = the output counts.
+
+    Returns:
+        Values ≥ 0 in squared units of the output, shape (N,). Gradients flow into both arguments.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: a dtype or shape is invalid.
+    """
+    check_floating(prediction)
+    if target.is_complex():
+        raise InvalidTypeError(f"expected a real target, got {target.dtype}")
+    if target.shape != prediction.shape or prediction.dim() == 0:
         raise InvalidValueError(
-            f"expected the divergence to return one value per example, shape ({prediction.shape[0]},), got {shape}; "
-            f"reduce over all dimensions but the first"
+            f"expected target of the prediction's shape {tuple(prediction.shape)}, got {tuple(target.shape)}; "
+            f"both need a batch dimension"
         )
-    return values
+    prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+    return per_example((target.to(prediction.dtype) - prediction).square(), mask)
 
 
-def _are_labels(target: Tensor, prediction: Tensor) -> bool:
-    """Check both arguments; whether the target is labels rather than logits."""
-    if not prediction.is_floating_point():
-        raise InvalidTypeError(f"expected prediction to be floating logits, got {prediction.dtype}")
-    if prediction.dim() != 2 or prediction.shape[1] == 0:
-        raise InvalidValueError(f"expected prediction to be logits of shape (N, C), got {tuple(prediction.shape)}")
-    n, classes = prediction.shape
-    if target.is_floating_point():
-        if target.shape != prediction.shape:
-            raise InvalidValueError(
-                f"expected target logits of the prediction's shape {(n, classes)}, got {tuple(target.shape)}"
-                f"{'; labels must be integers: pass y.long()' if target.shape[:1] == (n,) else ''}"
-            )
-        return False
-    if target.dtype == torch.bool or target.is_complex():
-        raise InvalidTypeError(f"expected target to be integer labels or floating logits, got {target.dtype}")
-    if target.shape != (n,):
-        raise InvalidValueError(f"expected labels of shape ({n},), got {tuple(target.shape)}")
-    if n and values_readable(target):
-        low, high = int(target.min()), int(target.max())
-        if low < 0 or high >= classes:
-            raise InvalidValueError(
-                f"expected labels in [0, {classes}) for {classes} classes, got values from {low} to {high}; number the "
-                f"classes from 0, and use -1 for rows without a label in a regulariser's y"
-            )
-    return True
+_SOFTMAX = {"kl": kl_divergence, "qe": quadratic_error, "ce": cross_entropy}
+_OF_EACH_OUTPUT = {
+    "bernoulli_kl": bernoulli_kl_divergence,
+    "bernoulli_qe": bernoulli_quadratic_error,
+    "bernoulli_ce": bernoulli_cross_entropy,
+    "squared_error": squared_error,
+}
+NAMES = (*_SOFTMAX, *_OF_EACH_OUTPUT)
+
+
+def resolve_divergence(divergence: str | Divergence, class_dim: int | None = None) -> MaskedDivergence:
+    """The function of a name in ``NAMES``, or the given function with its results checked.
+
+    Raises:
+        InvalidValueError: the name is unknown, or ``class_dim`` is given with a divergence that has no classes.
+    """
+    if isinstance(divergence, str) and divergence in _SOFTMAX:
+        return partial(_masked, partial(_SOFTMAX[divergence], class_dim=class_dim))
+    if not callable(divergence) and divergence not in _OF_EACH_OUTPUT:
+        raise InvalidValueError(
+            f"expected divergence to be one of {', '.join(NAMES)}, or a function (target, prediction) -> (N,), "
+            f"got {divergence!r}{did_you_mean(divergence, NAMES)}"
+        )
+    if class_dim is not None:
+        raise InvalidValueError(
+            f"expected class_dim only with {', '.join(_SOFTMAX)}, got class_dim={class_dim} with {divergence!r}, "
+            f"which has no dimension of classes; leave it out"
+        )
+    if callable(divergence):
+        return partial(_of_function, divergence)
+    return partial(_masked, _OF_EACH_OUTPUT[divergence])
+
+
+def _masked(divergence: Callable[..., Tensor], target: Tensor, prediction: Tensor, mask: Tensor | None) -> Tensor:
+    return divergence(target, prediction, mask=mask)
+
+
+def _of_function(divergence: Divergence, target: Tensor, prediction: Tensor, mask: Tensor | None) -> Tensor:
+    values: object = divergence(target, prediction)
+    expected = prediction.shape[:1] if mask is None else mask.shape
+    if not isinstance(values, Tensor) or values.shape != expected:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        of_each, others = ("example", "the first") if len(expected) == 1 else ("position", "those of the mask")
+        raise InvalidValueError(
+            f"expected the divergence to return one value per {of_each}, shape {tuple(expected)}, got {shape}; reduce "
+            f"over all dimensions but {others}"
+        )
+    return values if mask is None else per_example(values, mask)
 
 
 def _log_softmax(name: str, logits: Tensor) -> Tensor:
@@ -164,10 +266,10 @@ def _log_softmax(name: str, logits: Tensor) -> Tensor:
             AdversarialDropoutWarning,
             stacklevel=3,
         )
-    return F.log_softmax(logits, dim=1)
+    return F.log_softmax(logits, dim=-1)
 
 
 def _look_like_probabilities(logits: Tensor) -> bool:
-    if logits.shape[0] == 0 or logits.shape[1] < 2 or bool((logits < 0).any()):
+    if logits.numel() == 0 or bool((logits < 0).any()):
         return False
-    return bool(((logits.sum(dim=1) - 1).abs() < 1e-3).all())
+    return bool(((logits.sum(dim=-1) - 1).abs() < 1e-3).all())

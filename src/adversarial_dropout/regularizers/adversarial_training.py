@@ -1,11 +1,13 @@
 """Adversarial training: the loss on the input moved along the sign of its gradient."""
 
+import torch
 from torch import Tensor, nn
 
-from adversarial_dropout.divergences import cross_entropy
+from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import check_positive
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled
-from adversarial_dropout.regularizers.passes import check_perturbable, input_gradient, run_without_side_effects
+from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.model_io import Inputs, Output
+from adversarial_dropout.regularizers.perturbation import Perturbation
 
 
 class AdversarialTraining(Regularizer):
@@ -14,11 +16,16 @@ class AdversarialTraining(Regularizer):
 
     .. math:: D[g(y),\; f(x + r)], \qquad r = \epsilon \cdot \mathrm{sign}\, \nabla_x D[g(y), f(x)]
 
-    D is the cross-entropy. Both passes see the same noise.
+    D is the cross-entropy unless another is given. Both passes see the same noise.
 
     Args:
         eps: Length ε of the perturbation in the L∞ norm, in units of x, above 0.
+        divergence: D, as in supervised adversarial dropout.
+        embedding: Name of a module whose output is moved instead of x, for token ids; the end of the name will do.
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
+        output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
+            tensor that it returns, or its ``logits``.
+        class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
         ``reg(model, x, y)``: floating x (N, ...); labels y of shape (N,), -1 = unlabelled (gives 0, does not count in
@@ -37,15 +44,27 @@ class AdversarialTraining(Regularizer):
 
     supervised = True
 
-    def __init__(self, *, eps: float = 0.1, reduction: Reduction = "mean") -> None:
-        super().__init__(reduction=reduction)
+    def __init__(
+        self,
+        *,
+        eps: float = 0.1,
+        divergence: str | Divergence = "ce",
+        embedding: str | None = None,
+        reduction: Reduction = "mean",
+        output: Output = None,
+        class_dim: int | None = None,
+    ) -> None:
+        super().__init__(divergence=divergence, reduction=reduction, output=output, class_dim=class_dim)
         check_positive("eps", eps)
         self.eps = eps
+        self.embedding = embedding
 
-    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+    def per_example(
+        self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         assert y is not None
-        check_perturbable(x)
-        divergence = on_labelled(cross_entropy)
-        gradient = input_gradient(model, x, lambda prediction: divergence(y, prediction))
-        perturbed = x + (self.eps * gradient.sign()).to(x.dtype)
-        return divergence(y, run_without_side_effects(model, perturbed))
+        perturbation = Perturbation(model, x, self.embedding, self.output)
+        moved = perturbation.moved()
+        still = torch.zeros_like(moved, dtype=torch.promote_types(moved.dtype, torch.float32))
+        gradient = perturbation.gradient(still, lambda prediction: self._divergence(y, prediction, mask))
+        return self._divergence(y, perturbation.run_without_side_effects(self.eps * gradient.sign()), mask)

@@ -3,14 +3,16 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, NonFiniteError, values_readable
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
+from adversarial_dropout.regularizers.model_io import Inputs, Output, call, select, tensors_in
 
 
 class Part(nn.Module):
@@ -21,9 +23,8 @@ class Part(nn.Module):
         self.model = model
         self.method = method
 
-    def forward(self, x: Tensor) -> Tensor:
-        part: Tensor = getattr(self.model, self.method)(x)
-        return part
+    def forward(self, *x: Any, **named: Any) -> Any:
+        return getattr(self.model, self.method)(*x, **named)
 
 
 def cut(model: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -56,25 +57,15 @@ def cut(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     return whole
 
 
-def run_model(model: nn.Module, x: Tensor) -> Tensor:
-    """``model(x)``, checked to be a tensor with a batch dimension.
-
-    The model gets a copy of ``x``, because it may start with an in-place operation, and other passes need ``x`` too.
-    """
-    result: object = model(x.clone())
-    if not isinstance(result, Tensor) or result.dim() == 0:
-        what = "a tensor without dimensions" if isinstance(result, Tensor) else type(result).__name__
-        raise InvalidTypeError(
-            f"expected the model to return a tensor of shape (N, ...), got {what}; wrap the model so that "
-            f"forward (and under, and upper) returns one tensor"
-        )
-    return result
+def run_model(model: nn.Module, x: Inputs, output: Output = None) -> Tensor:
+    """The prediction in ``model(x)``, a tensor with the examples in dimension 0."""
+    return select(call(model, x), output)
 
 
-def run_without_side_effects(model: nn.Module, x: Tensor) -> Tensor:
-    """``model(x)`` on copies of the buffers: normalisation follows the model's mode, and no buffer changes."""
+def run_without_side_effects(model: nn.Module, x: Inputs, output: Output = None) -> Tensor:
+    """``run_model`` on copies of the buffers: normalisation follows the model's mode, and no buffer changes."""
     with replacing(model, buffers=Tensor.clone):
-        return run_model(model, x)
+        return run_model(model, x, output)
 
 
 @contextlib.contextmanager
@@ -131,43 +122,6 @@ def detached_copy(tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
 
 
-def check_perturbable(x: Tensor) -> None:
-    """Raise unless ``x`` can be moved by a small step."""
-    if not x.is_floating_point():
-        raise InvalidTypeError(
-            f"expected floating x, got {x.dtype}; an input that cannot be moved by a small step, such as token ids, "
-            f"has no gradient: pass embeddings, with a model that starts from them"
-        )
-
-
-def input_gradient(model: nn.Module, x: Tensor, values: Callable[[Tensor], Tensor]) -> Tensor:
-    """Gradient of ``values(model(x)).sum()`` in x, by a pass that changes no buffer and no random stream.
-
-    It is computed in float32 where the parameters, ``x`` or autocast use half precision.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = _at_least_float32(detached_copy(x)).requires_grad_()
-        with (
-            torch.autocast(x.device.type, enabled=False),
-            preserving_noise(model, x),
-            replacing(
-                model,
-                parameters=lambda parameter: _at_least_float32(parameter.detach()),
-                buffers=lambda buffer: _at_least_float32(buffer.clone()),
-            ),
-        ):
-            total = values(run_model(model, leaf)).sum()
-            gradient = torch.autograd.grad(total, leaf, materialize_grads=True)[0]
-    if values_readable(gradient) and not gradient.isfinite().all():
-        what = "x is finite, so look at the model's output" if bool(x.isfinite().all()) else "x is not finite"
-        raise NonFiniteError(f"expected a finite gradient in x, got NaN or infinite entries: {what}")
-    return gradient
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
 def held_generators(model: nn.Module) -> set[torch.Generator]:
     """Every ``torch.Generator`` that a module of ``model`` has as an attribute."""
     attributes = (value for module in model.modules() for value in vars(module).values())
@@ -175,7 +129,7 @@ def held_generators(model: nn.Module) -> set[torch.Generator]:
 
 
 @contextlib.contextmanager
-def preserving_noise(model: nn.Module, x: Tensor) -> Iterator[None]:
+def preserving_noise(model: nn.Module, x: Inputs) -> Iterator[None]:
     """Restore the random streams afterwards, so that the next pass draws the same noise.
 
     These are PyTorch's default generators of the CPU and of the devices of ``model`` and ``x``, and the generators that
@@ -183,7 +137,7 @@ def preserving_noise(model: nn.Module, x: Tensor) -> Iterator[None]:
     """
     streams: list[tuple[Callable[[], Tensor], Callable[[Tensor], object]]]
     streams = [(torch.get_rng_state, torch.set_rng_state)]
-    for device in {tensor.device for tensor in (x, *model.parameters(), *model.buffers())}:
+    for device in {tensor.device for tensor in (*tensors_in(x), *model.parameters(), *model.buffers())}:
         if device.type not in ("cpu", "meta"):
             backend = torch.get_device_module(device)
             where = {} if device.type == "mps" else {"device": device}

@@ -2,9 +2,10 @@
 
 from torch import Tensor, nn
 
-from adversarial_dropout.divergences import Divergence, resolve_divergence
+from adversarial_dropout.divergences import Divergence
+from adversarial_dropout.errors import values_readable
 from adversarial_dropout.regularizers.base import Reduction, Regularizer
-from adversarial_dropout.regularizers.passes import run_model
+from adversarial_dropout.regularizers.model_io import Inputs, Output
 
 
 class PiModel(Regularizer):
@@ -19,6 +20,9 @@ class PiModel(Regularizer):
         detach_target: Stop the gradient at the target. By default it flows through both passes, because the paper
             prints θ on both sides (and a constant θ̂ only for VAT).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
+            tensor that it returns, or its ``logits``.
+        class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
         ``reg(model, x, *, target=None)``: ``target`` is ``model(x)``, or the output for another view of ``x``, if it
@@ -35,14 +39,26 @@ class PiModel(Regularizer):
     """
 
     def __init__(
-        self, *, divergence: str | Divergence = "qe", detach_target: bool = False, reduction: Reduction = "mean"
+        self,
+        *,
+        divergence: str | Divergence = "qe",
+        detach_target: bool = False,
+        reduction: Reduction = "mean",
+        output: Output = None,
+        class_dim: int | None = None,
     ) -> None:
-        super().__init__(reduction=reduction)
-        self._divergence = resolve_divergence(divergence)
-        self.divergence = divergence
+        super().__init__(divergence=divergence, reduction=reduction, output=output, class_dim=class_dim)
         self.detach_target = detach_target
 
-    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+    def per_example(
+        self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         if target is None:
-            target = run_model(model, x)
-        return self._divergence(target.detach() if self.detach_target else target, run_model(model, x))
+            target = self.run(model, x)
+        values = self._divergence(target.detach() if self.detach_target else target, self.run(model, x), mask)
+        if values_readable(values) and values.numel() and not values.any():
+            self.warn_once(
+                "both passes gave the same predictions, so there is nothing to make consistent; the passes must "
+                "differ: dropout in training mode (model.train()), or two views, reg(model, view_2, target=model(view_1))"
+            )
+        return values

@@ -14,6 +14,7 @@ from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError, values_readable
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 from adversarial_dropout.masks import adversarial_mask, flip_budget, sample_mask
+from adversarial_dropout.regularizers.model_io import Inputs, Output, call, map_tensors, tensors_in
 from adversarial_dropout.regularizers.passes import (
     check_not_recomputed,
     cut,
@@ -63,7 +64,8 @@ class Search:
 
     Args:
         model: Model with at least one AdversarialDropout layer.
-        x: Its input.
+        x: Its input: a tensor, a tuple for ``model(*x)`` or a dict for ``model(**x)``.
+        output: Which part of what the model returns is the prediction; see :func:`model_io.select`.
         from_last_masks: Use the masks of the model's last training forward as εˢ, where they fit.
         at_layer: ``model`` starts with the layer, so it is not cut.
         warn: Called with the reason if no unit can be flipped.
@@ -72,8 +74,9 @@ class Search:
     def __init__(
         self,
         model: nn.Module,
-        x: Tensor,
+        x: Inputs,
         *,
+        output: Output = None,
         from_last_masks: bool = False,
         at_layer: bool = False,
         warn: Callable[[str], None] = lambda reason: None,
@@ -85,6 +88,8 @@ class Search:
                 "e.g. nn.Sequential(features, AdversarialDropout(p=0.5, delta=0.05), head)"
             )
         self._under, self._upper = (nn.Sequential(), model) if at_layer else cut(model)
+        self._whole = self._upper is model
+        self._output = output
         self._preserving_noise = partial(preserving_noise, model, x)
         self._from_last_masks = from_last_masks
         self._at_layer = at_layer
@@ -93,8 +98,8 @@ class Search:
         self._generators = None if generators is None else generators(len(self.masks))
         self._seed = draw_seed() if generators is None else 0
 
-    def under_pass(self, x: Tensor) -> Tensor:
-        """The input of the upper part: ``under(x)``, which must not reach a layer."""
+    def under_pass(self, x: Inputs) -> Inputs:
+        """The input of the upper part: ``under(x)``, which must not reach a layer; ``x`` if the model is not cut."""
 
         def no_mask(masks: LayerMasks, h: Tensor) -> None:
             raise InvalidValueError(
@@ -102,10 +107,13 @@ class Search:
                 "of them, so that forward(x) equals upper(under(x))"
             )
 
+        if self._whole:
+            return x
         with self._applying(no_mask):
-            return run_model(self._under, x)
+            h: object = call(self._under, x)
+        return h if isinstance(h, Tensor) else (h,)
 
-    def base_pass(self, h: Tensor, *, repeat_noise: bool = False) -> Tensor:
+    def base_pass(self, h: Inputs, *, repeat_noise: bool = False) -> Tensor:
         """f(x, εˢ), computed as ``upper(h)``; with ``repeat_noise`` the next pass sees the same noise."""
 
         def base_mask(masks: LayerMasks, h: Tensor) -> Tensor | None:
@@ -113,9 +121,9 @@ class Search:
             return base if masks.layer.training else None
 
         with self._applying(base_mask), self._preserving_noise() if repeat_noise else contextlib.nullcontext():
-            return run_model(self._upper, h)
+            return run_model(self._upper, h, self._output)
 
-    def adversarial_pass(self, h: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+    def adversarial_pass(self, h: Inputs, masks: Sequence[Tensor] | None = None) -> Tensor:
         """f(x, εᵃᵈᵛ), computed as ``upper(h)``, with the masks found or with the given ones, one per layer."""
         given = [layer_masks.found for layer_masks in self.masks] if masks is None else masks
         by_layer = dict(zip(self.masks, given, strict=True))
@@ -125,9 +133,9 @@ class Search:
             return self._base(masks, h) if mask is None else mask  # None: the search has not reached the layer.
 
         with self._applying(given_mask):
-            return run_model(self._upper, h)
+            return run_model(self._upper, h, self._output)
 
-    def find(self, h: Tensor, target: Tensor, divergence: Divergence) -> None:
+    def find(self, h: Inputs, target: Tensor, divergence: Divergence) -> None:
         r"""Find the adversarial mask of every layer, within the layer's budget.
 
         One gradient gives :math:`J = \partial D(target, upper(h \odot \varepsilon)) / \partial \varepsilon` at ε⁰ for
@@ -142,7 +150,7 @@ class Search:
                 masks.entered = h.detach()
             return masks.point
 
-        h, target = detached_copy(h), detached_copy(target)
+        h, target = map_tensors(detached_copy, h), detached_copy(target)
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -150,7 +158,7 @@ class Search:
             self._applying(point_mask),
             replacing(self._upper, parameters=Tensor.detach, buffers=Tensor.clone),
         ):
-            prediction = run_model(self._upper, h)
+            prediction = run_model(self._upper, h, self._output)
             reached = {masks: masks.point for masks in self.masks if masks.point is not None}
             if not reached:
                 raise InvalidValueError(
@@ -223,10 +231,12 @@ class Search:
             )
         return torch.Generator(device).manual_seed(self._seed + index)
 
-    def _check_starts_at_a_layer(self, h: Tensor) -> None:
-        """Raise unless ``h``, the input of the search pass, is the input of a layer."""
+    def _check_starts_at_a_layer(self, h: Inputs) -> None:
+        """Raise unless a tensor of ``h``, the input of the search pass, is the input of a layer."""
         inputs = [masks.entered.flatten() for masks in self.masks if masks.entered is not None]
-        if values_readable(h) and not any(torch.equal(each, h.flatten().to(each.dtype)) for each in inputs):
+        given = [tensor.flatten() for tensor in tensors_in(h)]
+        pairs = [(each, tensor) for each in inputs for tensor in given]
+        if all(map(values_readable, given)) and not any(torch.equal(a, b.to(a.dtype)) for a, b in pairs):
             raise InvalidValueError(
                 'noise="shared" with target= needs the activations that the target was computed from, but the model '
                 "still has an under part; call h = under(x), then out = head(h), then reg(head, h, target=out), where "

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from adversarial_dropout.divergences import Divergence, resolve_divergence
-from adversarial_dropout.regularizers.base import Reduction, Regularizer, on_labelled
+from adversarial_dropout.divergences import Divergence
+from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.model_io import Inputs, Output
 from adversarial_dropout.regularizers.search import Search
 
 
@@ -18,6 +19,9 @@ class SupervisedAdversarialDropout(Regularizer):
     Args:
         divergence: ``"ce"``, ``"kl"`` (the same with labels), ``"qe"``, or a function ``(target, prediction) -> (N,)``.
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
+        output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
+            tensor that it returns, or its ``logits``.
+        class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
         ``reg(model, x, y, *, target=None)``: labels y of shape (N,), -1 = unlabelled (gives 0, does not count in the
@@ -46,15 +50,21 @@ class SupervisedAdversarialDropout(Regularizer):
     search = Search
     """The class that finds the masks."""
 
-    def __init__(self, *, divergence: str | Divergence = "ce", reduction: Reduction = "mean") -> None:
-        super().__init__(reduction=reduction)
-        self._divergence = resolve_divergence(divergence)
-        self.divergence = divergence
+    def __init__(
+        self,
+        *,
+        divergence: str | Divergence = "ce",
+        reduction: Reduction = "mean",
+        output: Output = None,
+        class_dim: int | None = None,
+    ) -> None:
+        super().__init__(divergence=divergence, reduction=reduction, output=output, class_dim=class_dim)
 
-    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+    def per_example(
+        self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         assert y is not None
-        divergence = on_labelled(self._divergence)
-        search = self.search(model, x, from_last_masks=target is not None, warn=self.warn_once)
+        search = self.search(model, x, output=self.output, from_last_masks=target is not None, warn=self.warn_once)
         h = search.under_pass(x)
-        search.find(h, y, divergence)
-        return divergence(y, search.adversarial_pass(h))
+        search.find(h, y, lambda labels, prediction: self._divergence(labels, prediction, mask))
+        return self._divergence(y, search.adversarial_pass(h), mask)

@@ -4,9 +4,10 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from adversarial_dropout.divergences import Divergence, resolve_divergence
+from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import check_choice
 from adversarial_dropout.regularizers.base import Reduction, Regularizer
+from adversarial_dropout.regularizers.model_io import Inputs, Output
 from adversarial_dropout.regularizers.search import Search
 
 NoiseMode = Literal["independent", "shared"]
@@ -29,6 +30,9 @@ class VirtualAdversarialDropout(Regularizer):
         detach_target: Stop the gradient at the target. By default it flows through both passes, because the paper
             prints θ on both sides (and a constant θ̂ only for VAT).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
+            tensor that it returns, or its ``logits``.
+        class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
         ``reg(model, x, *, target=None)``: ``model`` maps ``x`` (N, ...) to logits (N, C), or to what the divergence
@@ -64,21 +68,25 @@ class VirtualAdversarialDropout(Regularizer):
         noise: NoiseMode = "independent",
         detach_target: bool = False,
         reduction: Reduction = "mean",
+        output: Output = None,
+        class_dim: int | None = None,
     ) -> None:
-        super().__init__(reduction=reduction)
+        super().__init__(divergence=divergence, reduction=reduction, output=output, class_dim=class_dim)
         check_choice("noise", noise, get_args(NoiseMode))
-        self._divergence = resolve_divergence(divergence)
-        self.divergence = divergence
         self.noise = noise
         self.detach_target = detach_target
 
-    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+    def per_example(
+        self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         given, shared = target is not None, self.noise == "shared"
-        search = self.search(model, x, from_last_masks=given, at_layer=given and shared, warn=self.warn_once)
+        search = self.search(
+            model, x, output=self.output, from_last_masks=given, at_layer=given and shared, warn=self.warn_once
+        )
         h = search.under_pass(x)
         if target is None:
             target = search.base_pass(h, repeat_noise=shared)
             h = h if shared else search.under_pass(x)
-        search.find(h, target, self._divergence)
+        search.find(h, target, lambda t, q: self._divergence(t, q, mask))
         prediction = search.adversarial_pass(h)
-        return self._divergence(target.detach() if self.detach_target else target, prediction)
+        return self._divergence(target.detach() if self.detach_target else target, prediction, mask)

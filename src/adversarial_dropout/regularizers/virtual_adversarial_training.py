@@ -5,18 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from adversarial_dropout.divergences import Divergence, resolve_divergence
+from adversarial_dropout.divergences import Divergence
 from adversarial_dropout.errors import check_at_least, check_positive
 from adversarial_dropout.regularizers.base import Reduction, Regularizer
-from adversarial_dropout.regularizers.passes import (
-    check_perturbable,
-    detached_copy,
-    input_gradient,
-    preserving_noise,
-    replacing,
-    run_model,
-    run_without_side_effects,
-)
+from adversarial_dropout.regularizers.model_io import Inputs, Output
+from adversarial_dropout.regularizers.passes import detached_copy, preserving_noise, replacing
+from adversarial_dropout.regularizers.perturbation import Perturbation
 
 
 class VirtualAdversarialTraining(Regularizer):
@@ -34,8 +28,13 @@ class VirtualAdversarialTraining(Regularizer):
             float32, the 1e-6 of the original code gives a direction that is mostly rounding error.) The power iteration
             runs in float32 if the model or autocast uses half precision.
         steps: Number of power iterations, 1 or more.
+        embedding: Name of a module whose output is moved instead of x, for token ids; the end of the name will do. One
+            more pass without a gradient then measures this output.
         divergence: ``"kl"``, ``"qe"``, ``"ce"``, or a function ``(target, prediction) -> (N,)``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
+            tensor that it returns, or its ``logits``.
+        class_dim: Dimension of the classes where logits have positions: 1 for (N, C, H, W), -1 for (N, T, C).
 
     Call:
         ``reg(model, x, *, target=None)``: floating x (N, ...); ``target`` is ``model(x)`` if it has been computed
@@ -60,34 +59,38 @@ class VirtualAdversarialTraining(Regularizer):
         xi: float | None = None,
         steps: int = 1,
         divergence: str | Divergence = "kl",
+        embedding: str | None = None,
         reduction: Reduction = "mean",
+        output: Output = None,
+        class_dim: int | None = None,
     ) -> None:
-        super().__init__(reduction=reduction)
+        super().__init__(divergence=divergence, reduction=reduction, output=output, class_dim=class_dim)
         check_positive("eps", eps)
         if xi is not None:
             check_positive("xi", xi)
         check_at_least("steps", steps, 1)
-        self._divergence = resolve_divergence(divergence)
-        self.divergence = divergence
         self.eps = eps
         self.xi = xi
         self.steps = steps
+        self.embedding = embedding
 
-    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
-        check_perturbable(x)
-        origin = detached_copy(x)
-        direction = _normalised(torch.randn_like(origin, dtype=torch.promote_types(x.dtype, torch.float32)))
+    def per_example(
+        self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        perturbation = Perturbation(model, x, self.embedding, self.output)
+        moved = perturbation.moved()
+        direction = _normalised(torch.randn_like(moved, dtype=torch.promote_types(moved.dtype, torch.float32)))
         if target is None:
             with preserving_noise(model, x), replacing(model, parameters=Tensor.detach):
-                target = run_model(model, origin)
+                target = perturbation.run()
         reference = detached_copy(target)
-        xi = self.xi if self.xi is not None else (1e-4 if x.dtype == torch.float64 else 0.1)
+        xi = self.xi if self.xi is not None else (1e-4 if moved.dtype == torch.float64 else 0.1)
         for _ in range(self.steps):
-            moved = origin + xi * direction
-            gradient = input_gradient(model, moved, lambda prediction: self._divergence(reference, prediction))
+            gradient = perturbation.gradient(
+                xi * direction, lambda prediction: self._divergence(reference, prediction, mask)
+            )
             direction = _normalised(gradient, otherwise=direction)
-        perturbed = x + (self.eps * direction).to(x.dtype)
-        return self._divergence(reference, run_without_side_effects(model, perturbed))
+        return self._divergence(reference, perturbation.run_without_side_effects(self.eps * direction), mask)
 
 
 def _normalised(d: Tensor, otherwise: Tensor | None = None) -> Tensor:

@@ -32,7 +32,7 @@ class Square(Regularizer):
         self.supervised = supervised
         self.given: list[tuple[Tensor, Tensor | None]] = []
 
-    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None) -> Tensor:
+    def per_example(self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None, mask: Tensor | None) -> Tensor:
         self.given.append((x, y))
         return square(model, x)
 
