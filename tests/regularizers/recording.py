@@ -18,10 +18,10 @@ from adversarial_dropout import (
     VirtualAdversarialTraining,
 )
 
-FORMS = ("sequential", "methods", "opaque")
-"""The three forms in which a regulariser can get a network."""
+FORMS = ("sequential", "methods", "features and head", "opaque")
+"""The forms in which a regulariser can get a network."""
 
-CUT = ("sequential", "methods")
+CUT = ("sequential", "methods", "features and head")
 
 METHODS: dict[str, Callable[..., nn.Module]] = {
     "sadd": SupervisedAdversarialDropout,
@@ -96,6 +96,27 @@ class Methods(nn.Module):
         return self.upper(self.under(x))
 
 
+class FeaturesAndHead(nn.Module):
+    """A model of timm's form."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        result: Tensor = self.first(x)
+        return result
+
+    def forward_head(self, h: Tensor) -> Tensor:
+        result: Tensor = self.second(h)
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.forward_features(x)
+        return self.forward_head(x)
+
+
 class Opaque(nn.Module):
     """A model that cannot be cut."""
 
@@ -114,6 +135,8 @@ def in_form(form: str, under: list[nn.Module], upper: list[nn.Module]) -> nn.Mod
         return nn.Sequential(*under, *upper)
     if form == "methods":
         return Methods(nn.Sequential(*under), nn.Sequential(*upper))
+    if form == "features and head":
+        return FeaturesAndHead(nn.Sequential(*under), nn.Sequential(*upper))
     assert form == "opaque"
     return Opaque(*under, *upper)
 

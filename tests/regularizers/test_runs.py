@@ -16,7 +16,7 @@ from adversarial_dropout import (
     VirtualAdversarialTraining,
 )
 
-from .recording import CUT, FORMS, METHODS, Methods, Net, Opaque, Recorder, batch, build
+from .recording import CUT, FORMS, METHODS, FeaturesAndHead, Methods, Net, Opaque, Recorder, batch, build
 
 
 def runs(net: Net) -> tuple[int, int]:
@@ -156,6 +156,57 @@ def test_a_model_with_under_and_upper_inside_a_sequential_is_opened() -> None:
     inner = Methods(nn.Sequential(second), nn.Sequential(layer, third))
     run_vadd(nn.Sequential(first, nn.Linear(6, 6), inner, nn.Linear(6, 3)))
     assert counts(first, second, third) == [2, 2, 3]
+
+
+def test_a_model_of_timms_form_inside_a_sequential_is_opened() -> None:
+    first, second, layer, third = pieces()
+    inner = FeaturesAndHead(nn.Sequential(second), nn.Sequential(layer, third))
+    run_vadd(nn.Sequential(first, nn.Linear(6, 6), inner, nn.Linear(6, 3)))
+    assert counts(first, second, third) == [2, 2, 3]
+
+
+def test_a_model_of_timms_form_with_a_layer_in_the_features_runs_whole() -> None:
+    first, second, layer, third = pieces()
+    features = nn.Sequential(first, AdversarialDropout(0.5, 0.34), second)
+    run_vadd(FeaturesAndHead(features, nn.Sequential(layer, third, nn.Linear(6, 3))))
+    assert counts(first, second, third) == [3, 3, 3]
+
+
+class Normalised(FeaturesAndHead):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x).tanh())
+
+
+class HeadInTheFeatures(FeaturesAndHead):
+    def forward_features(self, x: Tensor) -> Tensor:
+        result: Tensor = self.second(self.first(x))
+        return result
+
+    def forward_head(self, h: Tensor) -> Tensor:
+        return h + 0 * len(self.second)
+
+
+@pytest.mark.parametrize("form", [Normalised, HeadInTheFeatures])
+def test_a_model_that_only_looks_like_timms_form_runs_whole(form: type[FeaturesAndHead]) -> None:
+    first, second, layer, third = pieces()
+    run_vadd(form(nn.Sequential(first, second), nn.Sequential(layer, third, nn.Linear(6, 3))))
+    assert counts(first, second, third) == [3, 3, 3]
+
+
+def test_methods_under_and_upper_come_before_timms_form() -> None:
+    class Both(FeaturesAndHead):
+        def under(self, x: Tensor) -> Tensor:
+            result: Tensor = self.first[0](x)
+            return result
+
+        def upper(self, h: Tensor) -> Tensor:
+            return self.forward_head(self.first[1](h))
+
+    first, second, layer, third = pieces()
+    run_vadd(
+        Both(nn.Sequential(nn.Sequential(first, nn.Linear(6, 6)), second), nn.Sequential(layer, third, nn.Linear(6, 3)))
+    )
+    assert counts(first, second, third) == [2, 3, 3]
 
 
 def test_under_and_upper_may_be_submodules() -> None:

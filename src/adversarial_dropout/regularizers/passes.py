@@ -1,6 +1,7 @@
 """Passes of a model: where it is cut, and passes that leave its state unchanged."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -32,8 +33,9 @@ def cut(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
     An ``nn.Sequential`` is split in front of the first child that contains a layer, and that child is split in the same
     way. A model whose class has methods ``under`` and ``upper``, or that has submodules of these names with all layers
-    in ``upper``, is split there. Any other model stays whole, with an empty under part; so does a module that has hooks
-    or whose ``forward`` was replaced on the instance.
+    in ``upper``, is split there, and so is a model of timm's form with all layers in its head
+    (:func:`_is_features_and_head`). Any other model stays whole, with an empty under part; so does a module that has
+    hooks or whose ``forward`` was replaced on the instance.
     """
     whole = nn.Sequential(), model
     hooks = (model._forward_pre_hooks, model._forward_hooks, model._backward_pre_hooks, model._backward_hooks)
@@ -54,7 +56,25 @@ def cut(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     under, upper = model._modules.get("under"), model._modules.get("upper")
     if under is not None and upper is not None and adversarial_layers(upper) == adversarial_layers(model):
         return under, upper
+    if _is_features_and_head(model):
+        return Part(model, "forward_features"), Part(model, "forward_head")
     return whole
+
+
+def _is_features_and_head(model: nn.Module) -> bool:
+    """Whether ``forward(x)`` is ``forward_head(forward_features(x))``, as in timm, with all layers in the head.
+
+    The names in the code of these methods say so: ``forward`` calls nothing else, and the submodules that contain the
+    layers appear in ``forward_head`` and not in ``forward_features``.
+    """
+
+    def names(method: str) -> set[str]:
+        function = inspect.unwrap(getattr(type(model), method, None))
+        return set(function.__code__.co_names) if inspect.isfunction(function) else set()
+
+    with_layers = {name for name, child in model._modules.items() if child is not None and adversarial_layers(child)}
+    calls_both = names("forward") == {"forward_features", "forward_head"}
+    return calls_both and bool(with_layers) and with_layers <= names("forward_head") - names("forward_features")
 
 
 def run_model(model: nn.Module, x: Inputs, output: Output = None) -> Tensor:
