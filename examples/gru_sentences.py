@@ -4,8 +4,8 @@
     python examples/gru_sentences.py --data FOLDER         # Rotten Tomatoes: train-*.parquet and test-*.parquet with
                                                            # the columns text and label
 
-Beside the import, adversarial dropout is the three lines marked 1, 2 and 3. The search flips a feature in all time steps
-at once: granularity="feature". Padding changes nothing: the GRU does not read it, and the mean leaves it out.
+Beside the import, adversarial dropout is the three lines marked 1, 2 and 3. The search flips a feature in all time
+steps at once: granularity="feature". Padding changes nothing: the GRU does not read it, and the mean leaves it out.
 """
 
 import argparse

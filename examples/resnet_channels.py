@@ -3,8 +3,8 @@
     python examples/resnet_channels.py                     # scikit-learn's 8 x 8 digits
     python examples/resnet_channels.py --data FOLDER       # MNIST: parquet files with the columns image and label
 
-Beside the import, adversarial dropout is the three lines marked 1, 2 and 3. The search flips whole feature maps, because
-neighbouring activations of a map say almost the same: granularity="channel".
+Beside the import, adversarial dropout is the three lines marked 1, 2 and 3. The search flips whole feature maps,
+because neighbouring activations of a map say almost the same: granularity="channel".
 """
 
 import argparse
