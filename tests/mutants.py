@@ -100,6 +100,17 @@ MUTANTS = (
     Mutant("a lack of memory on a GPU is not explained", "experiments/run/run.py", "explaining(step) if", "step if", "experiments/run/test_step.py"),
     Mutant("every error is a lack of memory", "experiments/run/step.py", "if should_reduce_batch_size(error) or any(sign in str(error) for sign in _NOT_COUNTED):", "if True:", "experiments/run/test_memory.py"),
     Mutant("a lack of memory in cuBLAS is not explained", "experiments/run/step.py", " or any(sign in str(error) for sign in _NOT_COUNTED)", "", "experiments/run/test_memory.py"),
+    Mutant("sum-rescaling counts the units of a time step", "layers.py", "examples = mask.movedim(self.batch_dim, 0)", "examples = mask", "test_layers.py"),
+    Mutant("a feature of time-first input is shared over the examples", "layers.py", "if dim in own else 1", "if dim in own[1:] else 1", "test_layers.py"),
+    Mutant("flips are ranked over time steps", "regularizers/search.py", "batch_dim = masks.layer.batch_dim", "batch_dim = 0", "regularizers/test_batch_dim.py"),
+    Mutant("time-first input passes in silence", "layers.py", "if shape[here] % examples:", "if False:", "regularizers/test_batch_dim.py"),
+    Mutant("a replaced layer forgets its p", "replacing.py", "cast(float, old.p) if p is None else p", "0.5 if p is None else p", "test_replacing.py"),
+    Mutant("a shared layer is replaced under one name", "replacing.py", "if old in new]", "if name in chosen]", "test_replacing.py"),
+    Mutant("R-Drop has one direction", "regularizers/r_drop.py", "divergence(second, first, mask)) / 2", "divergence(first, second, mask)) / 2", "regularizers/test_baselines.py"),
+    Mutant("the teacher's average has no warm-up", "regularizers/mean_teacher.py", "min(self.decay, 1 - 1 / (self._updates + 1))", "self.decay", "regularizers/test_baselines.py"),
+    Mutant("the teacher stays in its mode", "regularizers/mean_teacher.py", "module.training = of_model.training", "pass", "regularizers/test_baselines.py"),
+    Mutant("an example counts from its first use", "regularizers/temporal_ensembling.py", "return values.where(seen, torch.zeros_like(values))", "return values", "regularizers/test_baselines.py"),
+    Mutant("the ensemble forgets its earlier predictions", "regularizers/temporal_ensembling.py", "self.momentum * self.sums[rows] + (1 - self.momentum)", "(1 - self.momentum)", "regularizers/test_baselines.py"),
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ ROOMS = (
     "logits",
     "divergences",
     "layers",
+    "replacing",
     "regularizers",
     "__init__",
     "experiments/models",
@@ -153,8 +154,11 @@ def test_public_names() -> None:
         "AdversarialDropoutWarning",
         "AdversarialTraining",
         "EntropyMinimization",
+        "MeanTeacher",
         "PiModel",
+        "RDrop",
         "SupervisedAdversarialDropout",
+        "TemporalEnsembling",
         "VirtualAdversarialDropout",
         "VirtualAdversarialTraining",
         "adversarial_mask",
@@ -162,6 +166,7 @@ def test_public_names() -> None:
         "flip_budget",
         "kl_divergence",
         "quadratic_error",
+        "replace_dropout",
         "sample_mask",
     }
     lines = re.findall(r"import \(?\s*(\w+) as (\w+)", (SOURCE / "__init__.py").read_text())

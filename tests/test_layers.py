@@ -177,6 +177,44 @@ def test_sum_rescales_by_units_over_kept_units_of_each_example(
     assert torch.equal(gradient, run(nn.Identity(), y, seed=4)[1] * y)
 
 
+@pytest.mark.parametrize(
+    ("granularity", "batch_dim", "mask_shape"),
+    [
+        ("element", 1, (5, 20, 6)),
+        ("channel", 1, (5, 20, 1)),
+        ("feature", 1, (1, 20, 6)),
+        ("channel", 2, (5, 1, 6)),
+        ("feature", 2, (1, 20, 6)),
+    ],
+)
+def test_units_of_examples_in_another_dimension(
+    granularity: Granularity, batch_dim: int, mask_shape: tuple[int, ...]
+) -> None:
+    layer = AdversarialDropout(0.5, granularity=granularity, rescale="sum", batch_dim=batch_dim)
+    y = layer(torch.ones(5, 20, 6))
+    mask = y != 0
+    units = mask[tuple(slice(size) for size in mask_shape)]
+    assert torch.equal(mask, units.expand_as(mask))
+    assert layer.mask_shape(y) == mask_shape
+    for example in range(y.shape[batch_dim]):
+        own = units.select(batch_dim, example)
+        values = y.select(batch_dim, example)[mask.select(batch_dim, example)]
+        torch.testing.assert_close(values, torch.full_like(values, own.numel() / own.sum().item()))
+    assert 0.3 < units.float().mean() < 0.7
+
+
+def test_an_input_without_the_dimension_of_the_examples() -> None:
+    with pytest.raises(InvalidValueError, match=r"dimension batch_dim=1, got shape \(5,\)"):
+        AdversarialDropout(batch_dim=1)(torch.ones(5))
+
+
+def test_the_seed_keeps_the_units_of_torch_in_every_layout() -> None:
+    x = torch.randn(7, 4, 9)
+    ours, theirs = run(AdversarialDropout(0.3, batch_dim=1), x, seed=2), run(nn.Dropout(0.3), x, seed=2)
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
 def test_sum_of_a_flat_batch_keeps_or_drops_whole_examples() -> None:
     y, _ = run(AdversarialDropout(rescale="sum"), torch.full((100,), 3.0), seed=0)
     assert set(y.tolist()) == {0.0, 3.0}
@@ -252,6 +290,8 @@ def test_repr_names_every_setting() -> None:
     assert repr(AdversarialDropout()) == expected
     layer = AdversarialDropout(0.1, 0.2, granularity="channel", rescale="sum")
     assert repr(layer) == "AdversarialDropout(p=0.1, delta=0.2, granularity=channel, rescale=sum)"
+    expected = "AdversarialDropout(p=0.5, delta=0.05, granularity=element, rescale=inverted, batch_dim=1)"
+    assert repr(AdversarialDropout(batch_dim=1)) == expected
 
 
 def test_keeps_the_mask_of_its_last_training_forward_detached() -> None:
@@ -332,6 +372,8 @@ def test_activations_that_are_not_floating(dtype: torch.dtype, training: bool) -
         ({"granularity": "xyz"}, ValueError, r"expected granularity to be one of .*, got 'xyz'$"),
         ({"rescale": "inverse"}, ValueError, r"one of inverted, sum, none, got 'inverse'; did you mean \"inverted\"\?"),
         ({"rescale": None}, ValueError, r"expected rescale to be one of .*, got None"),
+        ({"batch_dim": -1}, ValueError, "expected batch_dim to be a whole number, 0 or more, got -1"),
+        ({"batch_dim": True}, TypeError, "expected batch_dim to be a whole number, 0 or more, got True"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -11,15 +11,19 @@ from adversarial_dropout.masks import flip_budget as flip_budget
 from adversarial_dropout.masks import sample_mask as sample_mask
 from adversarial_dropout.regularizers.adversarial_training import AdversarialTraining as AdversarialTraining
 from adversarial_dropout.regularizers.entropy_minimization import EntropyMinimization as EntropyMinimization
+from adversarial_dropout.regularizers.mean_teacher import MeanTeacher as MeanTeacher
 from adversarial_dropout.regularizers.pi_model import PiModel as PiModel
+from adversarial_dropout.regularizers.r_drop import RDrop as RDrop
 from adversarial_dropout.regularizers.supervised_adversarial_dropout import (
     SupervisedAdversarialDropout as SupervisedAdversarialDropout,
 )
+from adversarial_dropout.regularizers.temporal_ensembling import TemporalEnsembling as TemporalEnsembling
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import (
     VirtualAdversarialDropout as VirtualAdversarialDropout,
 )
 from adversarial_dropout.regularizers.virtual_adversarial_training import (
     VirtualAdversarialTraining as VirtualAdversarialTraining,
 )
+from adversarial_dropout.replacing import replace_dropout as replace_dropout
 
 __version__ = "0.1.0"

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,6 +13,7 @@ from adversarial_dropout.errors import (
     AdversarialDropoutWarning,
     InvalidTypeError,
     InvalidValueError,
+    check_at_least,
     check_choice,
     check_fraction,
     values_readable,
@@ -44,10 +45,14 @@ class AdversarialDropout(nn.Module):
         rescale: How activations are rescaled in training. ``"inverted"``: divide by 1 - p, as ``nn.Dropout`` does
             (at p = 1, units that a search keeps are not rescaled). ``"sum"``: multiply by H / Σε per example, as the
             authors' code does. ``"none"``: no rescaling, so activations are smaller in training than in evaluation.
+        batch_dim: Dimension of the examples, 0 or more. It is 1 for time-first sequences (T, N, D), as in ``nn.LSTM``
+            with ``batch_first=False``. Units, budget and rescaling are those of the input with this dimension moved to
+            the front: a ``"feature"`` mask of (T, N, D) has shape (1, N, D), a ``"channel"`` mask (T, N, 1).
 
     Shapes:
-        Input and output: floating, (N, ...), with the batch as dimension 0; at least 3 dimensions for ``"channel"``
-        and ``"feature"``.
+        Input and output: floating, with N examples in dimension ``batch_dim``; at least 3 dimensions for ``"channel"``
+        and ``"feature"``. Examples may be flattened into rows, (N · T, D): each row then has a budget and a mask of its
+        own.
 
     Training and evaluation:
         In training, each call draws a mask. The layer stores it, detached, until the next call: a regulariser called
@@ -72,16 +77,19 @@ class AdversarialDropout(nn.Module):
         *,
         granularity: Granularity = "element",
         rescale: Rescale = "inverted",
+        batch_dim: int = 0,
     ) -> None:
         super().__init__()
         check_fraction("p", p)
         check_fraction("delta", delta)
         check_choice("granularity", granularity, get_args(Granularity))
         check_choice("rescale", rescale, get_args(Rescale))
+        check_at_least("batch_dim", batch_dim, 0)
         self.p = p
         self.delta = delta
         self.granularity = granularity
         self.rescale = rescale
+        self.batch_dim = batch_dim
         self._last_mask: Tensor | None = None
         self._mask_of_pass: MaskOfPass | None = None
         self._warned_empty = False
@@ -105,19 +113,45 @@ class AdversarialDropout(nn.Module):
         shape = tuple(h.shape)
         if not shape:
             raise InvalidValueError("expected activations with a batch dimension, got a tensor without dimensions")
+        if self.batch_dim >= len(shape):
+            raise InvalidValueError(
+                f"expected activations with the examples in dimension batch_dim={self.batch_dim}, got shape {shape}"
+            )
         if self.granularity == "element":
             return shape
-        if h.dim() < 3:
+        of_an_example = [dim for dim in range(len(shape)) if dim != self.batch_dim]
+        if len(of_an_example) < 2:
             form = "(N, C, ...)" if self.granularity == "channel" else "(N, T, D)"
             raise InvalidValueError(
                 f'expected activations of shape {form} for granularity "{self.granularity}", got {shape}; '
                 f'"element" takes any shape'
             )
-        middle = (1,) * (h.dim() - 2)
-        return (*shape[:2], *middle) if self.granularity == "channel" else (shape[0], *middle, shape[-1])
+        own = (self.batch_dim, of_an_example[0 if self.granularity == "channel" else -1])
+        return tuple(size if dim in own else 1 for dim, size in enumerate(shape))
+
+    def check_batch_dim(self, shape: Sequence[int], examples: int, *, warn: Callable[[str], None]) -> None:
+        """Raise, or warn where it is not certain, if ``shape`` shows that the examples are in another dimension.
+
+        Nothing is said of 2 dimensions: rows may be examples flattened into one dimension, (N · T, D), or packed
+        sequences of different lengths, and D may be N by chance.
+        """
+        here = self.batch_dim
+        others = [dim for dim, size in enumerate(shape) if dim != here and size == examples]
+        if len(shape) < 3 or shape[here] == examples or not others or not examples:
+            return
+        message = (
+            f"an AdversarialDropout layer with batch_dim={here} got activations of shape {tuple(shape)} for {examples} "
+            f"examples, so each mask would belong to several examples; use "
+            f"AdversarialDropout(..., batch_dim={others[0]})"
+        )
+        if shape[here] % examples:
+            raise InvalidValueError(f"{message}, or flatten them to rows (M, D) if each row has its own mask")
+        if examples > 1 and len(shape) == 3 and {here, others[0]} == {0, 1}:
+            warn(f"{message}, or flatten them to rows (M, D) if each row has its own mask")
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, delta={self.delta}, granularity={self.granularity}, rescale={self.rescale}"
+        batch = f", batch_dim={self.batch_dim}" if self.batch_dim else ""
+        return f"p={self.p}, delta={self.delta}, granularity={self.granularity}, rescale={self.rescale}{batch}"
 
     def _apply_mask(self, h: Tensor, mask: Tensor) -> Tensor:
         factors = mask.view(torch.int8).to(h.dtype)  # From bytes: on a CPU, conversions from bool are slow.
@@ -126,11 +160,13 @@ class AdversarialDropout(nn.Module):
             if self.rescale == "inverted" and self.p < 1:
                 factors = factors.div_(1 - self.p)
             elif self.rescale == "sum":
-                kept = mask.flatten(1).sum(dim=1) if mask.dim() > 1 else mask
+                examples = mask.movedim(self.batch_dim, 0)
+                kept = examples.flatten(1).sum(dim=1) if mask.dim() > 1 else mask
                 precision = torch.promote_types(h.dtype, torch.float32)
-                units = torch.full_like(kept, math.prod(mask.shape[1:]), dtype=precision)
+                units = torch.full_like(kept, math.prod(examples.shape[1:]), dtype=precision)
                 scale = units / kept.clamp(min=1)
-                factors = factors * scale.to(h.dtype).view(-1, *(1,) * (mask.dim() - 1))
+                per_example = [-1 if dim == self.batch_dim else 1 for dim in range(mask.dim())]
+                factors = factors * scale.to(h.dtype).view(per_example)
         return h * factors
 
     def _warn_of_lost_scale(self, mask: Tensor) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -174,6 +175,8 @@ class Search:
             jacobians = torch.autograd.grad(values.sum(), list(reached.values()), materialize_grads=True)
         if self._at_layer:
             self._check_starts_at_a_layer(h)
+        for masks in reached:
+            masks.layer.check_batch_dim(cast(Tensor, masks.entered).shape, prediction.shape[0], warn=self._warn)
         repeated = _repeated_rows(target, prediction.detach())
         for masks, jacobian in zip(reached, jacobians, strict=True):
             masks.found = _found_mask(masks, jacobian, repeated)
@@ -263,7 +266,9 @@ def _found_mask(masks: LayerMasks, jacobian: Tensor, repeated: Tensor) -> Tensor
     """The mask of Algorithm 1, but εˢ for the ``repeated`` examples."""
     assert masks.base is not None
     assert masks.entered is not None
-    base, (examples, *unit_shape) = masks.base, jacobian.shape
+    batch_dim = masks.layer.batch_dim
+    base, jacobian = masks.base.movedim(batch_dim, 0), jacobian.movedim(batch_dim, 0)
+    examples, *unit_shape = jacobian.shape
     flat = (examples, math.prod(unit_shape))
     try:
         budget = flip_budget(masks.layer.delta, flat[1])
@@ -272,11 +277,11 @@ def _found_mask(masks: LayerMasks, jacobian: Tensor, repeated: Tensor) -> Tensor
         finite = bool(masks.entered.isfinite().all())
         cause = "its activations are finite, so look at the divergence" if finite else "its activations are not finite"
         raise NonFiniteError(f"{error}, in {masks.layer}: {cause}") from error
-    if values_readable(repeated) and not repeated.any():
-        return mask
-    if repeated.shape[0] != examples:
-        repeated = repeated.all().expand(examples)
-    return base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
+    if not (values_readable(repeated) and not repeated.any()):
+        if repeated.shape[0] != examples:
+            repeated = repeated.all().expand(examples)
+        mask = base.where(repeated.view(-1, *(1,) * len(unit_shape)), mask)
+    return mask.movedim(0, batch_dim)
 
 
 def _repeated_rows(target: Tensor, prediction: Tensor) -> Tensor:
