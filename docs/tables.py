@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import choice_tables
+import example_tables
 import figure_tables
 import search_tables
 import speed_tables
@@ -39,6 +40,7 @@ PAGES = (
     "docs/theory.md",
     "docs/search.md",
     "docs/speed.md",
+    "docs/examples.md",
 )
 
 
@@ -196,6 +198,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "theory-distances": partial(_theory, 5),
     "search-quality": search_tables.search_quality,
     "search-steps": search_tables.search_steps,
+    "finetuning": example_tables.finetuning,
+    "finetuning-trials": example_tables.finetuning_trials,
 }
 
 

@@ -29,7 +29,7 @@ class SentenceClassifier(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(words, features, padding_idx=PADDING)
         self.gru = nn.GRU(features, features, batch_first=True, bidirectional=True)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout: nn.Module = nn.Dropout(0.5)
         self.classifier = nn.Linear(2 * features, 2)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments, set_seed
@@ -71,7 +72,7 @@ def main() -> None:
         trainer.train()
         predicted = trainer.predict(test)
 
-    accuracy = (predicted.predictions.argmax(axis=1) == predicted.label_ids).mean()
+    accuracy = (np.argmax(predicted.predictions, axis=1) == predicted.label_ids).mean()
     print(f"accuracy {accuracy:.3f} on {len(test)} test sentences")
 
 

@@ -31,7 +31,7 @@ class SentenceClassifier(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(longest, features))
         layer = nn.TransformerEncoderLayer(features, 4, 2 * features, dropout=0.1, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout: nn.Module = nn.Dropout(0.5)
         self.classifier = nn.Linear(features, 2)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from adversarial_dropout import (
@@ -46,6 +46,8 @@ LABELLED, UNLABELLED = 8, 16
 MAX_LENGTH = 32
 PAD = 0
 """Token id of the padding in BERT's vocabulary."""
+EMBEDDING = "model.bert.embeddings.word_embeddings"
+"""What VAT perturbs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class Sentences:
     labels: Tensor
 
     @classmethod
-    def read(cls, file: Path, tokenizer: AutoTokenizer, rows: int | None) -> "Sentences":
+    def read(cls, file: Path, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> "Sentences":
         frame = pd.read_parquet(file).sample(frac=1, random_state=0)[:rows]
         tokens = tokenizer(
             list(frame["text"]), padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
@@ -100,7 +102,7 @@ class Classifier(nn.Module):
         self.model = model
 
     def under(self, ids: Tensor) -> Tensor:
-        pooled: Tensor = self.model.bert(input_ids=ids, attention_mask=(ids != PAD).long()).pooler_output  # type: ignore[operator,union-attr]
+        pooled: Tensor = self.model.bert(input_ids=ids, attention_mask=(ids != PAD).long()).pooler_output  # type: ignore[operator]
         return pooled
 
     def upper(self, h: Tensor) -> Tensor:
@@ -111,19 +113,6 @@ class Classifier(nn.Module):
         return self.upper(self.under(ids))
 
 
-class FromEmbeddings(nn.Module):
-    """The same model from the word embeddings of sentences with the given attention mask, which VAT perturbs."""
-
-    def __init__(self, classifier: Classifier, attention_mask: Tensor) -> None:
-        super().__init__()
-        self.model = classifier.model
-        self.attention_mask = attention_mask
-
-    def forward(self, embedded: Tensor) -> Tensor:
-        logits: Tensor = self.model(inputs_embeds=embedded, attention_mask=self.attention_mask).logits
-        return logits
-
-
 class Loss:
     """The loss of one update, by the name of the method."""
 
@@ -131,7 +120,7 @@ class Loss:
         self.method = method
         self.weight = settings.weight
         self.vadd = VirtualAdversarialDropout(divergence="kl", noise="shared")
-        self.vat = VirtualAdversarialTraining(eps=settings.eps) if settings.eps else None
+        self.vat = VirtualAdversarialTraining(eps=settings.eps, embedding=EMBEDDING) if settings.eps else None
 
     def __call__(self, model: Classifier, ids: Tensor, labels: Tensor, unlabelled: Tensor) -> Tensor:
         if self.method == "r-drop":
@@ -146,8 +135,7 @@ class Loss:
         if self.method.startswith("vadd"):
             loss = loss + self.weight * self.vadd(model, unlabelled)
         if self.vat is not None:
-            embedded = model.model.bert.embeddings.word_embeddings(unlabelled)  # type: ignore[operator,union-attr]
-            loss = loss + self.vat(FromEmbeddings(model, (unlabelled != PAD).long()), embedded)
+            loss = loss + self.vat(model, unlabelled)
         return loss
 
 
@@ -178,7 +166,7 @@ class Study:
 
         def endless(rows: Tensor, size: int) -> Iterator[Tensor]:
             while True:
-                yield from rows[torch.randperm(len(rows), generator=order)].split(size)
+                yield from rows[torch.randperm(len(rows), generator=order)].split(size)  # type: ignore[no-untyped-call]
 
         for some, others in zip(endless(labelled, LABELLED), endless(unlabelled, UNLABELLED), strict=False):
             yield trimmed(train.ids[some]), train.labels[some], trimmed(train.ids[others])
@@ -195,7 +183,7 @@ class Study:
         for ids, labels, unlabelled in self.batches(seed):
             loss = loss_of(model, ids, labels, unlabelled)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -206,7 +194,7 @@ class Study:
         model.eval()
         sentences = self.parts[part]
         with torch.inference_mode():
-            found = torch.cat([model(trimmed(ids)).argmax(dim=1) for ids in sentences.ids.split(64)])
+            found = torch.cat([model(trimmed(ids)).argmax(dim=1) for ids in sentences.ids.split(64)])  # type: ignore[no-untyped-call]
         return float((found == sentences.labels).double().mean())
 
     def run(self, method: str, settings: Settings, seed: int, part: str, folder: Path) -> float:
@@ -280,8 +268,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     pretrained = AutoModelForSequenceClassification.from_pretrained(arguments.model, num_labels=2)
     parts = {}

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from experiments import small_data
-
 from text_data import parquet_files, tiny_bert
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,7 +133,7 @@ def test_it_learns_from_real_sentences(name: str) -> None:
 
 @pytest.mark.skipif(
     DATA is None or MODEL is None,
-    reason="ADVERSARIAL_DROPOUT_DATA and ADVERSARIAL_DROPOUT_MODEL do not name a folder with rotten_tomatoes and a model",
+    reason="ADVERSARIAL_DROPOUT_DATA and ADVERSARIAL_DROPOUT_MODEL do not name a folder of data and a model",
 )
 @pytest.mark.parametrize("name", ["minilm_frozen.py", "minilm_finetune.py"])
 def test_it_learns_with_a_real_encoder(name: str) -> None:
