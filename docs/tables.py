@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import choice_tables
+import example_tables
 import few_label_tables
 import figure_tables
 import reference_pages
@@ -46,6 +47,7 @@ PAGES = (
     "docs/theory.md",
     "docs/search.md",
     "docs/speed.md",
+    "docs/examples.md",
 )
 
 
@@ -231,6 +233,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": digits_settings,
     "api": reference_pages.api,
     "messages": reference_pages.messages,
+    "finetuning": example_tables.finetuning,
+    "finetuning-trials": example_tables.finetuning_trials,
 }
 
 

@@ -22,6 +22,7 @@ from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run.step import Batch, Objective
 from adversarial_dropout.experiments.terms import Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
 from adversarial_dropout.regularizers.base import Regularizer
+from adversarial_dropout.regularizers.model_io import Inputs
 
 
 class Square(Regularizer):
@@ -33,8 +34,9 @@ class Square(Regularizer):
         self.given: list[tuple[Tensor, Tensor | None]] = []
 
     def per_example(
-        self, model: nn.Module, x: Tensor, y: Tensor | None, target: Tensor | None, mask: Tensor | None
+        self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
     ) -> Tensor:
+        assert isinstance(x, Tensor)
         self.given.append((x, y))
         return square(model, x)
 

@@ -211,7 +211,7 @@ def test_algorithm_1_is_what_the_regularisers_search_with(p: float, supervised: 
     divergence: Divergence = cross_entropy if supervised else kl_divergence
     with torch.no_grad():
         search = Search(model, x)
-        h = search.under_pass(x)
+        h = cast(Tensor, search.under_pass(x))
         target = y if supervised else search.base_pass(h)
         search.find(h, target, divergence)
         after = search.adversarial_pass(h)

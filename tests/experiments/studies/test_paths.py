@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.optimize import nnls  # type: ignore[import-untyped]
+from scipy.optimize import nnls
 from torch import Tensor
 
 from adversarial_dropout.errors import InvalidTypeError, InvalidValueError
