@@ -18,7 +18,7 @@ from adversarial_dropout.errors import (
     did_you_mean,
     values_readable,
 )
-from adversarial_dropout.logits import as_two_classes, check_floating, classes_last, per_example
+from adversarial_dropout.logits import as_two_classes, check_floating, classes_last, counted_only, per_example
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """``(target, prediction) -> values of shape (N,)``, or of the mask's shape if there is a mask."""
@@ -50,7 +50,7 @@ def cross_entropy(
     Warns:
         AdversarialDropoutWarning: an argument looks like probabilities instead of logits.
     """
-    target, prediction, labels = classes_last(target, prediction, class_dim)
+    target, prediction, labels = classes_last(target, prediction, class_dim, mask)
     log_q = _log_softmax("prediction", prediction)
     if labels:
         return per_example(-log_q.gather(-1, target.long().unsqueeze(-1)).squeeze(-1), mask)
@@ -84,7 +84,7 @@ def kl_divergence(
     """
     if not target.is_floating_point():
         return cross_entropy(target, prediction, class_dim=class_dim, mask=mask)
-    target, prediction, _ = classes_last(target, prediction, class_dim)
+    target, prediction, _ = classes_last(target, prediction, class_dim, mask)
     log_t = _log_softmax("target", target)
     t = log_t.exp()
     return per_example((t * (log_t - _log_softmax("prediction", prediction)).masked_fill(t == 0, 0)).sum(-1), mask)
@@ -114,7 +114,7 @@ def quadratic_error(
     Warns:
         AdversarialDropoutWarning: an argument looks like probabilities instead of logits.
     """
-    target, prediction, labels = classes_last(target, prediction, class_dim)
+    target, prediction, labels = classes_last(target, prediction, class_dim, mask)
     q = _log_softmax("prediction", prediction).exp()
     if labels:
         t = (target.long().unsqueeze(-1) == torch.arange(q.shape[-1], device=q.device)).to(q.dtype)
@@ -200,11 +200,12 @@ def squared_error(target: Tensor, prediction: Tensor, *, mask: Tensor | None = N
         raise InvalidTypeError(f"expected a real target, got {target.dtype}")
     if target.shape != prediction.shape or prediction.dim() == 0:
         raise InvalidValueError(
-            f"expected target of the prediction's shape {tuple(prediction.shape)}, got {tuple(target.shape)}; "
-            f"both need a batch dimension"
+            f"expected target of the prediction's shape {tuple(prediction.shape)}, got {tuple(target.shape)}"
+            f"{'' if prediction.dim() else '; both need a batch dimension'}"
         )
     prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-    return per_example((target.to(prediction.dtype) - prediction).square(), mask)
+    target = counted_only(mask, target.to(prediction.dtype), classes=False)
+    return per_example((target - counted_only(mask, prediction, classes=False)).square(), mask)
 
 
 _SOFTMAX = {"kl": kl_divergence, "qe": quadratic_error, "ce": cross_entropy}
@@ -214,6 +215,7 @@ _OF_EACH_OUTPUT = {
     "bernoulli_ce": bernoulli_cross_entropy,
     "squared_error": squared_error,
 }
+_ALSO_CALLED = {"bce": "bernoulli_ce", "mse": "squared_error"}
 NAMES = (*_SOFTMAX, *_OF_EACH_OUTPUT)
 
 
@@ -226,9 +228,10 @@ def resolve_divergence(divergence: str | Divergence, class_dim: int | None = Non
     if isinstance(divergence, str) and divergence in _SOFTMAX:
         return partial(_masked, partial(_SOFTMAX[divergence], class_dim=class_dim))
     if not callable(divergence) and divergence not in _OF_EACH_OUTPUT:
+        known = f'; did you mean "{_ALSO_CALLED[divergence]}"?' if divergence in _ALSO_CALLED else None
         raise InvalidValueError(
             f"expected divergence to be one of {', '.join(NAMES)}, or a function (target, prediction) -> (N,), "
-            f"got {divergence!r}{did_you_mean(divergence, NAMES)}"
+            f"got {divergence!r}{known or did_you_mean(divergence, NAMES)}"
         )
     if class_dim is not None:
         raise InvalidValueError(

@@ -39,7 +39,7 @@ def fails(kind: type[Exception], message: str, call: Callable[[], object]) -> No
         (VirtualAdversarialDropout, {"divergence": None}, ValueError, "one of kl, qe, ce, .*, or a function"),
         (VirtualAdversarialDropout, {"noise": "share"}, ValueError, 'did you mean "shared"'),
         (VirtualAdversarialDropout, {"reduction": "avg"}, ValueError, "mean, sum, none"),
-        (SupervisedAdversarialDropout, {"divergence": "bce"}, ValueError, 'did you mean "ce"'),
+        (SupervisedAdversarialDropout, {"divergence": "bce"}, ValueError, 'did you mean "bernoulli_ce"'),
         (PiModel, {"reduction": "means"}, ValueError, 'did you mean "mean"'),
         (VirtualAdversarialTraining, {"eps": 0.0}, ValueError, "eps to be finite and above 0, got 0.0"),
         (VirtualAdversarialTraining, {"eps": float("nan")}, ValueError, "eps"),

@@ -149,7 +149,7 @@ def test_moved_embeddings(method: str, kind: str, name: str, whole: bool | None)
     "output",
     [
         "logits",
-        pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="returned[0] is the logits, output=0 is refused")),
+        0,
         lambda returned: returned["logits"],
     ],
     ids=["name", "index", "function"],

@@ -60,13 +60,6 @@ def loss_of(method: str, model: Reshaped, x: Tensor, y: Tensor, mask: Tensor | N
     return result
 
 
-def refuses(request: pytest.FixtureRequest, method: str, mask: Tensor | None, y: Tensor) -> None:
-    """Mark what fails today."""
-    if method in ("sadd", "at") and mask is not None and mask.shape != y.shape:
-        reason = "supervised methods want a mask of the labels' shape, divergences take its first dimensions"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
-
-
 # Softmax with positions
 
 
@@ -100,11 +93,10 @@ PIXELS = torch.tensor([[[h * w < 4 + n for w in range(3)] for h in range(2)] for
 @pytest.mark.parametrize(
     "mask", [None, PIXELS, PIXELS[:, :, 0], PIXELS[:, 0, 0]], ids=["no", "pixels", "rows", "images"]
 )
-def test_pixels(method: str, mask: Tensor | None, request: pytest.FixtureRequest) -> None:
+def test_pixels(method: str, mask: Tensor | None) -> None:
     """(N, C, H, W); a mask may have the first dimensions of the positions."""
     model, x = Reshaped("classes first"), double(N, 2, 3, 6)
     y = torch.randint(-1, 3, (N, 2, 3))
-    refuses(request, method, mask, y)
     loss = loss_of(method, model, x, y, mask, class_dim=1)
     same(model, loss, by_hand(method, model, x, y, loop(DIVERGENCE[method], class_dim=1, mask=mask)))
 
@@ -145,9 +137,7 @@ def test_padding_changes_nothing(method: str, family: str) -> None:
 
 @EACH
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_a_batch_of_padding_is_0_with_a_graph(method: str, reduction: str, request: pytest.FixtureRequest) -> None:
-    if method == "pi":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="it warns that both passes are the same"))
+def test_a_batch_of_padding_is_0_with_a_graph(method: str, reduction: str) -> None:
     model, x = Reshaped(granularity="feature"), double(N, T, 6).requires_grad_()
     reg = METHODS[method](class_dim=-1, reduction=reduction)
     loss = reg(model, x, LABELS, mask=torch.zeros(N, T, dtype=torch.bool))
@@ -175,9 +165,7 @@ def mask_for(shape: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("divergence", BERNOULLI)
 @pytest.mark.parametrize("shape", [(N,), (N, 1), (N, 3), (N, T), (N, T, 3)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-def test_bernoulli(
-    method: str, divergence: str, shape: tuple[int, ...], masked: bool, request: pytest.FixtureRequest
-) -> None:
+def test_bernoulli(method: str, divergence: str, shape: tuple[int, ...], masked: bool) -> None:
     one = shape in ((N,), (N, T))
     model = Reshaped("one" if one else "as they are", outputs=1 if one else shape[-1])
     x = double(*(shape if one else shape[:-1]), 6)
@@ -186,7 +174,6 @@ def test_bernoulli(
         y[0].fill_(-1)
         y.view(-1)[-1] = -1
     mask = mask_for(shape) if masked else None
-    refuses(request, method, mask, y)
     settings = {"divergence": "bernoulli_ce" if method == "entropy" else divergence}
     loss = loss_of(method, model, x, y, mask, **settings)
     same(model, loss, by_hand(method, model, x, y, loop(settings["divergence"], mask=mask)))

@@ -21,6 +21,7 @@ from adversarial_dropout.errors import (
     values_readable,
 )
 from adversarial_dropout.layers import preserving_last_masks
+from adversarial_dropout.logits import of_shape
 from adversarial_dropout.regularizers.model_io import Inputs, Output, as_inputs, select, tensors_in
 from adversarial_dropout.regularizers.passes import detached_copy, run_model
 from adversarial_dropout.tracing import eagerly, under_transform
@@ -91,9 +92,10 @@ class Regularizer(nn.Module, ABC):
             y: Labels, shape (N,), or the shape of the logits without the classes. Supervised methods require them; the
                 others ignore them. Entries -1 are unlabelled: an example without a label gives 0 with
                 ``reduction="none"`` and does not count in the mean.
-            target: ``model(x)``, or the logits in it, if it has been computed already. It must be the model's last
-                training forward, because a search starts from the masks of that pass. Adversarial training ignores
-                ``target``; supervised adversarial dropout uses only the masks of that pass.
+            target: ``model(x)``, or the logits in it, if it has been computed already; where ``output`` is a function,
+                ``model(x)``. It must be the model's last training forward, because a search starts from the masks of
+                that pass. Adversarial training ignores ``target``; supervised adversarial dropout uses only the masks
+                of that pass.
             mask: For predictions with positions, such as (N, T, C): bool or 0 and 1, the shape of the positions, 1 =
                 the position counts (an attention mask). The value of an example is the mean over these.
 
@@ -104,7 +106,7 @@ class Regularizer(nn.Module, ABC):
             raise InvalidTypeError(
                 f"expected a torch.nn.Module as first argument, got {type(model).__name__}; call reg(model, x)"
             )
-        _check_order(x, y)
+        self._check_order(x, y)
         inputs = as_inputs(x)
         logits = None if target is None else self._logits_of(target)
         counted = None if mask is None else _checked_mask(mask)
@@ -148,12 +150,29 @@ class Regularizer(nn.Module, ABC):
         return ", ".join(f"{name}={getattr(self, name)}" for name in arguments if hasattr(self, name))
 
     def _logits_of(self, target: object) -> Tensor:
-        if isinstance(target, Tensor):
+        if isinstance(target, Tensor) and not callable(self.output):
             return target
         try:
             return select(target, self.output)
         except AdversarialDropoutError as error:
             raise InvalidTypeError(f"expected target to be model(x), or the logits in it: {error}") from error
+        except Exception as error:
+            raise InvalidTypeError(
+                f"expected target to be what the model returned, because output is a function, but the function raises "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _check_order(self, x: object, y: object) -> None:
+        """Raise if labels were given as x and the batch as y."""
+        if callable(self.divergence) or self.divergence == "squared_error":
+            return
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.is_floating_point() or x.is_complex():
+            return
+        if y.is_floating_point() and x.dim() < y.dim() and x.shape == y.shape[: x.dim()]:
+            raise InvalidTypeError(
+                f"expected reg(model, x, y), got x of {x.dtype} {tuple(x.shape)} and y of {y.dtype} {tuple(y.shape)}; "
+                f"they look exchanged"
+            )
 
     def _checked_labels(self, y: Tensor | None) -> Tensor:
         if y is None:
@@ -174,31 +193,21 @@ class Regularizer(nn.Module, ABC):
         classes = y.dim() == 1 if callable(self.divergence) else self.divergence != "squared_error"
         if not classes or y.dtype == torch.bool or y.is_floating_point():
             return y, mask
-        if mask is not None and mask.shape != y.shape:
-            raise InvalidValueError(f"expected a mask of the labels' shape {tuple(y.shape)}, got {tuple(mask.shape)}")
         with torch.inference_mode(False):
             labelled = y != UNLABELLED
-            return y.where(labelled, torch.zeros_like(y)), labelled if mask is None else labelled & mask
+            return y.where(labelled, torch.zeros_like(y)), labelled if mask is None else labelled & of_shape(
+                mask, y.shape
+            )
 
     def _check_finite(self, values: Tensor, x: Inputs) -> None:
         if not values_readable(values) or values.detach().isfinite().all():
             return
-        finite = all(bool(tensor.isfinite().all()) for tensor in tensors_in(x))
+        dense = (tensor for tensor in tensors_in(x) if tensor.layout == torch.strided)
+        finite = all(bool(tensor.isfinite().all()) for tensor in dense)
         raise NonFiniteError(
             f"expected finite values, got {values[~values.isfinite()][0].item()} at example "
             f"{int((~values.isfinite()).nonzero()[0])}; "
             f"{'x is finite, so look at the logits and the target' if finite else 'x is not finite'}"
-        )
-
-
-def _check_order(x: object, y: object) -> None:
-    """Raise if labels were given as x and the batch as y."""
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        return
-    if x.dim() == 1 and not (x.is_floating_point() or x.is_complex()) and y.dim() > 1 and y.is_floating_point():
-        raise InvalidTypeError(
-            f"expected reg(model, x, y), got x of {x.dtype} {tuple(x.shape)} and y of {y.dtype} {tuple(y.shape)}; they "
-            f"look exchanged"
         )
 
 

@@ -16,6 +16,9 @@ Output = str | int | Callable[[Any], Tensor] | None
 """Which part of what the model returns is the prediction: its name, its index, or a function that takes it out."""
 
 
+_MISSING = object()
+
+
 def as_inputs(x: object) -> Inputs:
     """A batch as a tensor, a tuple of positional arguments or a dict of keyword arguments.
 
@@ -50,6 +53,12 @@ def tensors_in(x: object) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
+def is_packed(x: object) -> bool:
+    """Whether there is a ``PackedSequence`` in a batch."""
+    leaves = tree_leaves(x, is_leaf=lambda leaf: isinstance(leaf, PackedSequence))
+    return any(isinstance(leaf, PackedSequence) for leaf in leaves)
+
+
 def map_tensors(change: Callable[[Tensor], Tensor], x: Any) -> Any:
     """``x`` with each tensor changed."""
     return change(x) if isinstance(x, Tensor) else tree_map_only(Tensor, change, x)
@@ -77,13 +86,15 @@ def select(returned: object, output: Output) -> Tensor:
     elif output is None:
         part = returned if isinstance(returned, Tensor) else _part(returned, "logits", returned)
     else:
-        part = _part(returned, output, None)
-        if part is None:
+        part = _part(returned, output, _MISSING)
+        if part is _MISSING:
             names = _parts(returned)
             raise InvalidValueError(
                 f"expected an output named {output!r}, but the model returned {_described(returned)}"
-                f"{did_you_mean(output, [str(name) for name in names])}"
+                f"{did_you_mean(output, [name for name in names if isinstance(name, str)])}"
             )
+    if isinstance(part, Tensor) and part.is_meta:
+        raise InvalidTypeError("expected logits with values, got a meta tensor; move the model to a device with data")
     if isinstance(part, Tensor) and part.dim() > 0:
         return part
     what = "a tensor without dimensions" if isinstance(part, Tensor) else _described(part)
@@ -105,8 +116,11 @@ def _parts(returned: object) -> dict[str | int, object]:
 
 
 def _part(returned: object, output: str | int, otherwise: object) -> object:
-    if isinstance(output, int) and isinstance(returned, tuple | list):
-        return returned[output] if -len(returned) <= output < len(returned) else otherwise
+    if isinstance(output, int) and hasattr(returned, "__getitem__") and not isinstance(returned, Tensor):
+        try:
+            return returned[output]
+        except (LookupError, TypeError):
+            return otherwise
     if isinstance(output, str) and not isinstance(returned, Tensor | Mapping) and hasattr(returned, output):
         part: object = getattr(returned, output)
         return part

@@ -115,12 +115,12 @@ class Perturbation:
 
 def _named(model: nn.Module, name: str) -> nn.Module:
     """The module of this name, or the only one whose name ends in it."""
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    found = [module for path, module in modules.items() if path and (path == name or path.endswith(f".{name}"))]
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    found = {module for path, module in modules.items() if path and (path == name or path.endswith(f".{name}"))}
     if name in modules and name:
         return modules[name]
     if len(found) == 1:
-        return found[0]
+        return found.pop()
     embeddings = [path for path, module in modules.items() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     raise InvalidValueError(
         f"expected embedding= to name one module of the model, got {name!r}, which fits {len(found)}"

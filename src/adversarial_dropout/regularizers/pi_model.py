@@ -58,7 +58,7 @@ class PiModel(Regularizer):
         if target is None:
             target = self.run(model, x)
         values = self.divergence_of(target.detach() if self.detach_target else target, self.run(model, x), mask)
-        if values_readable(values) and values.numel() and not values.any():
+        if values_readable(values) and values.numel() and not values.any() and (mask is None or mask.any()):
             self.warn_once(
                 "both passes gave the same predictions, so there is nothing to make consistent; make them differ: "
                 "dropout in training mode (model.train()), or two views, reg(model, view_2, target=model(view_1))"

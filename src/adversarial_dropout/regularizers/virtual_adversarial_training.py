@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.divergences import Divergence
-from adversarial_dropout.errors import check_at_least, check_positive
+from adversarial_dropout.errors import InvalidTypeError, InvalidValueError, check_at_least, check_positive
 from adversarial_dropout.regularizers.base import Reduction, Regularizer, searching
-from adversarial_dropout.regularizers.model_io import Inputs, Output
+from adversarial_dropout.regularizers.model_io import Inputs, Output, is_packed
 from adversarial_dropout.regularizers.passes import detached_copy, preserving_noise, replacing
 from adversarial_dropout.regularizers.perturbation import Perturbation
 
@@ -80,6 +80,11 @@ class VirtualAdversarialTraining(Regularizer):
     def per_example(
         self, model: nn.Module, x: Inputs, y: Tensor | None, target: Tensor | None, mask: Tensor | None
     ) -> Tensor:
+        if self.embedding is None and is_packed(x):
+            raise InvalidTypeError(
+                "expected padded sequences, got a PackedSequence, whose tensor has no dimension of the examples; let "
+                "the model pack them, or name a module whose output is to be moved: embedding=NAME"
+            )
         perturbation = Perturbation(model, x, self.embedding, self.output)
         moved = perturbation.moved()
         direction = _normalised(torch.randn_like(moved, dtype=torch.promote_types(moved.dtype, torch.float32)))
@@ -87,6 +92,7 @@ class VirtualAdversarialTraining(Regularizer):
             with preserving_noise(model, x), replacing(model, parameters=Tensor.detach):
                 target = perturbation.run()
         reference = detached_copy(target)
+        self._check_batch(moved.shape, reference.shape[0])
         xi = self.xi if self.xi is not None else (1e-4 if moved.dtype == torch.float64 else 0.1)
         for _ in range(self.steps):
             gradient = perturbation.gradient(
@@ -94,6 +100,15 @@ class VirtualAdversarialTraining(Regularizer):
             )
             direction = _normalised(gradient, otherwise=direction)
         return self.divergence_of(reference, perturbation.run_without_side_effects(self.eps * direction), mask)
+
+    def _check_batch(self, moved: torch.Size, examples: int) -> None:
+        """Raise where the length of a perturbation would be that of another dimension than the examples'."""
+        rows = moved[0] if moved else 0
+        if rows != examples and (examples in moved[1:] or (examples and rows % examples)):
+            raise InvalidValueError(
+                f"expected what is moved to have the {examples} examples in dimension 0, got shape {tuple(moved)}; "
+                f"transpose inside the model, or name a module with embedding= whose output has them there"
+            )
 
 
 def _normalised(d: Tensor, otherwise: Tensor | None = None) -> Tensor:
