@@ -79,9 +79,9 @@ def test_the_losses_are_those_of_a_model_of_transformers_by_hand(study: Study) -
         return Loss(method, settings)(cut, ids, labels, unlabelled)
 
     torch.manual_seed(5)
-    supervised = F.cross_entropy(cut.model(input_ids=ids, attention_mask=(ids != 0).long()).logits, labels)  # type: ignore[operator]
+    supervised = F.cross_entropy(cut.model(input_ids=ids, attention_mask=(ids != 0).long()).logits, labels)
     torch.testing.assert_close(of("plain"), supervised)
-    term = VirtualAdversarialDropout(divergence="kl", noise="shared")(cut.model, batch)  # type: ignore[arg-type]
+    term = VirtualAdversarialDropout(divergence="kl", noise="shared")(cut.model, batch)
     torch.testing.assert_close(of("vadd-kl"), supervised + 3 * term)
     assert term > 0
 
