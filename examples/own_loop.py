@@ -30,7 +30,7 @@ model = nn.Sequential(
 vadd = VirtualAdversarialDropout(divergence="kl")  # 2
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-for _ in range(500):
+for _ in range(300):
     rows = torch.randint(labelled, (32,))
     x, y = x_train[rows], y_train[rows]
     x_unlabelled = x_train[torch.randint(len(x_train), (128,))]

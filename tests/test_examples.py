@@ -89,7 +89,7 @@ def test_it_reads_sentences(name: str, tmp_path: Path) -> None:
 
 
 def test_it_reads_mnist(tmp_path: Path) -> None:
-    small_data.hub_files(tmp_path / "mnist", "mnist")
+    small_data.hub_files(tmp_path / "mnist", "mnist", train=70)
     accuracy(ROOT / "examples" / "resnet_channels.py", "--data", tmp_path / "mnist", "--updates", "2")
 
 
