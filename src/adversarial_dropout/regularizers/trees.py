@@ -58,7 +58,8 @@ def mapped(value: Any, change: Callable[[Any], Any], kinds: tuple[type, ...] = (
         return value
     items = {key: mapped(item, change, kinds) for key, item in _items(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)._make(items.values())
+        made: Any = type(value)
+        return made._make(items.values())
     if isinstance(value, tuple | list):
         return type(value)(items.values())
     result = copy.copy(value)
