@@ -21,7 +21,7 @@ class AdversarialTraining(Regularizer):
     Args:
         eps: Length ε of the perturbation in the L∞ norm, in units of x, above 0.
         divergence: D, as in supervised adversarial dropout.
-        embedding: Name of a module whose output is moved instead of x, for token ids; the end of the name will do.
+        embedding: Name of a module whose output is moved instead of x, for token ids; the end of the name is enough.
         reduction: ``"mean"`` over the labelled rows, ``"sum"`` or ``"none"``.
         output: Which part of what the model returns is the prediction: a name, an index or a function; by default the
             tensor that it returns, or its ``logits``.

@@ -155,12 +155,8 @@ class Regularizer(nn.Module, ABC):
         try:
             return select(target, self.output)
         except AdversarialDropoutError as error:
-            raise InvalidTypeError(f"expected target to be model(x), or the logits in it: {error}") from error
-        except Exception as error:
-            raise InvalidTypeError(
-                f"expected target to be what the model returned, because output is a function, but the function raises "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            what = "what the model returned" if callable(self.output) else "model(x), or the logits in it"
+            raise InvalidTypeError(f"expected target to be {what}: {error}") from error
 
     def _check_order(self, x: object, y: object) -> None:
         """Raise if labels were given as x and the batch as y."""

@@ -82,7 +82,13 @@ def select(returned: object, output: Output) -> Tensor:
         InvalidTypeError, InvalidValueError: there is no such part, or it is not a tensor with a batch dimension.
     """
     if callable(output):
-        part: object = output(returned)
+        try:
+            part: object = output(returned)
+        except Exception as error:
+            raise InvalidTypeError(
+                f"expected output= to take the prediction out of what the model returned, {_described(returned)}, "
+                f"but the function raises {type(error).__name__}: {error}"
+            ) from error
     elif output is None:
         part = returned if isinstance(returned, Tensor) else _part(returned, "logits", returned)
     else:

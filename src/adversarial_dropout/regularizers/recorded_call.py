@@ -92,10 +92,14 @@ def recorded(
         return output, None
     kept = {id(tensor): tensor.clone() if copied else tensor for tensor in made}
     places = {id(tensor): _Argument(index) for index, tensor in enumerate(inputs)}
+    try:
+        rebuilt = mapped(output, lambda tensor: places.get(id(tensor)) or kept[id(tensor)])
+    except Exception:  # A container that cannot be made from its entries.
+        return output, None
     return output, RecordedCall(
         module,
         form(given),
-        mapped(output, lambda tensor: places.get(id(tensor)) or kept[id(tensor)]),
+        rebuilt,
         [(tensor, version(tensor)) for tensor in kept.values()],
         made,
         None if all(map(torch.equal, before, after)) else after,

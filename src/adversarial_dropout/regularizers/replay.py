@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.layers import adversarial_layers
 from adversarial_dropout.regularizers.buffers import Buffers
-from adversarial_dropout.regularizers.passes import Noise
+from adversarial_dropout.regularizers.passes import Noise, detached_copy
 from adversarial_dropout.regularizers.recorded_call import RecordedCall, recorded
 from adversarial_dropout.regularizers.replayable import around_layers, reason_to_run_whole
 from adversarial_dropout.regularizers.trees import UnknownTypeError, form, leaves
@@ -36,6 +36,8 @@ _copied: WeakSet[nn.Module] = WeakSet()
 """Modules whose output the model changes in place later: a copy of it is recorded."""
 _opened: WeakSet[nn.Module] = WeakSet()
 """Modules that always run because their output cannot stand for their call: their submodules are recorded instead."""
+_verified: WeakSet[nn.Module] = WeakSet()
+"""Modules whose output has been compared with a copy over a whole step: a model may change it unseen, by ``.data``."""
 _ATTEMPTS = 8
 
 
@@ -61,6 +63,9 @@ class Replay:
     def __init__(self, model: nn.Module, noise: Callable[[], Noise], *, at_layer: bool) -> None:
         self._mode: Mode = "off"
         self._calls: list[RecordedCall] = []
+        self._witnesses: list[
+            tuple[nn.Module, Tensor, Tensor]
+        ] = []  # Outputs that are not verified, and copies of them.
         self._buffers: Buffers | None = None  # To return to if the pass that has recorded is not used.
         self._usable = not (at_layer or torch.compiler.is_compiling()) and replay_allowed.get()
         if not self._usable:
@@ -135,15 +140,22 @@ class Replay:
         if self._usable and self._recorded(h):
             kept = Buffers(module for module in self._model.modules() if module in self._around or module in _opened)
             self._detached, self._failed, self._reached, self._next = search, False, False, 0
-            with contextlib.suppress(PassesDifferError), self._intercepted("replaying"):
-                result = run()
+            reason = "the modules that it calls differ from pass to pass"
+            try:
+                with self._intercepted("replaying"):
+                    result = run()
                 if not self._failed and self._next == len(self._calls):
                     if not search:
-                        self._calls, self._buffers = [], None
+                        _verified.update(call.module for call in self._calls)
+                        self._calls, self._witnesses, self._buffers = [], [], None
                     return result
+            except PassesDifferError:
+                pass
+            except Exception as error:  # Such as a gradient inside the model, which needs the graph of this pass.
+                reason = f"with recorded outputs it raises {type(error).__name__}"
             self._noise.restore(self._start)
             kept.restore()
-            self._run_whole("the modules that it calls differ from pass to pass")
+            self._run_whole(reason)
         elif not search:
             self._forget()
         return run()
@@ -158,11 +170,12 @@ class Replay:
 
     def _begin(self, h: object) -> None:
         self._input, self._start = h, self._noise.states()
-        self._calls, self._learned, self._reached = [], False, False
+        self._calls, self._witnesses, self._learned, self._reached = [], [], False, False
 
     def _check_recording(self) -> bool:
         """Whether the recording can be used; if not, the next one knows why."""
         changed = [call.module for call in self._calls if not call.unchanged()]
+        changed += [module for module, tensor, copy in self._witnesses if not torch.equal(tensor, copy)]
         hooked = [call.module for call in self._calls if call.has_hooks()]
         _copied.update(changed)
         _opened.update(hooked)
@@ -251,4 +264,6 @@ class Replay:
             self._learned = self._learned or bool(module._modules)
         else:
             self._calls.append(recorded_call)
+            if module not in _verified and not recorded_call.copied:
+                self._witnesses += [(module, tensor, detached_copy(tensor)) for tensor, _ in recorded_call.tensors]
         return output

@@ -28,8 +28,8 @@ class VirtualAdversarialTraining(Regularizer):
             float32, the 1e-6 of the original code gives a direction that is mostly rounding error.) The power iteration
             runs in float32 if the model or autocast uses half precision.
         steps: Number of power iterations, 1 or more.
-        embedding: Name of a module whose output is moved instead of x, for token ids; the end of the name will do. One
-            more pass without a gradient then measures this output.
+        embedding: Name of a module whose output is moved instead of x, for token ids; the end of the name is enough.
+            One more pass without a gradient then measures this output.
         divergence: ``"kl"``, ``"qe"``, ``"ce"``; ``"bernoulli_kl"``, ``"bernoulli_qe"``, ``"bernoulli_ce"`` for one
             logit and for multi-label models; ``"squared_error"`` for regression; or a function ``(target, prediction)
             -> (N,)``.
