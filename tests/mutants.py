@@ -78,6 +78,8 @@ MUTANTS = (
     Mutant("a gradient in x leaves the generators moved", "regularizers/perturbation.py", "                preserving_noise(self._model, x),\n", "", "regularizers"),
     Mutant("perturbed passes change buffers", "regularizers/perturbation.py", "with replacing(self._model, buffers=Tensor.clone):", "if True:", "regularizers"),
     Mutant("shared buffers are copied twice", "regularizers/passes.py", "copies.setdefault(buffer, buffers(buffer))", "buffers(buffer)", "regularizers"),
+    Mutant("outputs that a model changes unseen are used", "regularizers/replay.py", "if not torch.equal(tensor, copy)]", "if False]", "regularizers/test_replay_unseen.py"),
+    Mutant("what a mask leaves out reaches the gradient", "logits.py", "    if mask is None:\n        return values\n    positions", "    if mask is not None:\n        return values\n    positions", "test_divergences_of_positions.py"),
     Mutant("buffers that a pass creates stay", "regularizers/passes.py", "module._buffers.clear()", "pass", "regularizers"),
     Mutant("mean-only normalisation does not scale the mean", "experiments/models/mean_only_batch_norm.py", "self.bias - self.weight * mean", "self.bias - mean", "experiments/models/test_mean_only_batch_norm.py"),
     Mutant("conv-large leaks like ReLU", "experiments/models/conv_large.py", "_LEAK = 0.1", "_LEAK = 0.0", "experiments/models/test_networks.py"),
