@@ -152,6 +152,8 @@ class Replay:
             except PassesDifferError:
                 pass
             except Exception as error:  # Such as a gradient inside the model, which needs the graph of this pass.
+                if self._reached:
+                    raise
                 reason = f"with recorded outputs it raises {type(error).__name__}"
             self._noise.restore(self._start)
             kept.restore()
