@@ -59,7 +59,7 @@ MUTANTS = (
     Mutant("outputs below the layer are not recorded", "regularizers/search.py", "stack.enter_context(self._replay.recording(h))", "pass", "regularizers/test_replay.py"),
     Mutant("a search differentiates below the layer", "regularizers/recorded_call.py", "tensor.detach() if detached else tensor", "tensor", "regularizers/test_replay_effects.py"),
     Mutant("a recorded output is changed by a pass", "regularizers/recorded_call.py", "output.clone() if self.copied else output", "output", "regularizers/test_replay.py"),
-    Mutant("a changed output is used again", "regularizers/replay.py", "if not call.unchanged()]", "if False]", "regularizers/test_replay.py"),
+    Mutant("a changed output is used again", "regularizers/replay.py", "if not call.unchanged()]", "if False]", "regularizers/test_replay_unseen.py"),
     Mutant("a hook on an output sees the gradient of both passes", "regularizers/replay.py", "if call.has_hooks()]", "if False]", "regularizers/test_replay.py"),
     Mutant("noise below the layer is not skipped", "regularizers/recorded_call.py", "None if all(map(torch.equal, before, after)) else after", "None", "regularizers/test_replay.py"),
     Mutant("a view is recorded as a tensor of its own", "regularizers/recorded_call.py", " or memory(made) & memory(inputs)", "", "regularizers/test_replay.py"),

@@ -107,3 +107,23 @@ def test_it_equals_whole_passes(name: str, method: str) -> None:
     finally:
         replay.replay_allowed.reset(token)
     torch.testing.assert_close(replayed, whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_a_change_that_begins_later_is_seen_by_its_version(method: str) -> None:
+    """Copies are compared in the first step alone; from then on the versions tell."""
+    x, y = torch.linspace(-1, 1, 48, dtype=torch.float64).view(6, 8), torch.arange(6) % 3
+    torch.manual_seed(0)
+    model = Unseen(lambda h: None).double()
+    losses = []
+    for allowed in (True, False):
+        token = replay.replay_allowed.set(allowed)
+        try:
+            model.change = lambda h: None
+            METHODS[method]()(model, x, y)
+            model.change = lambda h: h.mul_(2)
+            torch.manual_seed(1)
+            losses.append(METHODS[method]()(model, x, y).item())
+        finally:
+            replay.replay_allowed.reset(token)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
