@@ -205,16 +205,19 @@ class Noise:
         for (_, set_state), state in zip(self._streams, states, strict=True):
             set_state(state)
 
+    @contextlib.contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Restore the streams afterwards, so that the next pass draws the same noise."""
+        before = self.states()
+        try:
+            yield
+        finally:
+            self.restore(before)
 
-@contextlib.contextmanager
-def preserving_noise(model: nn.Module, x: Inputs) -> Iterator[None]:
+
+def preserving_noise(model: nn.Module, x: Inputs) -> contextlib.AbstractContextManager[None]:
     """Restore the random streams afterwards, so that the next pass draws the same :class:`Noise`."""
-    noise = Noise(model, x)
-    before = noise.states()
-    try:
-        yield
-    finally:
-        noise.restore(before)
+    return Noise(model, x).preserved()
 
 
 def check_not_recomputed() -> None:

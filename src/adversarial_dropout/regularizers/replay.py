@@ -57,15 +57,13 @@ class Replay:
 
     Args:
         model: What the passes run.
-        noise: Makes the random streams of a pass.
+        noise: The random streams of a pass.
     """
 
-    def __init__(self, model: nn.Module, noise: Callable[[], Noise], *, at_layer: bool) -> None:
+    def __init__(self, model: nn.Module, noise: Noise, *, at_layer: bool) -> None:
         self._mode: Mode = "off"
         self._calls: list[RecordedCall] = []
-        self._witnesses: list[
-            tuple[nn.Module, Tensor, Tensor]
-        ] = []  # Outputs that are not verified, and copies of them.
+        self._witnesses: list[tuple[nn.Module, Tensor, Tensor]] = []  # Outputs not yet verified, and copies of them.
         self._buffers: Buffers | None = None  # To return to if the pass that has recorded is not used.
         self._usable = not (at_layer or torch.compiler.is_compiling()) and replay_allowed.get()
         if not self._usable:
@@ -76,7 +74,7 @@ class Replay:
         if reason is not None or self._layer in _nothing_below:
             self._run_whole(reason)
             return
-        self._noise = noise()
+        self._noise = noise
         self._around = around_layers(model)
         self._modules = [module for module in model.modules() if module not in self._around]
         self._input: object = None  # Of the recorded pass.
@@ -193,7 +191,7 @@ class Replay:
         return self._check_recording()
 
     def _forget(self) -> None:
-        self._calls = []
+        self._calls, self._witnesses = [], []
         if self._buffers is not None:
             self._buffers.restore()
             self._buffers = None

@@ -22,7 +22,6 @@ from adversarial_dropout.regularizers.passes import (
     cut,
     detached_copy,
     gradients,
-    preserving_noise,
     replacing,
     run_model,
     without_fused_layers,
@@ -77,10 +76,9 @@ class Search:
         self._under, self._upper = (nn.Sequential(), model) if at_layer else cut(model)
         self._whole = self._upper is model
         self._output = output
-        self._preserving_noise = partial(preserving_noise, model, x)
-        self._replay = Replay(
-            self._upper, partial(Noise, model, x), at_layer=at_layer or starts_at_a_layer(self._upper)
-        )
+        noise = Noise(model, x)
+        self._preserving_noise = noise.preserved
+        self._replay = Replay(self._upper, noise, at_layer=at_layer or starts_at_a_layer(self._upper))
         self.returned: object = None
         """What the model returned in the base pass."""
         self._from_last_masks = from_last_masks
