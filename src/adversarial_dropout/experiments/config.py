@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 import tyro
 
@@ -46,6 +46,15 @@ class DataConfig:
     """Largest random shift of a training image in each direction, in pixels; the gap is filled with 0."""
     flip: bool = False
     """Whether training images are flipped left to right at random, half of the time."""
+    affine: float = 0.0
+    """Strength of a random affine map of each training image; 1: rotation by up to 10°, zoom and shear by up to 12 %,
+    a shift by up to 10 % of the size. Gaps have the colour of the border."""
+    jitter: float = 0.0
+    """Largest random change of the contrast of a training image, as a share; a quarter of it is that of the brightness
+    of each channel."""
+    choosing: Annotated[float, tyro.conf.arg(name="validation", prefix_name=False)] = 0.0
+    """Share of the labels that is held out to choose the epoch whose weights are kept, for example 0.2. With fewer
+    than 10 labels in a class nothing is held out, and the last epoch counts."""
 
     def __post_init__(self) -> None:
         for name in ("labelled", "evaluated", "resize"):
@@ -53,11 +62,13 @@ class DataConfig:
                 check_at_least(f"data.{name}", getattr(self, name), 1)
         for name in ("validation", "translate"):
             check_at_least(f"data.{name}", getattr(self, name), 0)
+        for name in ("affine", "jitter", "choosing"):
+            check_fraction(f"data.{name}", getattr(self, name))
 
     @property
     def augmented(self) -> bool:
         """Whether two views of an image differ."""
-        return self.translate > 0 or self.flip
+        return self.translate > 0 or self.flip or self.affine > 0 or self.jitter > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +78,11 @@ class TrainingConfig:
     epochs: int = 50
     """Number of epochs."""
     steps_per_epoch: int | None = None
-    """Steps per epoch; None: one pass."""
+    """Steps per epoch; None: one pass, within the two limits below."""
+    least_steps: int = 1
+    """Fewest steps of an epoch that is one pass."""
+    most_steps: int | None = None
+    """Most steps of an epoch that is one pass; None: no limit."""
     batch_labelled: int = 32
     """Labelled examples per step."""
     batch_unlabelled: int = 128
@@ -86,6 +101,8 @@ class TrainingConfig:
     """Adam's β₁ before the ramp-down."""
     beta1_end: float | None = None
     """Adam's β₁ at the end of the ramp-down; None: it does not change."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW; 0: Adam."""
     precision: Precision = "float32"
     """Precision of the products in a step; weights and Adam are in float32. "float32": on CUDA for convolutions too.
     "tf32": products and convolutions on CUDA in TF32. "bf16": bfloat16 by autocast, on any device."""
@@ -105,8 +122,12 @@ class TrainingConfig:
                 check_fraction(f"training.{name}", value)
                 if value == 1:
                     raise InvalidValueError(f"expected training.{name} below 1, got 1: Adam would never move")
-        if self.steps_per_epoch is not None:
-            check_at_least("training.steps_per_epoch", self.steps_per_epoch, 1)
+        for name in ("steps_per_epoch", "least_steps"):
+            if getattr(self, name) is not None:
+                check_at_least(f"training.{name}", getattr(self, name), 1)
+        if self.most_steps is not None:
+            check_at_least("training.most_steps", self.most_steps, self.least_steps, ", training.least_steps")
+        check_fraction("training.weight_decay", self.weight_decay)
         check_positive("training.learning_rate", self.learning_rate)
 
 
@@ -240,6 +261,9 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
     data, model, training, terms = settings.data, settings.model, settings.training, settings.terms
     if training.steps_per_epoch is not None and all(term.supervised for term in terms.values()):
         yield "training.batch_unlabelled", training.batch_unlabelled, 0, "no term sees unlabelled examples"
+    if training.steps_per_epoch is not None:
+        yield "training.least_steps", training.least_steps, 1, "training.steps_per_epoch is given"
+        yield "training.most_steps", training.most_steps, None, "training.steps_per_epoch is given"
     if training.ramp_down == 1:
         yield "training.ramp_down", training.ramp_down, 0, "the first epoch of a fall is at its height"
     if not training.batch_unlabelled:
@@ -257,6 +281,7 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
     elif not training.ramp_up_learning_rate and not any(term.ramp for term in terms.values()):
         yield "training.ramp_up", training.ramp_up, 0, "nothing rises"
     if training.optimizer == "sgd":
+        yield "training.weight_decay", training.weight_decay, 0.0, "it is for Adam"
         yield "training.beta1", training.beta1, 0.9, "gradient descent has no β₁"
         yield "training.beta1_end", training.beta1_end, None, "gradient descent has no β₁"
     elif training.ramp_down == 0:

@@ -1,6 +1,9 @@
 """What commands show in the terminal while they train."""
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -8,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from adversarial_dropout.experiments.commands.options import Grid
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data.sources import DataLocation
-from adversarial_dropout.experiments.records import Record
+from adversarial_dropout.experiments.records import Metrics, Record
 
 
 def progress_bar(console: Console) -> Progress:
@@ -22,6 +25,26 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(elapsed_when_finished=False),
         console=console,
     )
+
+
+@contextlib.contextmanager
+def epochs_shown(console: Console, name: str, epochs: int) -> Iterator[Callable[[int, Metrics], None]]:
+    """Show the progress of a run. What it gives is called after each epoch, and shows the time left, from the first on.
+    """
+    started = time.monotonic()
+    before: int | None = None
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"{name}: epoch 1 of {epochs}", total=epochs)
+
+        def update(done: int, metrics: Metrics) -> None:
+            nonlocal before
+            before = done - 1 if before is None else before  # Epochs of an earlier process.
+            left = (epochs - done) * (time.monotonic() - started) / (done - before)
+            text = f"epoch {done} of {epochs}: error {metrics['error']:.2f} %, {timedelta(seconds=round(left))} left"
+            progress.update(task, completed=done, description=text)
+
+        yield update
 
 
 def run_grid_shown(

@@ -12,7 +12,7 @@ from rich.console import Console
 from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.commands.options import DataFolder, Training
-from adversarial_dropout.experiments.commands.terminal import progress_bar
+from adversarial_dropout.experiments.commands.terminal import epochs_shown
 from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models import NETWORKS, find_network
@@ -32,7 +32,8 @@ class Train(Training):
     skip_bad_images: bool = False
     """Leave out images that cannot be read, instead of stopping."""
     network: Annotated[str | None, tyro.conf.arg(name="model.name")] = None
-    """Another network than the preset's: small-cnn, mnist-cnn (Table 3), conv-large (Table 4), autoencoder."""
+    """Another network than the preset's: small-cnn, small-resnet, mnist-cnn (Table 3), conv-large (Table 4),
+    autoencoder."""
     config: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=lambda: presets.settings(*_USUAL))
     given: tyro.conf.Suppress[frozenset[str]] = frozenset()
     """Names of the settings that the command line gives."""
@@ -62,25 +63,35 @@ class Train(Training):
             raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
         folder = records.run_folder(self.out, config)
         before = records.is_finished(folder)
-        with progress_bar(console) as progress:
-            task = progress.add_task(f"{config.preset} {config.method}", total=config.training.epochs)
+        with epochs_shown(console, f"{config.preset} {config.method}", config.training.epochs) as progress:
             record = loop.run(
                 config,
                 folder,
-                lambda epochs, metrics: progress.update(
-                    task, completed=epochs, description=f"epoch {epochs}: error {metrics['error']:.2f} %"
-                ),
+                progress,
                 DataLocation(self.folder, self.skip_bad_images),
                 self.device,
                 capture=self.capture,
             )
+        if config.data.choosing:
+            console.print(_choice(record), highlight=False)
         part = record.final["evaluated_on"]
         examples = f" of {record.final['examples']} images" if "examples" in record.final else ""
         console.print(
-            f"{part} error {record.error:.2f} %{examples} after {config.training.epochs} epochs, {record.seconds:.1f} s"
+            f"{part} error {record.error:.2f} %{examples} after {record.epoch} epochs, {record.seconds:.1f} s"
             f"{' (trained before)' if before else ''}"
         )
         console.print(f"record: {folder}", soft_wrap=True, markup=False)
+
+
+def _choice(record: records.Record) -> str:
+    """How the epoch was chosen whose weights are kept."""
+    held_out = record.final["held_out"]
+    if not held_out:
+        return "no label is held out, because a class has fewer than 10: the last epoch is kept"
+    return (
+        f"epoch {record.epoch} of {record.config.training.epochs} is kept: the lowest error, "
+        f"{record.metrics[record.epoch - 1]['validation error']:.2f} %, of {held_out} images whose labels are held out"
+    )
 
 
 _PARTS = (Train, DataConfig, TrainingConfig, *NETWORKS.values(), *TERMS.values())

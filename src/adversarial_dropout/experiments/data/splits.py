@@ -1,6 +1,7 @@
 """Splits the rows of a data set into labelled, unlabelled and evaluation rows."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.regularizers.base import UNLABELLED
 
+ENOUGH = 10
+"""Labels that each class must have so that some are held out to choose the epoch."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -19,6 +23,7 @@ class Split:
     Attributes:
         labelled: Training rows whose labels are used.
         unlabelled: Training rows that are used without a label: all of them, or all but the labelled ones.
+        choosing: Labelled rows of the training part that are held out to choose the epoch whose weights are kept.
         evaluation: Rows on which errors are measured: the validation part if there is one, otherwise the test part;
             all of it, or evenly spaced rows.
     """
@@ -26,6 +31,7 @@ class Split:
     labelled: Tensor
     unlabelled: Tensor
     evaluation: Tensor
+    choosing: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def to_dict(self) -> dict[str, str]:
         """The indices as text like "3, 17, 20-25", for JSON."""
@@ -34,7 +40,8 @@ class Split:
     @classmethod
     def from_dict(cls, plain: dict[str, str]) -> "Split":
         """The inverse of :meth:`to_dict`."""
-        return cls(**{field.name: _from_text(plain[field.name]) for field in dataclasses.fields(cls)})
+        earlier = {"choosing": ""}  # Records of earlier versions have no such rows.
+        return cls(**{field.name: _from_text({**earlier, **plain}[field.name]) for field in dataclasses.fields(cls)})
 
 
 def _as_text(rows: Tensor) -> str:
@@ -66,12 +73,21 @@ def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
         )
     held_out = known[: config.validation]
     training = pool[~torch.isin(pool, held_out)]
-    labelled = _labelled(data, known[config.validation :], config)
+    by_class = _labelled(data, known[config.validation :], config)
+    choosing = torch.cat([pool[:0], *(rows[: _held_out(by_class, config.choosing, len(rows))] for rows in by_class)])
+    labelled = torch.cat(by_class)
+    labelled = labelled[~torch.isin(labelled, choosing)].sort().values
+    training = training[~torch.isin(training, choosing)]
     unlabelled = (training if config.overlap else training[~torch.isin(training, labelled)]).sort().values
     evaluation = held_out.sort().values if config.validation else data.test
     if config.evaluated is not None:
         evaluation = evenly_spaced(evaluation, config.evaluated)
-    return Split(labelled=labelled, unlabelled=unlabelled, evaluation=evaluation)
+    return Split(labelled, unlabelled, evaluation, choosing.sort().values)
+
+
+def _held_out(by_class: Sequence[Tensor], share: float, labels: int) -> int:
+    """How many of a class with so many labels choose the epoch: none if a class has too few."""
+    return max(1, round(share * labels)) if share and min(map(len, by_class)) >= ENOUGH else 0
 
 
 def evenly_spaced(rows: Tensor, most: int) -> Tensor:
@@ -79,8 +95,8 @@ def evenly_spaced(rows: Tensor, most: int) -> Tensor:
     return rows if len(rows) <= most else rows[torch.arange(most) * len(rows) // most]
 
 
-def _labelled(data: ImageData, shuffled: Tensor, config: DataConfig) -> Tensor:
-    """The labelled rows: all of ``shuffled``, or the first rows of each class."""
+def _labelled(data: ImageData, shuffled: Tensor, config: DataConfig) -> list[Tensor]:
+    """The labelled rows by class: all of ``shuffled``, or the first rows of each class."""
     classes = len(data.classes)
     labels = data.labels.cpu()[shuffled]
     by_class = [shuffled[labels == label] for label in range(classes)]
@@ -99,4 +115,4 @@ def _labelled(data: ImageData, shuffled: Tensor, config: DataConfig) -> Tensor:
             f"expected {least} labelled examples of each class, but class {name!r} of {config.name} has "
             f"{len(rows)} training examples with a label; {advice}"
         )
-    return torch.cat(by_class).sort().values
+    return by_class

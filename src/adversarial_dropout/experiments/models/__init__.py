@@ -12,8 +12,11 @@ from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network, Shape
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
+from adversarial_dropout.experiments.models.small_resnet import SmallResnet
 
-NETWORKS: dict[str, type[Network]] = {network.name: network for network in (SmallCnn, MnistCnn, ConvLarge, Autoencoder)}
+NETWORKS: dict[str, type[Network]] = {
+    network.name: network for network in (SmallCnn, SmallResnet, MnistCnn, ConvLarge, Autoencoder)
+}
 """All networks, by name."""
 
 

@@ -50,8 +50,15 @@ class Record:
 
     @property
     def error(self) -> float:
-        """Error of the last epoch on the evaluation part, in percent."""
-        return float(self.final["metrics"]["error"])
+        """Error on the evaluation part in percent, under the weights that were kept: those of the last epoch, or of the
+        one that held-out labels chose.
+        """
+        return float(self.metrics[self.epoch - 1]["error"])
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose weights were kept, from 1."""
+        return int(self.final.get("epoch", self.config.training.epochs))
 
     @property
     def seconds(self) -> float:

@@ -13,11 +13,14 @@ from adversarial_dropout.experiments.run.step import Batch
 
 
 def steps_of_an_epoch(config: TrainingConfig, labelled: int, unlabelled: int) -> int:
-    """Steps as the config says, or those of one pass over the images: the unlabelled ones, if any are used."""
+    """Steps as the config says, or those of one pass over the images (the unlabelled ones, if any are used) within its
+    limits.
+    """
     rows, batch = unlabelled, config.batch_unlabelled
     if not batch:
         rows, batch = labelled, config.batch_labelled
-    return config.steps_per_epoch or max(1, rows // batch)
+    steps = max(config.least_steps, rows // batch)
+    return config.steps_per_epoch or min(steps, config.most_steps or steps)
 
 
 def steps_of_a_run(config: ExperimentConfig, images: int) -> int:

@@ -154,12 +154,14 @@ def _resume_on_rank_zero(
 
 def _finish_on_rank_zero(run: Run, digest: str, folder: Path, seconds: float, environment: dict[str, Any]) -> None:
     """Write the weights and the rest of the record."""
-    weights = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in run.weights.items()}
     records.write_bytes(folder / records.WEIGHTS, safetensors.torch.save(weights))
     records.write_metrics(folder, run.rows)
     data = run.data
     final = {
         "metrics": run.rows[-1],
+        "epoch": run.kept,
+        "held_out": len(run.split.choosing),
         "evaluated_on": "validation" if run.config.data.validation else "test",
         "examples": len(run.split.evaluation),
         "seconds": seconds,

@@ -4,14 +4,16 @@ import math
 from collections.abc import Iterator
 
 from torch import nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import TrainingConfig
 
 
 def build(training: TrainingConfig, parameters: Iterator[nn.Parameter], *, capture: bool = False) -> Optimizer:
-    """Adam, or gradient descent without momentum; with ``capture``, it must be Adam."""
+    """Adam, AdamW, or gradient descent without momentum; with ``capture``, it must not be the last."""
+    if training.optimizer == "adam" and training.weight_decay:
+        return AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
     if training.optimizer == "adam":
         return Adam(parameters, lr=training.learning_rate)
     if capture:

@@ -20,6 +20,9 @@ from adversarial_dropout.experiments.run.ranks import Ranks, noise_seed
 from adversarial_dropout.experiments.run.step import Objective, Step, eager_step, explaining
 from adversarial_dropout.experiments.trained.evaluation import error
 
+CHOOSING = "validation error"
+"""The metric that chooses the epoch whose weights are kept."""
+
 
 def choose_step(
     objective: nn.Module,
@@ -49,6 +52,7 @@ class Run:
         split: Which rows of the data are used for what.
         model: The network.
         rows: Metrics of each epoch so far.
+        kept: Number of the epoch whose weights are kept: the last one, or the best on the labels that choose.
     """
 
     def __init__(self, config: ExperimentConfig, data: ImageData, ranks: Ranks, *, capture: bool) -> None:
@@ -60,6 +64,8 @@ class Run:
                 f"--training.batch-unlabelled 0, or --data.overlap, or lower --data.labelled"
             )
         self.rows: list[Metrics] = []
+        self.kept = 0
+        self._weights: dict[str, Tensor] = {}  # Of that epoch, where labels choose it.
         self._ranks = ranks
         self.data = data.to(ranks.device)
         torch.manual_seed(config.seed)
@@ -82,11 +88,29 @@ class Run:
         rising = optimizers.follow_schedule(self.config.training, len(self.rows), self._optimizer)
         self._objective.train()
         means = self._means(pixels, rising)
-        wrong = math.nan
+        wrong = {"error": math.nan}
         if self._ranks.is_first:
-            wrong = error(self.model, pixels, self.data, self.split.evaluation, self.config.model.task)
-        self.rows.append({"epoch": float(len(self.rows) + 1), **means, "error": wrong})
+            wrong = self._errors(pixels)
+        self.rows.append({"epoch": float(len(self.rows) + 1), **means, **wrong})
+        if CHOOSING not in wrong:
+            self.kept = len(self.rows)
+        elif not self.kept or wrong[CHOOSING] <= self.rows[self.kept - 1][CHOOSING]:  # Of equal ones the later epoch.
+            self.kept = len(self.rows)
+            self._weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         return self.rows[-1]
+
+    def _errors(self, pixels: Pixels) -> Metrics:
+        """Errors in percent: of the evaluation part, and of the images whose labels choose the epoch, if any."""
+        parts = {"error": self.split.evaluation}
+        if len(self.split.choosing):
+            parts = {CHOOSING: self.split.choosing, **parts}
+        task = self.config.model.task
+        return {name: error(self.model, pixels, self.data, rows, task) for name, rows in parts.items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that are kept."""
+        return self._weights or self.model.state_dict()
 
     def _means(self, pixels: Pixels, rising: float) -> dict[str, float]:
         """Train the steps of an epoch with this factor of the weights that rise; return the mean values."""
@@ -126,6 +150,8 @@ class Run:
             "random": first,
             "random_of_others": rest,
             "rows": self.rows,
+            "kept": self.kept,
+            "weights": self._weights,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -138,3 +164,5 @@ class Run:
         if self._ranks.device.type == "cuda" and random["cuda"]:
             torch.cuda.set_rng_state(random["cuda"][0], self._ranks.device)
         self.rows = upgraded_rows(state["rows"], self.config.terms)
+        self.kept = state.get("kept", len(self.rows))
+        self._weights = state.get("weights", {})
