@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.config import ExperimentConfig, Settings
+from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.data.splits import make_split
