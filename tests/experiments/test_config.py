@@ -162,7 +162,7 @@ def test_to_dict_shares_nothing_with_the_config() -> None:
 
 
 def test_networks_and_terms_by_name() -> None:
-    assert list(NETWORKS) == ["small-cnn", "mnist-cnn", "conv-large", "autoencoder"]
+    assert list(NETWORKS) == ["small-cnn", "small-resnet", "mnist-cnn", "conv-large", "autoencoder"]
     assert list(TERMS) == ["at", "vat", "pi", "sadd", "vadd", "add", "entmin"]
     assert [kind for kind, term in TERMS.items() if term.supervised] == ["at", "sadd"]
     assert [kind for kind, term in TERMS.items() if term.searches] == ["sadd", "vadd", "add"]
@@ -733,24 +733,6 @@ ALL = {"batch_labelled": 100, "batch_unlabelled": 0}
                 "terms": ({"kind": "vadd", "weight": 0.2, "divergence": "se", "noise": "shared", "ramp": False},),
             },
         ),
-        # Nothing rises, although there is a term.
-        (
-            "images",
-            "at",
-            "quick",
-            {
-                "data": OWN_IMAGES,
-                "model": OWN_CNN,
-                "training": OWN,
-                "terms": ({"kind": "at", "divergence": "ce", "eps": 8 / 255, "ramp": False},),
-            },
-        ),
-        (
-            "images",
-            "vadd-kl",
-            "quick",
-            {"data": OWN_IMAGES, "model": OWN_CNN, "training": OWN, "terms": ({"kind": "vadd"},)},
-        ),
     ],
 )
 def test_earlier_records_of_the_presets(preset: str, method: str, scale: Scale, parts: dict[str, Any]) -> None:
@@ -758,6 +740,29 @@ def test_earlier_records_of_the_presets(preset: str, method: str, scale: Scale, 
     kept = json.loads(json.dumps(plain))
     assert ExperimentConfig.from_dict(kept) == presets.get(preset, method, scale, 3)
     assert kept == plain, "it stays as it was"
+
+
+@pytest.mark.parametrize(
+    ("method", "term", "expected"),
+    [
+        # Nothing rises, although there is a term.
+        ("at", {"kind": "at", "divergence": "ce", "eps": 8 / 255, "ramp": False}, At(eps=8 / 255, ramp=False)),
+        ("vadd-kl", {"kind": "vadd"}, Vadd()),
+    ],
+)
+def test_earlier_records_of_ones_own_images(method: str, term: dict[str, Any], expected: Term) -> None:
+    """The preset has other settings since; the record keeps those of the run."""
+    plain = earlier("images", method, "quick", data=OWN_IMAGES, model=OWN_CNN, training=OWN, terms=(term,))
+    assert ExperimentConfig.from_dict(plain) == ExperimentConfig.of(
+        preset="images",
+        method=method,
+        scale="quick",
+        seed=3,
+        data=DataConfig(**OWN_IMAGES),
+        model=ConvLarge(width=32, delta=3 / 32),
+        training=TrainingConfig(**OWN),
+        terms=by_kind(expected),
+    )
 
 
 def test_the_settings_of_an_earlier_record_are_those_of_its_network_and_terms() -> None:

@@ -29,8 +29,14 @@ OTHER: dict[str, Any] = {
     "whiten": True,
     "translate": 2,
     "flip": True,
+    "affine": 0.5,
+    "jitter": 0.5,
+    "choosing": 0.5,
     "epochs": 3,
     "steps_per_epoch": 3,
+    "least_steps": 3,
+    "most_steps": 1,
+    "weight_decay": 0.3,
     "batch_labelled": 12,
     "batch_unlabelled": 20,
     "optimizer": "sgd",
@@ -59,6 +65,7 @@ OTHER: dict[str, Any] = {
     "divergence": "qe",
     "eps": 0.7,
     "xi": 0.5,
+    "per_value": True,
     "noise": "shared",
 }
 """Another value of each setting; where that is the usual one, see :func:`other`."""
@@ -156,9 +163,10 @@ def test_every_setting_counts_or_is_refused(case: str, images: Path, tmp_path: P
     assert not without_effect
     # What is refused is what the run has no use for, and nothing else.
     allowed = {"model.delta", "training.batch_unlabelled", "data.overlap", "training.beta1_end"}
+    allowed |= {"training.least_steps", "training.most_steps"}  # Its epochs have a given number of steps.
     allowed |= {"training.ramp_up", "training.ramp_up_learning_rate", *(f"terms.{kind}.ramp" for kind in base.terms)}
     if base.model.task == "images":  # It sees every image alike.
-        allowed |= {"data.centre", "data.whiten", "data.translate", "data.flip"}
+        allowed |= {"data.centre", "data.whiten", "data.translate", "data.flip", "data.affine", "data.jitter"}
     assert set(refused) <= allowed
 
 
