@@ -404,7 +404,7 @@ def test_regularisers_cut_in_front_of_the_layer(name: str, shape: Shape, trainin
 @EACH_NETWORK
 def test_settings_reach_the_layer_and_the_noise(name: str) -> None:
     settings: dict[str, Any] = {"p": 0.125, "delta": 0.75, "rescale": "sum"}
-    noisy = {} if name == "small-resnet" else {"input_noise": 0.3, "noise_in_evaluation": True}
+    noisy: dict[str, Any] = {} if name == "small-resnet" else {"input_noise": 0.3, "noise_in_evaluation": True}
     model = build(name, **noisy, **settings)
     (layer,) = adversarial_layers(model)
     assert {key: getattr(layer, key) for key in settings} == settings
