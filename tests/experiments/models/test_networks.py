@@ -159,10 +159,8 @@ def test_small_resnet(shape: Shape, first: int, training: bool) -> None:
     model = build("small-resnet", shape, p=0.3, width=4).double()
     spread(model)
     model.train(training)
-    statistics = [
-        (module.running_mean, module.running_var) for module in model.modules() if isinstance(module, nn.BatchNorm2d)
-    ]
-    statistics = [(mean.clone(), var.clone()) for mean, var in statistics if mean is not None and var is not None]
+    running = {name: tensor.clone() for name, tensor in model.named_buffers() if name.endswith(("mean", "var"))}
+    statistics = list(zip(*[iter(running.values())] * 2, strict=True))
     x = torch.randn(5, *shape).double()
     leaves = copies(model)
     logits = model(x)
@@ -187,7 +185,7 @@ def test_a_larger_image_costs_no_more_after_the_first_pooling() -> None:
     sizes = []
     for size in (16, 32, 64, 128):
         model = build("small-resnet", (3, size, size))
-        model.under[1].register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape)))
+        list(model.under.children())[1].register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape)))
         model(torch.rand(2, 3, size, size))
     assert sizes == [(2, 8, 16, 16)] * 4
 
