@@ -11,11 +11,13 @@ from rich.console import Console
 
 from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.commands.options import DataFolder, Training
+from adversarial_dropout.experiments.commands.options import DataFolderOrList, TestFolderOrList, Training
 from adversarial_dropout.experiments.commands.terminal import progress_bar
 from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
+from adversarial_dropout.experiments.data.location import check_lists
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models import NETWORKS, find_network
+from adversarial_dropout.experiments.run.curves import Log, curves
 from adversarial_dropout.experiments.terms import TERMS
 
 _USUAL = ("digits-100", "vadd-qe")
@@ -27,10 +29,17 @@ class Train(Training):
 
     out: Path = Path("runs")
     """Folder below which the run gets its own folder. The same command resumes a run that was stopped."""
-    folder: DataFolder = None
-    """Folder with the data: images in a folder per class, or parquet files; without it they come from the hub."""
+    folder: DataFolderOrList = None
+    """Folder with the data: images in a folder per class, or parquet files; or a list of images and their classes in a
+    .csv file. Without it they come from the hub."""
+    test: TestFolderOrList = None
+    """Folder or list of labelled images to measure errors on, for data without a test part."""
+    skip_unlisted: bool = False
+    """Pass over images that a list does not name, instead of stopping."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, instead of stopping."""
+    log: Log | None = None
+    """Write the metrics of each epoch for a program that shows curves, to a folder of its name in that of the run."""
     network: Annotated[str | None, tyro.conf.arg(name="model.name")] = None
     """Another network than the preset's: small-cnn, mnist-cnn (Table 3), conv-large (Table 4), autoencoder."""
     config: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=lambda: presets.settings(*_USUAL))
@@ -62,15 +71,21 @@ class Train(Training):
             raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
         folder = records.run_folder(self.out, config)
         before = records.is_finished(folder)
-        with progress_bar(console) as progress:
+        location = DataLocation(self.folder, self.skip_bad_images, self.test)
+        check_lists(config.data, location, skip_unlisted=self.skip_unlisted)
+        with curves(self.log, folder, config.training) as curve, progress_bar(console) as progress:
             task = progress.add_task(f"{config.preset} {config.method}", total=config.training.epochs)
+
+            def show(epochs: int, metrics: records.Metrics) -> None:
+                progress.update(task, completed=epochs, description=f"epoch {epochs}: error {metrics['error']:.2f} %")
+                if curve is not None:
+                    curve(epochs, metrics)
+
             record = loop.run(
                 config,
                 folder,
-                lambda epochs, metrics: progress.update(
-                    task, completed=epochs, description=f"epoch {epochs}: error {metrics['error']:.2f} %"
-                ),
-                DataLocation(self.folder, self.skip_bad_images),
+                show,
+                location,
                 self.device,
                 capture=self.capture,
             )
@@ -81,6 +96,10 @@ class Train(Training):
             f"{' (trained before)' if before else ''}"
         )
         console.print(f"record: {folder}", soft_wrap=True, markup=False)
+        if self.log is not None and not before:
+            console.print(f"curves: {self.log} --logdir {folder / self.log}", soft_wrap=True, markup=False)
+        elif self.log is not None:
+            console.print("no new curves: they are written while a run trains")
 
 
 _PARTS = (Train, DataConfig, TrainingConfig, *NETWORKS.values(), *TERMS.values())
