@@ -144,8 +144,8 @@ def find(folder: Path, name: str | None = None, subset: str | None = None) -> Fi
     """
     if not folder.is_dir():
         raise InvalidValueError(
-            f"expected a folder of images or parquet files, or a list of images in a .csv file, got {folder}, which is "
-            f"{'a file' if folder.exists() else 'not there'}"
+            f"expected a folder of images or parquet files, got {folder}, which is "
+            f"{'a file' if folder.exists() else 'not there'}; a list of images is a file that ends in .csv or .tsv"
         )
     named = folder / (name or "")
     try:

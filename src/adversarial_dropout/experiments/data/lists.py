@@ -21,7 +21,7 @@ from adversarial_dropout.experiments.data.files import (
 )
 from adversarial_dropout.experiments.records import RecordError
 
-ENDINGS = (".csv", ".tsv", ".txt")
+ENDINGS = (".csv", ".tsv")
 """Endings of the names of lists, in lower case."""
 
 _FILES = ("file", "image", "path", "filename", "file_name", "filepath", "image_path")
