@@ -1,17 +1,16 @@
 """``--log tensorboard``: the curves of a run, which change nothing of it."""
 
+import importlib
 import importlib.util
 import math
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import TrainingConfig
-from adversarial_dropout.experiments.run import curves as under_test
 from adversarial_dropout.experiments.run import loop
 from adversarial_dropout.experiments.run.curves import Curves, curves, learning_rate
 from adversarial_dropout.experiments.run.optimizers import ramp_down
@@ -142,7 +141,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_without_the_package(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(under_test.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InvalidValueError, match=r"pip install 'adversarial-dropout\[tensorboard\]'"):
         Curves(tmp_path, small().training)
     code, printed = fails(capsys, *arguments(small(), tmp_path / "runs"), "--log", "tensorboard")
@@ -165,9 +164,7 @@ def test_the_learning_rate_is_that_of_the_schedule() -> None:
 def test_with_the_package_itself(tmp_path: Path) -> None:
     if _find_spec("tensorboard") is None:
         pytest.skip("tensorboard is not installed")
-    from tensorboard.backend.event_processing import event_accumulator
-
-    assert isinstance(event_accumulator, ModuleType)
+    event_accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     config = small(epochs=3)
     printed_by(*arguments(config, tmp_path), "--log", "tensorboard")
     run = records.run_folder(tmp_path, config)

@@ -84,7 +84,7 @@ def test_confusions_and_mistakes() -> None:
         ("40.png", 40, "b", "c"),
     ]
     assert [one.probability for one in made.mistakes] == [0.9, 0.7, 0.4]
-    assert (made.accuracy, made.confidence) == (pytest.approx(40), pytest.approx(74))
+    assert [made.accuracy, made.confidence] == pytest.approx([40, 74])
     assert made.frequent(1).rows == [("a", "b", 1, "50.0")]
     plain = json.loads(json.dumps(made.to_dict(2)))
     assert plain["confusion"] == {"classes": ["a", "b", "c"], "images": [[1, 1, 0], [1, 0, 1], [0, 0, 1]]}

@@ -62,7 +62,7 @@ class Predict(OfRun):
             records.write_bytes(self.out, text)
         if self.threshold:
             without = sum(given["class"] is None for given in predictions)
-            said = f"{without} of {len(predictions)} images get no class: no probability reaches {self.threshold:g}"
+            said = f"{without} of {len(predictions)} images get no class, with probabilities below {self.threshold:g}"
             print(said, file=sys.stderr if self.out is None else None)
         if bad:
             raise InvalidValueError(

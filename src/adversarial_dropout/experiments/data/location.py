@@ -79,7 +79,8 @@ def check_lists(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, *
     elsewhere = [image for path in given if read and path.is_dir() for image in files.images_in(path)]
     if over := lists.unlisted(read, elsewhere, skip=skip_unlisted):
         warnings.warn(
-            f"{len(over)} images that the list does not name are passed over, such as {over[0]}",
+            f"{len(over)} images that the list does not name are passed over, such as {over[0]}; to use "
+            f"them without a label, add them with an empty one",
             RecordWarning,
             stacklevel=2,
         )

@@ -46,7 +46,7 @@ class Best:
 
 
 def best_classifier(group: Group) -> Best | str | None:
-    """Apply the run with the lowest error and saved weights to its evaluation part, evenly spaced images if it is large.
+    """Apply the run with the lowest error and saved weights to its evaluation part, or to 2,000 images of it.
 
     Returns why it could not be applied, or ``None`` if no weights of a classifier are saved.
     """
