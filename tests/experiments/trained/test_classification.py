@@ -65,6 +65,8 @@ def test_ece_by_hand() -> None:
     assert ece(calibration(PROBABILITIES, LABELS, 1)) == pytest.approx(34)
     # (2/3, 11/15]: one of 0.7, wrong. (11/15, 12/15]: 0.8, right. (13/15, 14/15]: 0.9, one of two. (5/15, 6/15]: 0.4.
     assert ece(calibration(PROBABILITIES, LABELS)) == pytest.approx(100 * (0.7 + 0.2 + 2 * 0.4 + 0.4) / 5)
+    halves = calibration(torch.tensor([[0.5, 0.5]]), torch.tensor([0]), 2)
+    assert [part.examples for part in halves] == [1, 0], "a bin has its upper limit"
     sure = torch.eye(3, dtype=torch.float64)
     assert ece(calibration(sure, torch.arange(3))) == 0
     assert ece(calibration(sure, torch.tensor([1, 2, 0]))) == 100
