@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -758,9 +758,9 @@ def test_earlier_records_of_ones_own_images(method: str, term: dict[str, Any], e
         method=method,
         scale="quick",
         seed=3,
-        data=DataConfig(**OWN_IMAGES),
+        data=DataConfig(**cast(dict[str, Any], OWN_IMAGES)),
         model=ConvLarge(width=32, delta=3 / 32),
-        training=TrainingConfig(**OWN),
+        training=TrainingConfig(**cast(dict[str, Any], OWN)),
         terms=by_kind(expected),
     )
 
