@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal, TypedDict, get_args
 
 import tyro
@@ -11,7 +12,7 @@ import tyro
 from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice, check_fraction, check_positive
 from adversarial_dropout.experiments.earlier_config import upgraded
 from adversarial_dropout.experiments.models import find_network
-from adversarial_dropout.experiments.models.network import Network, NoisyNetwork
+from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import TERMS, Term, Vadd
 
@@ -248,8 +249,7 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
         yield "model.delta", model.delta, None, "no term of the run searches"
         if model.p == 0:
             yield "model.rescale", model.rescale, "inverted", "with model.p=0 no unit is dropped"
-    if isinstance(model, NoisyNetwork) and model.input_noise == 0:
-        yield "model.noise_in_evaluation", model.noise_in_evaluation, False, "model.input_noise is 0"
+    yield from ((name, attrgetter(name)(settings), default, why) for name, default, why in model.unused())
     if training.ramp_up == 0:
         yield "training.ramp_up_learning_rate", training.ramp_up_learning_rate, False, "training.ramp_up is 0"
         for term in terms.values():

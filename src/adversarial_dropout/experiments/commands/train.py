@@ -15,7 +15,8 @@ from adversarial_dropout.experiments.commands.options import DataFolder, Trainin
 from adversarial_dropout.experiments.commands.terminal import progress_bar
 from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.data.sources import DataLocation
-from adversarial_dropout.experiments.models import NETWORKS, find_network
+from adversarial_dropout.experiments.models import NETWORKS
+from adversarial_dropout.experiments.models.pretrained import Pretrained
 from adversarial_dropout.experiments.terms import TERMS
 
 _USUAL = ("digits-100", "vadd-qe")
@@ -32,7 +33,8 @@ class Train(Training):
     skip_bad_images: bool = False
     """Leave out images that cannot be read, instead of stopping."""
     network: Annotated[str | None, tyro.conf.arg(name="model.name")] = None
-    """Another network than the preset's: small-cnn, mnist-cnn (Table 3), conv-large (Table 4), autoencoder."""
+    """Another network than the preset's: small-cnn, mnist-cnn (Table 3), conv-large (Table 4), autoencoder, pretrained
+    (a backbone that was trained on other images: --model.source)."""
     config: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=lambda: presets.settings(*_USUAL))
     given: tyro.conf.Suppress[frozenset[str]] = frozenset()
     """Names of the settings that the command line gives."""
@@ -44,26 +46,31 @@ class Train(Training):
         preset, method = (*positionals, *_USUAL[len(positionals) :])[:2]
         scale = options.get("scale", "quick")
         check_choice("scale", scale, get_args(Scale))
-        config = presets.settings(preset, method, scale)  # type: ignore[arg-type]
+        network = options.get("model.name")
+        config = presets.settings(preset, method, scale, network=network)  # type: ignore[arg-type]
         if preset == presets.OWN_IMAGES and "data" in options:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=str(Path(options["data"]))))
-        if options.get("model.name", config.model.name) != config.model.name:
-            network = find_network(options["model.name"])
-            shared = {field.name for field in dataclasses.fields(network)} & vars(config.model).keys() - {"width"}
-            model = network(**{name: getattr(config.model, name) for name in shared})
-            config = dataclasses.replace(config, model=model)
         return cls(config=config, given=frozenset(options))
 
     def run(self, console: Console) -> None:
         from adversarial_dropout.experiments.run import loop
 
         config = self.config.used(self.given)
+        if isinstance(config.model, Pretrained) and (source := Path(config.model.source).expanduser()).is_dir():
+            # Absolute, so that later commands find it from anywhere.
+            config = config.changed(model=dataclasses.replace(config.model, source=str(source.resolve())))
         if config.data.name == presets.OWN_IMAGES:
             raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
         folder = records.run_folder(self.out, config)
         before = records.is_finished(folder)
         with progress_bar(console) as progress:
+            features = progress.add_task("features", total=None, visible=False)
             task = progress.add_task(f"{config.preset} {config.method}", total=config.training.epochs)
+
+            def prepared(done: int, images: int) -> None:
+                shown = f"features: {done:,} of {images:,} images"
+                progress.update(features, completed=done, total=images, description=shown, visible=True)
+
             record = loop.run(
                 config,
                 folder,
@@ -73,6 +80,7 @@ class Train(Training):
                 DataLocation(self.folder, self.skip_bad_images),
                 self.device,
                 capture=self.capture,
+                preparing=prepared,
             )
         part = record.final["evaluated_on"]
         examples = f" of {record.final['examples']} images" if "examples" in record.final else ""

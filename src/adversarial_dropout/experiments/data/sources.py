@@ -19,7 +19,7 @@ from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data import files
 from adversarial_dropout.experiments.data.files import Hub
-from adversarial_dropout.experiments.data.pictures import Form, Stack, UnreadableError
+from adversarial_dropout.experiments.data.pictures import DifferentSizesError, Form, Stack, UnreadableError
 from adversarial_dropout.experiments.data.reading import class_names, read_parts
 from adversarial_dropout.experiments.records import RecordError, RecordWarning
 
@@ -112,10 +112,17 @@ _FORMAT = 1  # Of the files in the cache; increasing it makes them anew.
 DEFAULT_LOCATION = DataLocation()
 
 
-def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Form | None = None) -> ImageData:
+def load(
+    config: DataConfig,
+    location: DataLocation = DEFAULT_LOCATION,
+    like: Form | None = None,
+    *,
+    largest: int | None = None,
+) -> ImageData:
     """Load the source that ``config`` names. Decoded images are cached in :func:`cache_folder`.
 
-    The data must have the form ``like``, or, without it, that of the source with the config's ``resize``.
+    The data must have the form ``like``, or, without it, that of the source with the config's ``resize``. If neither
+    gives a size, ``largest`` is the height and width to which all are resized if some are larger or sizes differ.
     """
     if config.name == "digits" and like is None:
         if config.resize is not None:
@@ -127,8 +134,11 @@ def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Fo
     origin = _origin(config.name, hub, location)
     if config.resize is not None:
         form = dataclasses.replace(form, size=(config.resize, config.resize), resize=True)
+    elif largest is not None and form.size is None:
+        form = dataclasses.replace(form, largest=largest)
     form = like or form
-    key = hashlib.sha256(f"{_FORMAT} {origin.identity} {form}".encode()).hexdigest()
+    described = f"{_FORMAT} {origin.identity} {form}" + (f" at most {form.largest}" if form.largest else "")
+    key = hashlib.sha256(described.encode()).hexdigest()
     path = cache_folder() / f"{key[:32]}.safetensors"
     data = _from_cache(path)
     if data is None:
@@ -167,6 +177,15 @@ def _origin(name: str, hub: Hub | None, location: DataLocation) -> Hub | files.F
 
 def read(origin: Hub | files.Files, form: Form) -> ImageData:
     """Decode all images of ``origin`` except bad ones. Without a test part, a fifth of each class becomes one."""
+    try:
+        return _read(origin, form)
+    except DifferentSizesError:
+        if form.largest is None:
+            raise
+        return _read(origin, dataclasses.replace(form, size=(form.largest, form.largest), resize=True, largest=None))
+
+
+def _read(origin: Hub | files.Files, form: Form) -> ImageData:
     parts = read_parts(origin, form.classes)
     classes = class_names(parts, form.classes)
     label_of: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
