@@ -236,6 +236,10 @@ def test_pickled_weights_are_read_only_if_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"got pytorch_model.bin, which is pickled.*--model\.pickle"):
         backbones.find(str(tmp_path / "pickled"))
     assert torch.equal(features(tmp_path / "pickled", pickle=True), features(tmp_path / "safe"))
+    with pytest.raises(InvalidValueError, match=r"expected --model\.pickle only .*got model\.safetensors"):
+        backbones.find(str(tmp_path / "safe"), pickle=True)
+    with pytest.raises(InvalidValueError, match=r"expected no --model\.pickle with efficientnet-lite0"):
+        backbones.find("efficientnet-lite0", pickle=True)
 
 
 class Harmful:

@@ -90,6 +90,8 @@ def find(source: str, *, size: int | None = None, pickle: bool = False) -> Backb
         BackboneError: files are missing, or the hub does not answer.
     """
     if source in LITE_SIZES:
+        if pickle:
+            raise InvalidValueError(f"expected no --model.pickle with {source}, whose package is trusted; leave it out")
         return _lite(source, size)
     path = Path(source).expanduser()
     if path.is_dir():
@@ -143,6 +145,10 @@ def _weights(folder: Path, where: str, pickle: bool) -> tuple[Path, ...]:
             raise InvalidValueError(
                 f"expected weights as {_SAFE[0]} in {where}, got {files[0].name}, which is pickled. Get a version in "
                 f"safetensors, or give --model.pickle to read it, with weights_only=True, which runs no code from it"
+            )
+        if files and files[0].suffix != ".bin" and pickle:
+            raise InvalidValueError(
+                f"expected --model.pickle only where weights are pickled, got {files[0].name} in {where}; leave it out"
             )
         if files:
             return files

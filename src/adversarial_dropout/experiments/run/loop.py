@@ -89,6 +89,8 @@ def _train(
     digest = data.digest
     ranks.check_same({"sha256 of the data": digest}, "the same images, in the same order,")
     run = Run(config, data, ranks, capture=capture, digest=digest, preparing=preparing if ranks.is_first else None)
+    if run.described is not None:
+        ranks.check_same(run.described, "the same backbone")
 
     state, pixels = ranks.on_rank_zero(_resume_on_rank_zero, run, digest, folder, location, ranks.count)
     pixels = pixels.to(ranks.device)
@@ -104,7 +106,12 @@ def _train(
                 f"{cause}. This was in epoch {len(run.rows) + 1} of {folder}; lower --training.learning-rate or the "
                 f"weight of a term, with another --out"
             ) from cause
-        state = run.state_dict() | {"config": config.to_dict(), "data": digest, "seconds": time.monotonic() - started}
+        state = run.state_dict() | {
+            "backbone": run.described,
+            "config": config.to_dict(),
+            "data": digest,
+            "seconds": time.monotonic() - started,
+        }
         if ranks.is_first:
             checkpoint.save(folder, state)
             records.write_metrics(folder, run.rows)
@@ -132,6 +139,11 @@ def _resume_on_rank_zero(
                 f"delete this one"
             )
         _check_digest(state.get("data"), digest, folder)
+        if state.get("backbone") != run.described:
+            raise InvalidValueError(
+                f"{folder} holds a run with another backbone: its weights, config or preprocessing have changed since. "
+                f"Choose another folder with --out, or delete this one"
+            )
         before = 1 + len(state.get("random_of_others", []))
         if before != count:
             raise InvalidValueError(
