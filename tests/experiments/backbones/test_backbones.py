@@ -402,13 +402,16 @@ def test_timm(tmp_path: Path) -> None:
 
     torch.manual_seed(1)
     model = timm.create_model("resnet10t", num_classes=5).eval()
-    timm_folder(tmp_path)
-    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["pretrained_cfg"] |= {"input_size": [3, 32, 32], "mean": tiny.MEAN, "std": tiny.STD}
+    path.write_text(json.dumps(config))
     with torch.no_grad():
         expected = model.forward_head(model.forward_features(normalised(IMAGES)), pre_logits=True)
     torch.testing.assert_close(features(tmp_path), expected)
     (tmp_path / "model.safetensors").write_bytes(safetensors.torch.save({"weight": torch.zeros(1)}))
-    with pytest.raises(InvalidValueError, match=r"got resnet10t, which timm cannot build with these weights"):
+    with pytest.raises(InvalidValueError, match=r"expected all weights of resnet10t in .*, got none for conv1"):
         features(tmp_path)
 
 

@@ -1,19 +1,18 @@
 """The optimiser of a run, and the schedule of its settings (Laine & Aila, ICLR 2017; Park et al., AAAI 2018)."""
 
 import math
-from collections.abc import Iterable
-from typing import Any
 
 from torch.optim import SGD, Adam, Optimizer
+from torch.optim.optimizer import ParamsT
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import TrainingConfig
 
 
-def build(training: TrainingConfig, groups: Iterable[dict[str, Any]], *, capture: bool = False) -> Optimizer:
+def build(training: TrainingConfig, groups: ParamsT, *, capture: bool = False) -> Optimizer:
     """Adam, or gradient descent without momentum; with ``capture``, it must be Adam.
 
-    ``groups`` are those of :meth:`~..models.network.Network.groups`.
+    ``groups`` are parameters, or those of :meth:`~..models.network.Network.groups`.
     """
     if training.optimizer == "adam":
         return Adam(groups, lr=training.learning_rate)
