@@ -26,6 +26,8 @@ ROOMS = (
     "regularizers",
     "__init__",
     "integrations",
+    "experiments/hub",
+    "experiments/backbones",
     "experiments/models",
     "experiments/terms",
     "experiments/earlier_config",

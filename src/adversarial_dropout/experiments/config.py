@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Annotated, Any, Literal, TypedDict, get_args
 
 import tyro
@@ -11,7 +12,7 @@ import tyro
 from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice, check_fraction, check_positive
 from adversarial_dropout.experiments.earlier_config import upgraded
 from adversarial_dropout.experiments.models import find_network
-from adversarial_dropout.experiments.models.network import Network, NoisyNetwork
+from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import TERMS, Term, Vadd
 
@@ -30,6 +31,8 @@ class DataConfig:
     """Source: "digits" (scikit-learn's), "mnist", "svhn", "cifar10", a hub id, or a folder of images or parquet."""
     labelled: int | None = 100
     """Labelled examples, equally many of each class; None: all that have a label."""
+    unlabelled: int | None = None
+    """Most unlabelled examples, drawn at random; None: all."""
     overlap: bool = True
     """Whether the labelled examples are also among the unlabelled ones."""
     validation: int = 0
@@ -57,7 +60,7 @@ class DataConfig:
     than 10 labels in a class nothing is held out, and the last epoch counts."""
 
     def __post_init__(self) -> None:
-        for name in ("labelled", "evaluated", "resize"):
+        for name in ("labelled", "unlabelled", "evaluated", "resize"):
             if getattr(self, name) is not None:
                 check_at_least(f"data.{name}", getattr(self, name), 1)
         for name in ("validation", "translate"):
@@ -270,12 +273,12 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
         yield "training.ramp_down", training.ramp_down, 0, "the first epoch of a fall is at its height"
     if not training.batch_unlabelled:
         yield "data.overlap", data.overlap, True, "the run sees no unlabelled examples"
+        yield "data.unlabelled", data.unlabelled, None, "the run sees no unlabelled examples"
     if not any(term.searches for term in terms.values()):
         yield "model.delta", model.delta, None, "no term of the run searches"
         if model.p == 0:
             yield "model.rescale", model.rescale, "inverted", "with model.p=0 no unit is dropped"
-    if isinstance(model, NoisyNetwork) and model.input_noise == 0:
-        yield "model.noise_in_evaluation", model.noise_in_evaluation, False, "model.input_noise is 0"
+    yield from ((name, attrgetter(name)(settings), default, why) for name, default, why in model.unused())
     if training.ramp_up == 0:
         yield "training.ramp_up_learning_rate", training.ramp_up_learning_rate, False, "training.ramp_up is 0"
         for term in terms.values():
