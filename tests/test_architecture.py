@@ -31,6 +31,7 @@ ROOMS = (
     "experiments/models",
     "experiments/terms",
     "experiments/earlier_config",
+    "experiments/sections",
     "experiments/config",
     "experiments/presets",
     "experiments/records",

@@ -399,7 +399,7 @@ def test_settings_of_the_preset() -> None:
         assert given.model.frozen
         assert ExperimentConfig.from_dict(given.to_dict()) == given
         assert set(given.terms) == {part.split("-")[0] for part in method.split("+")} - {"plain"}
-    assert presets.settings("images", "plain").model.name == "conv-large"
+    assert presets.settings("images", "plain").model.name == "small-resnet"
 
 
 @pytest.mark.parametrize(
