@@ -140,7 +140,7 @@ def test_statistics_are_those_of_the_training_rows(photos: Path, backbone: Path,
     record = loop.run(made, tmp_path / "run")
     trained = Trained.load(record)
     split, data = trained.split(), trained.data()
-    rows = torch.cat([split.labelled, split.unlabelled]).unique()
+    rows = torch.unique(torch.cat([split.labelled, split.unlabelled]))
     assert not torch.isin(split.evaluation, rows).any()
     images = data.images[rows].float() / 255
     whole = backbones.load(backbones.find(str(backbone)))
