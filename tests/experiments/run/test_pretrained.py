@@ -213,19 +213,20 @@ def test_features_are_computed_once(
     plain = config(photos, backbone, data={"flip": False})
     loop.run(plain, tmp_path / "plain", preparing=lambda done, images: told.append((done, images)))
     assert sum(seen) == 12 + 6, "labelled images and those of the test part"
-    assert told[-1] == (18, 18)
+    assert (12, 12) in told
+    assert told[-1] == (6, 6)
     loop.run(plain.changed(seed=0, threads=1, method="again"), tmp_path / "again")
     assert sum(seen) == 18
     loop.run(config(photos, backbone, Vadd(), data={"flip": False}), tmp_path / "vadd")
     assert sum(seen) == 36, "the rest of all images"
     loop.run(config(photos, backbone, Vadd()), tmp_path / "views")
-    assert sum(seen) == 72, "the mirror images of all"
+    assert sum(seen) == 66, "the mirror images of those that train"
     other = tiny.write(tmp_path / "other", seed=1, size=16)
     loop.run(config(photos, other, data={"flip": False}), tmp_path / "of-another")
-    assert sum(seen) == 72 + 18
+    assert sum(seen) == 66 + 18
     size = config(photos, backbone, data={"flip": False}, size=24)
     loop.run(size, tmp_path / "of-another-size")
-    assert sum(seen) == 72 + 36
+    assert sum(seen) == 66 + 36
 
 
 def test_features_of_views(photos: Path, backbone: Path) -> None:

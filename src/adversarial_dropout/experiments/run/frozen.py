@@ -40,16 +40,16 @@ def prepared(
     training, evaluation = rows
     if not model.frozen:
         training, evaluation = evenly_spaced(training, _ENOUGH), evaluation[:0]
-    features = features_of(
-        network.backbone,
-        found,
-        data,
-        torch.cat([training, evaluation]),
-        config.data,
-        device=device,
-        digest=digest,
-        progress=progress,
-    )
+    features = torch.zeros(0)
+    # Only training sees mirror images.
+    for rows_seen, seen in ((training, config.data), (evaluation, dataclasses.replace(config.data, flip=False))):
+        new = features_of(
+            network.backbone, found, data, rows_seen, seen, device=device, digest=digest, progress=progress
+        )
+        if len(features):
+            features[rows_seen, :1] = new[rows_seen]
+        else:
+            features = new
     network.backbone.to("cpu")
     network.fit(features[training].flatten(0, 1))
     if model.frozen:
