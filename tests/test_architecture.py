@@ -27,6 +27,8 @@ ROOMS = (
     "__init__",
     "integrations",
     "experiments/models",
+    "experiments/mixing",
+    "experiments/step_inputs",
     "experiments/terms",
     "experiments/earlier_config",
     "experiments/config",

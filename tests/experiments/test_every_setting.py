@@ -60,6 +60,20 @@ OTHER: dict[str, Any] = {
     "eps": 0.7,
     "xi": 0.5,
     "noise": "shared",
+    "affine": 0.5,
+    "jitter": 0.3,
+    "choosing": 0.4,
+    "least_steps": 4,
+    "most_steps": 3,
+    "weight_decay": 0.1,
+    "target_decay": 0.5,
+    "ramp_delta": True,
+    "place": "maps",
+    "granularity": "channel",
+    "views": 1,
+    "flips": "random",
+    "target": "average",
+    "alpha": 0.3,
 }
 """Another value of each setting; where that is the usual one, see :func:`other`."""
 
@@ -67,17 +81,25 @@ OTHER: dict[str, Any] = {
 DATA = "images"
 
 
-def config(network: type[Network], kind: str | None, *, unlabelled: int = 16) -> ExperimentConfig:
+def config(
+    network: type[Network],
+    kind: str | None,
+    *,
+    unlabelled: int = 16,
+    translate: int = 0,
+    model: dict[str, Any] | None = None,
+    term: dict[str, Any] | None = None,
+) -> ExperimentConfig:
     """A run of four steps on small images, with everything that can be there: noise, ramps up and down."""
-    terms = {kind: TERMS[kind]()} if kind is not None else {}
-    settings: dict[str, Any] = {"delta": 0.2}
+    terms = {kind: TERMS[kind](**(term or {}))} if kind is not None else {}
+    settings: dict[str, Any] = {"delta": 0.2, **(model or {})}
     if any(field.name == "width" for field in dataclasses.fields(network)):
         settings["width"] = 8
     return ExperimentConfig.of(
         preset="every-setting",
         method=kind or "plain",
         scale="tiny",
-        data=DataConfig(name=DATA, labelled=45),
+        data=DataConfig(name=DATA, labelled=45, translate=translate),
         model=network(**settings),
         training=TrainingConfig(
             epochs=2,
@@ -98,6 +120,8 @@ def other(name: str, value: object) -> object:
         return "ce"
     if isinstance(value, bool):
         return not value
+    if found == value:
+        return {"target": "own", "place": "both"}[name]
     return found
 
 
@@ -136,6 +160,13 @@ CASES = {
     "mnist-cnn, vadd": config(NETWORKS["mnist-cnn"], "vadd"),
     "conv-large, vadd, labelled alone": config(NETWORKS["conv-large"], "vadd", unlabelled=0),
     "autoencoder, add": config(NETWORKS["autoencoder"], "add"),
+    "small-resnet, vadd, maps": config(NETWORKS["small-resnet"], "vadd", model={"place": "maps"}),
+    **{
+        f"small-cnn, {kind}, views, average": config(
+            NETWORKS["small-cnn"], kind, translate=1, term={"target": "average"}
+        )
+        for kind in ("pi", "vadd")
+    },
 }
 
 
@@ -157,8 +188,16 @@ def test_every_setting_counts_or_is_refused(case: str, images: Path, tmp_path: P
     # What is refused is what the run has no use for, and nothing else.
     allowed = {"model.delta", "training.batch_unlabelled", "data.overlap", "training.beta1_end"}
     allowed |= {"training.ramp_up", "training.ramp_up_learning_rate", *(f"terms.{kind}.ramp" for kind in base.terms)}
+    allowed |= {"training.least_steps", "training.most_steps"}  # training.steps_per_epoch is given.
+    if not any(getattr(term, "target", "own") == "average" for term in base.terms.values()):
+        allowed.add("training.target_decay")
+    if not any(term.searches for term in base.terms.values()):
+        allowed.add("training.ramp_delta")
+    if getattr(base.model, "place", "units") == "units":
+        allowed.add("model.granularity")
+    allowed |= {f"terms.{kind}.{'noise' if base.data.augmented else 'views'}" for kind in base.terms}
     if base.model.task == "images":  # It sees every image alike.
-        allowed |= {"data.centre", "data.whiten", "data.translate", "data.flip"}
+        allowed |= {"data.centre", "data.whiten", "data.translate", "data.flip", "data.affine", "data.jitter"}
     assert set(refused) <= allowed
 
 

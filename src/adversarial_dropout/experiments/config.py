@@ -13,7 +13,8 @@ from adversarial_dropout.experiments.earlier_config import upgraded
 from adversarial_dropout.experiments.models import find_network
 from adversarial_dropout.experiments.models.network import Network, NoisyNetwork
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
-from adversarial_dropout.experiments.terms import TERMS, Term, Vadd
+from adversarial_dropout.experiments.models.small_resnet import SmallResnet
+from adversarial_dropout.experiments.terms import TERMS, Pi, Term, Vadd, averages_weights
 
 Precision = Literal["float32", "tf32", "bf16"]
 OptimizerName = Literal["adam", "sgd"]
@@ -101,6 +102,10 @@ class TrainingConfig:
     """Adam's β₁ before the ramp-down."""
     beta1_end: float | None = None
     """Adam's β₁ at the end of the ramp-down; None: it does not change."""
+    target_decay: float = 0.99
+    """Decay α of the moving average of the weights that targets come from; its first values are plain means."""
+    ramp_delta: bool = False
+    """Whether the budget δ of the searches rises with the weights of the terms, from one flip on."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW; 0: Adam."""
     precision: Precision = "float32"
@@ -128,6 +133,7 @@ class TrainingConfig:
         if self.most_steps is not None:
             check_at_least("training.most_steps", self.most_steps, self.least_steps, ", training.least_steps")
         check_fraction("training.weight_decay", self.weight_decay)
+        check_fraction("training.target_decay", self.target_decay)
         check_positive("training.learning_rate", self.learning_rate)
 
 
@@ -201,10 +207,12 @@ class ExperimentConfig(Settings):
                 "expected training.batch_unlabelled=0 and none of data.translate, data.flip, data.centre, data.whiten "
                 "with an autoencoder: it sees every image in the same way, as pixels from 0 to 1"
             )
-        if data.augmented and any(isinstance(term, Vadd) and term.noise == "shared" for term in self.terms.values()):
-            raise InvalidValueError(
-                'expected terms.vadd.noise="independent" with data.translate or data.flip: the two passes see two views'
-            )
+        for term in self.terms.values():
+            if data.augmented and isinstance(term, Vadd) and term.noise == "shared" and term.views == 2:
+                raise InvalidValueError(
+                    'expected terms.vadd.noise="independent" with data.translate, data.flip, data.affine or '
+                    "data.jitter: the two passes see two views; or terms.vadd.views=1"
+                )
         searching = [kind for kind, term in self.terms.items() if term.searches]
         if searching and self.model.delta is None:
             raise InvalidValueError(f"expected model.delta, the budget of the search of {searching[0]}, got none")
@@ -274,11 +282,22 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
             yield "model.rescale", model.rescale, "inverted", "with model.p=0 no unit is dropped"
     if isinstance(model, NoisyNetwork) and model.input_noise == 0:
         yield "model.noise_in_evaluation", model.noise_in_evaluation, False, "model.input_noise is 0"
+    if not any(averages_weights(term) for term in terms.values()):
+        yield "training.target_decay", training.target_decay, 0.99, "no term takes its target from averaged weights"
+    for term in terms.values():
+        if isinstance(term, Pi | Vadd) and not data.augmented:
+            yield f"terms.{term.kind}.views", term.views, 2, "training images are not changed at random"
+    if isinstance(model, SmallResnet) and model.place == "units":
+        yield "model.granularity", model.granularity, "element", 'model.place is "units"'
+    if training.ramp_up == 0:
+        yield "training.ramp_delta", training.ramp_delta, False, "training.ramp_up is 0"
+    elif not any(term.searches for term in terms.values()):
+        yield "training.ramp_delta", training.ramp_delta, False, "no term of the run searches"
     if training.ramp_up == 0:
         yield "training.ramp_up_learning_rate", training.ramp_up_learning_rate, False, "training.ramp_up is 0"
         for term in terms.values():
             yield f"terms.{term.kind}.ramp", term.ramp, True, "training.ramp_up is 0"
-    elif not training.ramp_up_learning_rate and not any(term.ramp for term in terms.values()):
+    elif not (training.ramp_up_learning_rate or training.ramp_delta or any(term.ramp for term in terms.values())):
         yield "training.ramp_up", training.ramp_up, 0, "nothing rises"
     if training.optimizer == "sgd":
         yield "training.weight_decay", training.weight_decay, 0.0, "it is for Adam"

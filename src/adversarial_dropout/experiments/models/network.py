@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.errors import check_choice, check_fraction
-from adversarial_dropout.layers import AdversarialDropout, Rescale
+from adversarial_dropout.layers import AdversarialDropout, Granularity, Rescale
 
 Task = Literal["classes", "images"]
 """What a network learns: the class of an image, or to reconstruct the image."""
@@ -45,11 +45,11 @@ class Network(ABC):
     def build(self, shape: Shape, classes: int) -> "CutNetwork":
         """The network for images of ``shape``, which must not be too small, and that many classes."""
 
-    def dropout(self) -> AdversarialDropout:
-        """The adversarial dropout layer."""
+    def dropout(self, granularity: Granularity = "element") -> AdversarialDropout:
+        """An adversarial dropout layer."""
         if self.delta is None:
-            return AdversarialDropout(self.p, rescale=self.rescale)
-        return AdversarialDropout(self.p, self.delta, rescale=self.rescale)
+            return AdversarialDropout(self.p, granularity=granularity, rescale=self.rescale)
+        return AdversarialDropout(self.p, self.delta, granularity=granularity, rescale=self.rescale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ class PoolingNetwork(NoisyNetwork):
 
 
 class CutNetwork(nn.Module):
-    """A network in two parts, cut in front of its adversarial dropout layer: ``under`` maps images, shape (N, C, H, W),
-    to units, shape (N, D); ``upper`` maps these to logits, shape (N, classes).
+    """A network in two parts, cut in front of its first adversarial dropout layer: ``under`` maps images, shape
+    (N, C, H, W), to units, shape (N, D), or to feature maps; ``upper`` maps these to logits, shape (N, classes).
     """
 
     def __init__(self, under: nn.Module, dropout: AdversarialDropout, head: nn.Module) -> None:

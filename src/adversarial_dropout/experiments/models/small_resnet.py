@@ -1,22 +1,26 @@
 """A quick network with batch normalisation for small images of any kind."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import InvalidValueError, check_at_least
+from adversarial_dropout.errors import InvalidValueError, check_at_least, check_choice
 from adversarial_dropout.experiments.models.network import CutNetwork, Network, Shape, he_initialised
 
 _SMALLEST = 4
 _SLOPE = 0.1
 _INNER = 16  # Pixels; larger images are halved until they have no more.
 
+Place = Literal["units", "maps", "both"]
+MapUnit = Literal["element", "channel"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SmallResnet(Network):
     """Three 3 × 3 convolutions of width, 2 · width and 4 · width channels, a residual one of 4 · width, global average
     pooling, and adversarial dropout on 4 · width units before the linear output. Each convolution is followed by
-    BatchNorm and LeakyReLU(0.1).
+    BatchNorm and LeakyReLU(0.1). The layer can also be in front of the pooling, or there can be one at both places.
 
     Images of more than 16 pixels are halved by pooling after the first convolution as often as needed, so that the cost
     of an image hardly depends on its size beyond that. For images of 4 × 4 pixels or more.
@@ -27,10 +31,16 @@ class SmallResnet(Network):
 
     width: int = 32
     """Channels of the first convolution."""
+    place: Place = "units"
+    """Where adversarial dropout is: on the "units" behind the pooling, on the "maps" in front of it, or on "both"."""
+    granularity: MapUnit = "element"
+    """What a unit of the maps is: one activation ("element"), or one map ("channel")."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least("model.width", self.width, 1)
+        check_choice("model.place", self.place, get_args(Place))
+        check_choice("model.granularity", self.granularity, get_args(MapUnit))
 
     def build(self, shape: Shape, classes: int) -> CutNetwork:
         channels, height, width = shape
@@ -51,10 +61,13 @@ class SmallResnet(Network):
             _block(2 * w, 4 * w),
             nn.MaxPool2d(2),
             _Residual(_block(4 * w, 4 * w)),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
         )
-        return he_initialised(CutNetwork(under, self.dropout(), nn.Linear(4 * w, classes)))
+        pooling, output = (nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(4 * w, classes)
+        if self.place == "units":
+            return he_initialised(CutNetwork(nn.Sequential(*under, *pooling), self.dropout(), output))
+        second = (self.dropout(),) if self.place == "both" else ()
+        head = nn.Sequential(*pooling, *second, output)
+        return he_initialised(CutNetwork(under, self.dropout(self.granularity), head))
 
 
 def _block(inner: int, out: int) -> nn.Module:

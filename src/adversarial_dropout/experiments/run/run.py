@@ -16,6 +16,7 @@ from adversarial_dropout.experiments.earlier_config import upgraded_rows
 from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import optimizers
 from adversarial_dropout.experiments.run.batches import batches
+from adversarial_dropout.experiments.run.budgets import RisingBudgets
 from adversarial_dropout.experiments.run.ranks import Ranks, noise_seed
 from adversarial_dropout.experiments.run.step import Objective, Step, eager_step, explaining
 from adversarial_dropout.experiments.trained.evaluation import error
@@ -70,7 +71,9 @@ class Run:
         self.data = data.to(ranks.device)
         torch.manual_seed(config.seed)
         self.model = ranks.synchronised(config.model.build(data.shape, len(data.classes)))
-        objective = Objective(self.model, config.terms, config.model.task)
+        objective = Objective(self.model, config.terms, config.model.task, decay=config.training.target_decay)
+        self._average = objective.average
+        self._budgets = RisingBudgets(self.model, data.shape) if config.training.ramp_delta else None
         self._needs_unlabelled = objective.needs_unlabelled
         optimizer = optimizers.build(config.training, self.model.parameters(), capture=capture)
         self._objective, self._optimizer = ranks.accelerator.prepare(objective, optimizer)
@@ -86,6 +89,8 @@ class Run:
         error in percent. A :class:`NonFiniteError` means that a loss, or something in a step, is NaN or infinite.
         """
         rising = optimizers.follow_schedule(self.config.training, len(self.rows), self._optimizer)
+        if self._budgets is not None:
+            self._budgets.set(rising)
         self._objective.train()
         means = self._means(pixels, rising)
         wrong = {"error": math.nan}
@@ -128,6 +133,8 @@ class Run:
             steps += 1
             for name, value in self._step(batch, rising).items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value
+            if self._average is not None:
+                self._average.update(self.model)
         totals = self._ranks.accelerator.reduce(totals, reduction="mean")
         means = {name: float(total) / steps for name, total in totals.items()}
         if not all(math.isfinite(value) for value in means.values()):
@@ -152,6 +159,7 @@ class Run:
             "rows": self.rows,
             "kept": self.kept,
             "weights": self._weights,
+            "average": {} if self._average is None else self._average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -166,3 +174,5 @@ class Run:
         self.rows = upgraded_rows(state["rows"], self.config.terms)
         self.kept = state.get("kept", len(self.rows))
         self._weights = state.get("weights", {})
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
