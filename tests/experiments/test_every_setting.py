@@ -29,8 +29,14 @@ OTHER: dict[str, Any] = {
     "whiten": True,
     "translate": 2,
     "flip": True,
+    "affine": 0.5,
+    "jitter": 0.5,
+    "choosing": 0.5,
     "epochs": 3,
     "steps_per_epoch": 3,
+    "least_steps": 3,
+    "most_steps": 1,
+    "weight_decay": 0.3,
     "batch_labelled": 12,
     "batch_unlabelled": 20,
     "optimizer": "sgd",
@@ -59,13 +65,8 @@ OTHER: dict[str, Any] = {
     "divergence": "qe",
     "eps": 0.7,
     "xi": 0.5,
+    "per_value": True,
     "noise": "shared",
-    "affine": 0.5,
-    "jitter": 0.3,
-    "choosing": 0.4,
-    "least_steps": 4,
-    "most_steps": 3,
-    "weight_decay": 0.1,
     "target_decay": 0.5,
     "ramp_delta": True,
     "place": "maps",
@@ -187,8 +188,8 @@ def test_every_setting_counts_or_is_refused(case: str, images: Path, tmp_path: P
     assert not without_effect
     # What is refused is what the run has no use for, and nothing else.
     allowed = {"model.delta", "training.batch_unlabelled", "data.overlap", "training.beta1_end"}
+    allowed |= {"training.least_steps", "training.most_steps"}  # Its epochs have a given number of steps.
     allowed |= {"training.ramp_up", "training.ramp_up_learning_rate", *(f"terms.{kind}.ramp" for kind in base.terms)}
-    allowed |= {"training.least_steps", "training.most_steps"}  # training.steps_per_epoch is given.
     if not any(getattr(term, "target", "own") == "average" for term in base.terms.values()):
         allowed.add("training.target_decay")
     if not any(term.searches for term in base.terms.values()):

@@ -131,7 +131,9 @@ class TrainingConfig:
             if getattr(self, name) is not None:
                 check_at_least(f"training.{name}", getattr(self, name), 1)
         if self.most_steps is not None:
-            check_at_least("training.most_steps", self.most_steps, self.least_steps, ", training.least_steps")
+            check_at_least(
+                "training.most_steps", self.most_steps, self.least_steps, "; the fewest steps are training.least_steps"
+            )
         check_fraction("training.weight_decay", self.weight_decay)
         check_fraction("training.target_decay", self.target_decay)
         check_positive("training.learning_rate", self.learning_rate)

@@ -1,9 +1,10 @@
 """The terms of a loss: the settings of each, its regulariser, and what it sees in a step."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, cast, get_args
 
 from torch import Tensor
 
@@ -90,6 +91,8 @@ class Vat(Term):
     """Its divergence D."""
     eps: float = 1.0
     """Length of the perturbation in the L2 norm, in units of x."""
+    per_value: bool = False
+    """Whether eps is the root mean square of the perturbation, so that its length is eps · √D for D values of x."""
     xi: float | None = None
     """Step of the finite difference, in units of x; None: chosen by the precision."""
 
@@ -97,6 +100,8 @@ class Vat(Term):
         return VirtualAdversarialTraining(eps=self.eps, xi=self.xi, divergence=self.divergence)
 
     def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
+        if self.per_value:
+            cast(VirtualAdversarialTraining, regularizer).eps = self.eps * math.sqrt(given.first[0].numel())
         return regularizer(given.model, given.first)
 
 

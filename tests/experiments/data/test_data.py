@@ -111,16 +111,39 @@ def test_a_split_uses_no_global_randomness() -> None:
 
 def test_plain_text() -> None:
     made = Split(torch.tensor([3, 17, 20, 21, 22, 25, 26]), torch.arange(300), torch.tensor([], dtype=torch.int64))
-    assert made.to_dict() == {"labelled": "3, 17, 20-22, 25-26", "unlabelled": "0-299", "evaluation": ""}
+    plain = {"labelled": "3, 17, 20-22, 25-26", "unlabelled": "0-299", "evaluation": "", "choosing": ""}
+    assert made.to_dict() == plain
+    del plain["choosing"]  # As earlier versions wrote it.
+    assert torch.equal(Split.from_dict(plain).labelled, made.labelled)
+    assert not len(Split.from_dict(plain).choosing)
 
 
-@given(chosen=st.lists(st.lists(st.integers(0, 40), unique=True), min_size=3, max_size=3))
+@given(chosen=st.lists(st.lists(st.integers(0, 40), unique=True), min_size=4, max_size=4))
 def test_plain_text_loses_nothing(chosen: list[list[int]]) -> None:
     made = Split(*(torch.tensor(sorted(rows), dtype=torch.int64) for rows in chosen))
     repeated = Split.from_dict(json.loads(json.dumps(made.to_dict())))
-    for name in ("labelled", "unlabelled", "evaluation"):
+    for name in ("labelled", "unlabelled", "evaluation", "choosing"):
         assert torch.equal(getattr(repeated, name), getattr(made, name))
         assert getattr(repeated, name).dtype == torch.int64
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize(("labelled", "share", "each"), [(100, 0.2, 2), (120, 0.2, 2), (300, 0.5, 15), (100, 0.01, 1)])
+def test_labels_that_choose_the_epoch(labelled: int, share: float, each: int, overlap: bool) -> None:
+    data = DIGITS
+    split = make_split(data, DataConfig(labelled=labelled, choosing=share, overlap=overlap), 3)
+    without = make_split(data, DataConfig(labelled=labelled, overlap=overlap), 3)
+    assert data.labels[split.choosing].bincount().tolist() == [each] * 10
+    together = torch.cat([split.labelled, split.choosing]).sort().values
+    assert torch.equal(together, without.labelled), "the others are trained on as before"
+    assert not torch.isin(split.choosing, split.unlabelled).any(), "their images are not seen in training"
+    assert torch.equal(split.evaluation, without.evaluation)
+
+
+def test_too_few_labels_to_choose_the_epoch() -> None:
+    split = make_split(DIGITS, DataConfig(labelled=90, choosing=0.2), 3)
+    assert not len(split.choosing)
+    assert torch.equal(split.labelled, make_split(DIGITS, DataConfig(labelled=90), 3).labelled)
 
 
 @pytest.mark.parametrize(

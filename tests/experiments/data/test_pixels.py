@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.config import DataConfig
-from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, translated
+from adversarial_dropout.experiments.data.pixels import Pixels, Whitening, affinely_mapped, relit, translated
 from adversarial_dropout.experiments.data.sources import ImageData, digits
 from adversarial_dropout.experiments.run import loop
 
@@ -25,7 +25,7 @@ def stored(n: int, channels: int = 3, height: int = 4, width: int = 5, seed: int
     return torch.randint(1, 256, (n, channels, height, width), generator=generator, dtype=torch.uint8)
 
 
-def pixels(*, brightest: int = 255, whitening: Whitening | None = None, **config: bool | int) -> Pixels:
+def pixels(*, brightest: int = 255, whitening: Whitening | None = None, **config: float) -> Pixels:
     return Pixels(DataConfig(**config), brightest, whitening)  # type: ignore[arg-type]
 
 
@@ -104,6 +104,69 @@ def test_translation_against_loops(most: int, channels: int, height: int, width:
     assert after.dtype == x.dtype
     for before, image in zip(x, after, strict=True):
         shift(before, image, most)  # It is one of the shifts: channels together, gaps zero.
+
+
+def test_an_affine_map_against_coordinates() -> None:
+    """The image is its own coordinates, which bilinear sampling keeps: what a pixel shows is where it comes from."""
+    size, n = 41, 300
+    line = torch.linspace(-1 + 1 / size, 1 - 1 / size, size)
+    coordinates = torch.stack((line.expand(size, size), line.view(-1, 1).expand(size, size)))
+    for strength in (1.0, 0.3):
+        torch.manual_seed(3)
+        seen = affinely_mapped(coordinates.expand(n, 2, size, size).contiguous(), strength)
+        middle = size // 2
+        centre = seen[:, :, middle, middle]
+        step = line[1] - line[0]
+        across = (seen[:, :, middle, middle + 1] - centre) / step  # ∂(x, y) / ∂x
+        down = (seen[:, :, middle + 1, middle] - centre) / step  # ∂(x, y) / ∂y
+        assert centre.abs().max() <= 0.2 * strength + 1e-4
+        assert centre.abs().amax(dim=0).min() > 0.19 * strength, "the largest shift is a tenth of the size"
+        angle = torch.atan2(across[:, 1], across[:, 0] / 1.0)
+        assert torch.rad2deg(angle).abs().max() < 10 * strength / (1 - 0.12 * strength) + 0.1
+        assert torch.rad2deg(angle).abs().max() > 9 * strength
+        zoom = across.norm(dim=1)
+        assert zoom.max() < 1 + 0.13 * strength + 0.002
+        assert zoom.max() > 1 + 0.11 * strength
+        assert zoom.min() < 1 - 0.11 * strength
+        shear = down[:, 0] + across[:, 1]
+        assert shear.abs().max() < 0.12 * strength + 0.001
+        assert shear.abs().max() > 0.11 * strength
+        away = torch.cat((centre, across, down), dim=1)
+        assert len(torch.unique(away, dim=0)) == n, "each image has its own map"
+
+
+def test_the_gaps_of_an_affine_map_have_the_colour_of_the_border() -> None:
+    torch.manual_seed(0)
+    image = torch.full((50, 1, 9, 9), 0.7)
+    torch.testing.assert_close(affinely_mapped(image, 1.0), image)
+
+
+def test_contrast_and_brightness() -> None:
+    torch.manual_seed(0)
+    x = torch.linspace(-0.5, 0.5, 50).expand(400, 3, 2, 50).contiguous()
+    for strength in (1.0, 0.4):
+        after = relit(x, strength)
+        factor = (after[..., -1] - after[..., 0])[:, :, 0]
+        assert torch.allclose(factor, factor[:, :1].expand_as(factor), atol=1e-5), "one contrast for all channels"
+        assert factor.min() < 1 - 0.95 * strength
+        assert factor.min() > 1 - strength - 1e-5
+        assert factor.max() > 1 + 0.95 * strength
+        assert factor.max() < 1 + strength + 1e-5
+        offset = after.mean(dim=(2, 3))
+        assert offset.abs().max() <= strength / 4 + 1e-5
+        assert offset.abs().max() > 0.24 * strength
+        assert (offset[:, 0] - offset[:, 1]).abs().max() > 0.3 * strength, "each channel has its own"
+
+
+def test_each_way_to_change_a_view() -> None:
+    images = stored(10)
+    for config in (DataConfig(centre=True, affine=0.5), DataConfig(centre=True, jitter=0.5)):
+        show = Pixels(config, 255)
+        torch.manual_seed(0)
+        first, second = show.view(images), show.view(images)
+        assert not torch.equal(first, second)
+        assert torch.equal(show(images), pixels(centre=True)(images)), "evaluation sees the images as they are"
+        assert config.augmented
 
 
 def test_further_than_the_image_is_wide() -> None:

@@ -280,7 +280,7 @@ def test_a_file_instead_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_names_on_the_hub(name: str, expected: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def read(origin: object, form: object) -> NoReturn:
+    def read(origin: object, form: object, test: object) -> NoReturn:
         asked.append(origin)
         raise KeyError
 

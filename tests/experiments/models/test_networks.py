@@ -21,12 +21,18 @@ from adversarial_dropout.experiments.models.noise import Dropout, GaussianNoise
 from adversarial_dropout.layers import adversarial_layers
 from adversarial_dropout.regularizers.passes import cut
 
-NAMES = ("small-cnn", "mnist-cnn", "conv-large")
+NAMES = ("small-cnn", "small-resnet", "mnist-cnn", "conv-large")
+NOISY = pytest.mark.parametrize("name", ["small-cnn", "mnist-cnn", "conv-large"])
 EACH_NETWORK = pytest.mark.parametrize("name", NAMES)
 EACH_MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
-NARROW: dict[str, dict[str, Any]] = {"small-cnn": {}, "mnist-cnn": {}, "conv-large": {"width": 8}}
+NARROW: dict[str, dict[str, Any]] = {
+    "small-cnn": {},
+    "small-resnet": {"width": 8},
+    "mnist-cnn": {},
+    "conv-large": {"width": 8},
+}
 """Settings that make the networks small."""
 
 
@@ -140,6 +146,48 @@ def test_small_cnn(shape: Shape, training: bool) -> None:
     for weight, bias in (leaves[2:4], leaves[4:6]):
         h = F.max_pool2d(F.conv2d(h, weight, bias, padding=1).clamp(min=0), 2)
     check(logits, model, F.dropout(h.flatten(1), 0.3, training) @ leaves[6].T + leaves[7], leaves)
+
+
+# The network of one's own images
+
+
+@EACH_MODE
+@pytest.mark.parametrize(
+    ("shape", "first"), [((1, 8, 8), 1), ((3, 16, 40), 1), ((1, 17, 28), 2), ((3, 33, 40), 4), ((2, 70, 64), 4)]
+)
+def test_small_resnet(shape: Shape, first: int, training: bool) -> None:
+    model = build("small-resnet", shape, p=0.3, width=4).double()
+    spread(model)
+    model.train(training)
+    running = {name: tensor.clone() for name, tensor in model.named_buffers() if name.endswith(("mean", "var"))}
+    statistics = list(zip(*[iter(running.values())] * 2, strict=True))
+    x = torch.randn(5, *shape).double()
+    leaves = copies(model)
+    logits = model(x)
+    h, blocks = x, zip((first, 2, 2, 1), statistics, strict=True)
+    for index, (pool, (mean, var)) in enumerate(blocks):
+        weight, scale, shift = leaves[3 * index : 3 * index + 3]
+        new = F.conv2d(h, weight, padding=1)
+        new = F.max_pool2d(new, pool) if pool > 1 else new
+        if training:
+            mean, var = new.mean((0, 2, 3)), new.var((0, 2, 3), correction=0)
+        new = (new - mean.view(1, -1, 1, 1)) / (var + 1e-5).sqrt().view(1, -1, 1, 1)
+        new = F.leaky_relu(new * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1), 0.1)
+        h = h + new if index == 3 else new
+    (layer,) = adversarial_layers(model)
+    mask = layer._last_mask
+    assert (mask is not None) == training
+    factors = 1.0 if mask is None else mask.double() / 0.7
+    check(logits, model, (h.mean((2, 3)) * factors) @ leaves[12].T + leaves[13], leaves)
+
+
+def test_a_larger_image_costs_no_more_after_the_first_pooling() -> None:
+    sizes = []
+    for size in (16, 32, 64, 128):
+        model = build("small-resnet", (3, size, size))
+        list(model.under.children())[1].register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape)))
+        model(torch.rand(2, 3, size, size))
+    assert sizes == [(2, 8, 16, 16)] * 4
 
 
 # Table 4
@@ -302,7 +350,7 @@ def test_the_smallest_images_of_conv_large_reach_the_mean_as_one_pixel() -> None
     assert before_the_mean(torch.rand(2, 3, 12, 12)).shape == (2, 8, 1, 1)
 
 
-# All three
+# All of them
 
 
 @pytest.mark.parametrize(
@@ -310,6 +358,7 @@ def test_the_smallest_images_of_conv_large_reach_the_mean_as_one_pixel() -> None
     [
         ("small-cnn", 4, (1, 3, 4)),
         ("small-cnn", 4, (3, 9, 3)),
+        ("small-resnet", 4, (3, 3, 30)),
         ("conv-large", 12, (3, 11, 12)),
         ("conv-large", 12, (1, 32, 11)),
         ("conv-large", 12, (1, 1, 1)),
@@ -321,7 +370,9 @@ def test_images_that_are_too_small(name: str, least: int, shape: Shape) -> None:
         build(name, shape)
 
 
-@pytest.mark.parametrize(("name", "least"), [("small-cnn", 4), ("mnist-cnn", 1), ("conv-large", 12)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("small-cnn", 4), ("small-resnet", 4), ("mnist-cnn", 1), ("conv-large", 12)]
+)
 def test_the_smallest_images(name: str, least: int) -> None:
     logits = build(name, (3, least, least), classes=5).train()(torch.rand(2, 3, least, least))
     assert logits.shape == (2, 5)
@@ -351,16 +402,19 @@ def test_regularisers_cut_in_front_of_the_layer(name: str, shape: Shape, trainin
 @EACH_NETWORK
 def test_settings_reach_the_layer_and_the_noise(name: str) -> None:
     settings: dict[str, Any] = {"p": 0.125, "delta": 0.75, "rescale": "sum"}
-    model = build(name, input_noise=0.3, noise_in_evaluation=True, **settings)
+    noisy: dict[str, Any] = {} if name == "small-resnet" else {"input_noise": 0.3, "noise_in_evaluation": True}
+    model = build(name, **noisy, **settings)
     (layer,) = adversarial_layers(model)
     assert {key: getattr(layer, key) for key in settings} == settings
     assert layer.granularity == "element"
+    if not noisy:
+        return
     (noise,) = (module for module in model.modules() if isinstance(module, GaussianNoise))
     assert (noise.sigma, noise.in_evaluation) == (0.3, True)
     assert noise is next(iter(model.under.children())), "it is added to the input"
 
 
-@EACH_NETWORK
+@NOISY
 @EACH_MODE
 @pytest.mark.parametrize("in_evaluation", [False, True])
 def test_noise_on_the_input(name: str, in_evaluation: bool, training: bool) -> None:

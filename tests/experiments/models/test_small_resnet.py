@@ -58,24 +58,24 @@ def test_the_same_network_in_evaluation(place: str) -> None:
     assert torch.equal(usual(x), other(x))
 
 
-def test_maps_are_dropped_before_the_mean() -> None:
-    model = build(place="maps", granularity="channel")
+@pytest.mark.parametrize("granularity", ["element", "channel"])
+def test_maps_are_dropped_in_front_of_the_residual_convolution(granularity: str) -> None:
+    model = build(place="maps", granularity=granularity)
     x = torch.rand(4, 1, 8, 8)
     logits = model(x)
     (layer,) = adversarial_layers(model)
     kept = layer._last_mask
     assert kept is not None
-    model.eval()
-    maps: Tensor = model.train().under(x)
-    head = list(model.upper[1].children())[-1]
-    by_hand = head((2 * kept * maps).mean(dim=(2, 3)))
-    torch.testing.assert_close(logits, by_hand)
+    dropped: Tensor = 2 * kept * model.under(x)
+    residual, *_, output = model.upper[1].children()
+    changed = next(iter(residual.children()))(dropped)
+    torch.testing.assert_close(logits, output((dropped + changed).mean(dim=(2, 3))))
 
 
 def test_wrong_settings() -> None:
-    with pytest.raises(InvalidValueError, match="expected model.place to be one of units, maps, both"):
+    with pytest.raises(InvalidValueError, match=r"expected model.place to be one of units, maps, both"):
         SmallResnet(place="map")  # type: ignore[arg-type]
-    with pytest.raises(InvalidValueError, match="expected model.granularity to be one of element, channel"):
+    with pytest.raises(InvalidValueError, match=r"expected model.granularity to be one of element, channel"):
         SmallResnet(place="maps", granularity="feature")  # type: ignore[arg-type]
 
 

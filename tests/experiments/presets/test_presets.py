@@ -13,6 +13,7 @@ from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.models.small_resnet import SmallResnet
 from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.step import Batch, Objective
 from adversarial_dropout.experiments.terms import Vadd
@@ -60,6 +61,8 @@ def data_of(name: str) -> ImageData:
 
 def units(model: Network) -> int:
     """Units of the dropout layer."""
+    if isinstance(model, SmallResnet):
+        return 4 * model.width
     return model.width if isinstance(model, ConvLarge) else {"small-cnn": 256, "mnist-cnn": 2048}[model.name]
 
 
@@ -100,7 +103,7 @@ def test_terms_are_what_the_name_says(name: str, method: str, scale: Scale) -> N
     found = [(kind, getattr(term, "divergence", None)) for kind, term in config.terms.items()]
     assert found == expected
     rising = {"pi", "sadd", "vadd"}
-    if name == "digits-100" or name.startswith("paper/mnist"):
+    if name in ("digits-100", "images") or name.startswith("paper/mnist"):
         rising |= {"vat", "at"}
     for term in config.terms.values():
         assert term.weight > 0

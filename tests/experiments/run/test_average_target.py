@@ -166,9 +166,9 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(after: int, tmp_path: Pat
 def test_shared_noise_with_one_view_alone() -> None:
     shared = config(Vadd(noise="shared", views=1), translate=1)
     assert shared.data.augmented
-    with pytest.raises(InvalidValueError, match="expected terms.vadd.noise.*two views; or terms.vadd.views=1"):
+    with pytest.raises(InvalidValueError, match=r"expected terms.vadd.noise.*two views; or terms.vadd.views=1"):
         config(Vadd(noise="shared"), translate=1)
-    with pytest.raises(InvalidValueError, match='expected terms.vadd.noise="independent" with terms.vadd.target'):
+    with pytest.raises(InvalidValueError, match=r'expected terms.vadd.noise="independent" with terms.vadd.target'):
         Vadd(noise="shared", target="average")
 
 
@@ -208,8 +208,8 @@ def test_wrong_settings(setting: str, value: object) -> None:
     for term in (Pi, Vadd):
         with pytest.raises(InvalidValueError, match=f"expected terms.{term.kind}.{setting} to be"):
             term(**{setting: value})
-    with pytest.raises(InvalidValueError, match="expected terms.vadd.flips to be one of found, random"):
+    with pytest.raises(InvalidValueError, match=r"expected terms.vadd.flips to be one of found, random"):
         Vadd(flips="all")  # type: ignore[arg-type]
-    with pytest.raises(InvalidValueError, match="training.target_decay"):
+    with pytest.raises(InvalidValueError, match=r"training.target_decay"):
         TrainingConfig(target_decay=1.5)
     assert not DataConfig().augmented

@@ -190,6 +190,35 @@ def test_the_error_is_that_of_the_weights_that_are_kept(validation: int, tmp_pat
     assert record.final["evaluated_on"] == ("validation" if validation else "test")
 
 
+@pytest.mark.parametrize(
+    ("values", "kept"), [((30.0, 10.0, 20.0, 40.0), 2), ((30.0, 20.0, 20.0, 40.0), 3), ((3.0, 2.0, 1.0, 0.0), 4)]
+)
+def test_the_epoch_that_held_out_labels_choose_is_kept(
+    values: tuple[float, ...], kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validation errors are given; the epoch with the lowest one, the later of equal ones, must be kept."""
+    config = small("plain", epochs=4)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, choosing=0.2))
+    data, given, after = sources.digits(), iter(values), []
+    choosing = make_split(data, config.data, config.seed).choosing
+
+    def judged(model: torch.nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task: Any) -> float:
+        if torch.equal(rows, choosing):
+            after.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            return next(given)
+        return error(model, pixels, data, rows, task)
+
+    monkeypatch.setattr(under_way, "error", judged)
+    record = loop.run(config, tmp_path)
+    assert record.epoch == kept
+    assert record.error == record.metrics[kept - 1]["error"]
+    assert [row["validation error"] for row in record.metrics] == list(values)
+    weights = safetensors.torch.load_file(tmp_path / records.WEIGHTS)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in after[kept - 1].items())
+    assert record.final["held_out"] == len(choosing) == 20
+    assert records.read_record(tmp_path).epoch == kept
+
+
 @pytest.mark.parametrize("validation", [0, 300])
 def test_no_label_is_seen_that_should_not_be(validation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small("vadd-qe+vat", validation=validation)

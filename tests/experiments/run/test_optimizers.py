@@ -32,6 +32,15 @@ def test_adam_is_the_default() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.25
 
 
+def test_weight_decay_is_decoupled() -> None:
+    """θ ← θ - α·w·θ - α·m̂ / √v̂, where m̂ / √v̂ is the sign of the first gradient (Loshchilov & Hutter, 2019)."""
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = optimizers.build(TrainingConfig(learning_rate=0.5, weight_decay=0.1), iter([weight]))
+    weight.grad = torch.tensor([3.0, -0.25])
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([1 * 0.95 - 0.5, -2 * 0.95 + 0.5], abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_both_follow_the_schedule(name: str) -> None:
     training = TrainingConfig(

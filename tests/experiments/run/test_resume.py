@@ -39,6 +39,16 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(method: str, after: int, 
     assert result(tmp_path / "interrupted") == expected
 
 
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_run_whose_epoch_is_chosen_goes_on_with_the_same_bits(after: int, tmp_path: Path) -> None:
+    config = small("vadd-qe", epochs=4)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, choosing=0.3))
+    expected = trained(config, tmp_path / "whole")
+    interrupt(config, tmp_path / "interrupted", after=after)
+    loop.run(config, tmp_path / "interrupted")
+    assert result(tmp_path / "interrupted") == expected
+
+
 PAPER = pytest.mark.parametrize(
     ("preset", "method"),
     [

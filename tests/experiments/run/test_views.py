@@ -394,6 +394,10 @@ def test_the_second_view_is_of_the_same_images_in_the_same_order(unlabelled: int
         (TrainingConfig(batch_unlabelled=0, batch_labelled=101), True, 1),
         (TrainingConfig(batch_unlabelled=0, steps_per_epoch=7), True, 7),
         (TrainingConfig(steps_per_epoch=40), True, 40),
+        (TrainingConfig(least_steps=20), True, 20),
+        (TrainingConfig(least_steps=5, most_steps=30), True, 10),
+        (TrainingConfig(least_steps=5, most_steps=6), True, 6),
+        (TrainingConfig(batch_unlabelled=0, most_steps=2), True, 2),
     ],
 )
 def test_steps_of_an_epoch(training: TrainingConfig, overlap: bool, expected: int) -> None:

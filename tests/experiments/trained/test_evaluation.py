@@ -113,7 +113,11 @@ def test_the_own_test_part(digits: Run, tmp_path: Path) -> None:
     assert figures["examples"] == 20
     assert figures["classes"] == by_class(right, said, small_data.DIGITS)
     assert f"error {digits.error:.2f} % of 20" in " ".join(printed.split())
-    assert rows(printed) == [[name, f"{error:.2f}", f"{n}"] for name, (error, n) in figures["classes"].items()]
+    shown = rows(printed)
+    assert shown[:10] == [[name, f"{error:.2f}", f"{n}"] for name, (error, n) in figures["classes"].items()]
+    counts = [[int(((right == i) & (said == j)).sum()) for j in range(10)] for i in range(10)]
+    assert shown[10:20] == [[str(i), *map(str, row)] for i, row in enumerate(counts)]
+    assert figures["confusion"] == {"classes": list(small_data.DIGITS), "images": counts}
 
 
 def test_the_own_part_of_images_without_a_test_part(fruit: Run, tmp_path: Path) -> None:
@@ -296,3 +300,62 @@ def test_runs_that_cannot_be_used(
     (unfinished / records.FINAL).write_text((digits.folder / records.FINAL).read_text())
     (unfinished / records.WEIGHTS).write_bytes(b"no tensors")
     assert "cannot read the weights" in says(unfinished)
+
+
+def test_abstaining(fruit: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = sorted((fruit.data / "unlabeled").iterdir())
+    best = fruit.probabilities([pixels(path) for path in images]).max(dim=1).values
+    threshold = float(best.sort().values[2:4].mean())
+    expected = [float(value) < threshold for value in best]
+    assert sum(expected) == 3
+    always = lines(printed_by("predict", fruit.folder, *images))
+    capsys.readouterr()
+    said = lines(printed_by("predict", fruit.folder, *images, "--threshold", threshold))
+    assert "3 of 6 images get no class, with probabilities below" in capsys.readouterr().err
+    assert [line["class"] == "" for line in said] == expected
+    assert [line["probability"] for line in said] == [line["probability"] for line in always]
+    assert all(line in always for line in said if line["class"])
+    whole = json.loads(printed_by("predict", fruit.folder, *images, "--threshold", threshold, "--format", "json"))
+    assert [one["class"] is None for one in whole] == expected
+    out = ("--out", tmp_path / "said.csv")
+    assert "3 of 6 images get no class" in printed_by("predict", fruit.folder, *images, "--threshold", threshold, *out)
+    assert lines((tmp_path / "said.csv").read_text()) == said
+
+
+def test_the_most_probable_classes(fruit: Run) -> None:
+    images = sorted((fruit.data / "unlabeled").iterdir())
+    order = fruit.probabilities([pixels(path) for path in images]).sort(dim=1, descending=True)
+    said = lines(printed_by("predict", fruit.folder, *images, "--top", "2", "--threshold", "1"))
+    assert list(said[0]) == ["image", "class", "probability", "class_1", "probability_1", "class_2", "probability_2"]
+    for line, labels, values in zip(said, order.indices.tolist(), order.values.tolist(), strict=True):
+        assert line["class"] == ""
+        for rank in (0, 1):
+            assert line[f"class_{rank + 1}"] == FRUIT[labels[rank]]
+            assert float(line[f"probability_{rank + 1}"]) == pytest.approx(values[rank], abs=2e-6)
+    whole = json.loads(printed_by("predict", fruit.folder, *images, "--top", "2", "--format", "json"))
+    expected = [[FRUIT[label] for label in labels[:2]] for labels in order.indices.tolist()]
+    assert [list(one["probabilities"]) for one in whole] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--threshold", "1.5"), "expected threshold to be in [0, 1], got 1.5"),
+        (("--threshold", "-0.1"), "expected threshold to be in [0, 1], got -0.1"),
+        (("--threshold", "nan"), "expected threshold to be in [0, 1], got nan"),
+        (("--top", "0"), "expected top to be a whole number, 1 or more, got 0"),
+        (("--top", "4"), "expected --top to be at most the 3 classes of the run, got 4"),
+    ],
+)
+def test_bad_options_of_predict(
+    options: tuple[str, ...], message: str, fruit: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed = fails(capsys, "predict", fruit.folder, fruit.data, *options)
+    assert code == 2
+    assert message in printed
+
+
+def test_predicting_a_list(fruit: Run, tmp_path: Path) -> None:
+    (tmp_path / "list.tsv").write_text(f"id\tpath\n1\t{fruit.data}/pear/005.png\n2\t{fruit.data}/apple/000.png\n")
+    said = lines(printed_by("predict", fruit.folder, tmp_path / "list.tsv"))
+    assert [line["image"] for line in said] == [f"{fruit.data}/pear/005.png", f"{fruit.data}/apple/000.png"]

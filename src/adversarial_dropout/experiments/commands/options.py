@@ -11,6 +11,8 @@ from adversarial_dropout.errors import InvalidValueError, check_at_least
 from adversarial_dropout.experiments.config import Device
 
 DataFolder = Annotated[Path | None, tyro.conf.arg(name="data", metavar="FOLDER")]
+DataFolderOrList = Annotated[Path | None, tyro.conf.arg(name="data", metavar="FOLDER|LIST.csv")]
+TestFolderOrList = Annotated[Path | None, tyro.conf.arg(name="test", metavar="FOLDER|LIST.csv")]
 
 
 class Command(Protocol):

@@ -29,8 +29,7 @@ def progress_bar(console: Console) -> Progress:
 
 @contextlib.contextmanager
 def epochs_shown(console: Console, name: str, epochs: int) -> Iterator[Callable[[int, Metrics], None]]:
-    """Show the progress of a run. What it gives is called after each epoch, and shows the time left, from the first on.
-    """
+    """Show the progress of a run. What it gives is called after each epoch, and shows the time left from then on."""
     started = time.monotonic()
     before: int | None = None
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())

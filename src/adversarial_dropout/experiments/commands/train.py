@@ -11,11 +11,13 @@ from rich.console import Console
 
 from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets, records
-from adversarial_dropout.experiments.commands.options import DataFolder, Training
+from adversarial_dropout.experiments.commands.options import DataFolderOrList, TestFolderOrList, Training
 from adversarial_dropout.experiments.commands.terminal import epochs_shown
 from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
+from adversarial_dropout.experiments.data.location import check_lists
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models import NETWORKS, find_network
+from adversarial_dropout.experiments.run.curves import Log, curves
 from adversarial_dropout.experiments.terms import TERMS
 
 _USUAL = ("digits-100", "vadd-qe")
@@ -27,10 +29,17 @@ class Train(Training):
 
     out: Path = Path("runs")
     """Folder below which the run gets its own folder. The same command resumes a run that was stopped."""
-    folder: DataFolder = None
-    """Folder with the data: images in a folder per class, or parquet files; without it they come from the hub."""
+    folder: DataFolderOrList = None
+    """Folder with the data: images in a folder per class, or parquet files; or a list of images and their classes in a
+    .csv file. Without it they come from the hub."""
+    test: TestFolderOrList = None
+    """Folder or list of labelled images to measure errors on, for data without a test part."""
+    skip_unlisted: bool = False
+    """Pass over images that a list does not name, instead of stopping."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, instead of stopping."""
+    log: Log | None = None
+    """Write the metrics of each epoch for a program that shows curves, to a folder of its name in that of the run."""
     network: Annotated[str | None, tyro.conf.arg(name="model.name")] = None
     """Another network than the preset's: small-cnn, small-resnet, mnist-cnn (Table 3), conv-large (Table 4),
     autoencoder."""
@@ -63,12 +72,21 @@ class Train(Training):
             raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
         folder = records.run_folder(self.out, config)
         before = records.is_finished(folder)
-        with epochs_shown(console, f"{config.preset} {config.method}", config.training.epochs) as progress:
+        location = DataLocation(self.folder, self.skip_bad_images, self.test)
+        check_lists(config.data, location, skip_unlisted=self.skip_unlisted)
+        name, epochs = f"{config.preset} {config.method}", config.training.epochs
+        with curves(self.log, folder, config.training) as curve, epochs_shown(console, name, epochs) as shown:
+
+            def progress(epoch: int, metrics: records.Metrics) -> None:
+                shown(epoch, metrics)
+                if curve is not None:
+                    curve(epoch, metrics)
+
             record = loop.run(
                 config,
                 folder,
                 progress,
-                DataLocation(self.folder, self.skip_bad_images),
+                location,
                 self.device,
                 capture=self.capture,
             )
@@ -81,6 +99,10 @@ class Train(Training):
             f"{' (trained before)' if before else ''}"
         )
         console.print(f"record: {folder}", soft_wrap=True, markup=False)
+        if self.log is not None and not before:
+            console.print(f"curves: {self.log} --logdir {folder / self.log}", soft_wrap=True, markup=False)
+        elif self.log is not None:
+            console.print("no new curves: they are written while a run trains")
 
 
 def _choice(record: records.Record) -> str:

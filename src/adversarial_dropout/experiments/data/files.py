@@ -36,17 +36,24 @@ class Files:
     folder: Path  # It contains them.
     splits: dict[str, list[Path]]  # Paths by split.
     classes: dict[Path, str] | None = None  # The class of each labelled image; None for parquet files.
+    listed_in: Path | None = None  # The list that names them and their classes.
 
     @property
     def identity(self) -> str:
-        """Identifies the decoded images in the cache: it changes when a file changes."""
+        """Identifies the decoded images in the cache: it changes when a file, its split or its class changes."""
         described = []
         for split, paths in self.splits.items():
             for path in paths:
                 state = path.stat(follow_symlinks=path.exists())
-                name = str(path.relative_to(self.folder))
-                described.append((split, name, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
-        return f"files {self.folder.resolve()} {described}"
+                described.append((split, self.name(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+        if self.listed_in is None or self.classes is None:
+            return f"files {self.folder.resolve()} {described}"
+        classes = [(self.name(path), label) for path, label in self.classes.items()]
+        return f"list {self.folder.resolve()} {described} {classes}"
+
+    def name(self, path: Path) -> str:
+        """``path`` as seen from the folder, if it is below it."""
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
     def load(self) -> dict[str, Any]:
         """Load all splits, each a ``datasets.Dataset``."""
@@ -138,7 +145,7 @@ def find(folder: Path, name: str | None = None, subset: str | None = None) -> Fi
     if not folder.is_dir():
         raise InvalidValueError(
             f"expected a folder of images or parquet files, got {folder}, which is "
-            f"{'a file' if folder.exists() else 'not there'}"
+            f"{'a file' if folder.exists() else 'not there'}; a list of images is a file that ends in .csv or .tsv"
         )
     named = folder / (name or "")
     try:

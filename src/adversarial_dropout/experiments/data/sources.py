@@ -6,6 +6,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from torch import Tensor
 from adversarial_dropout.errors import InvalidValueError, did_you_mean
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import DataConfig
-from adversarial_dropout.experiments.data import files
-from adversarial_dropout.experiments.data.files import Hub
+from adversarial_dropout.experiments.data.files import Files, Hub
+from adversarial_dropout.experiments.data.location import DEFAULT_LOCATION as DEFAULT_LOCATION
+from adversarial_dropout.experiments.data.location import DataLocation as DataLocation
+from adversarial_dropout.experiments.data.location import as_test_part, found
 from adversarial_dropout.experiments.data.pictures import Form, Stack, UnreadableError
-from adversarial_dropout.experiments.data.reading import class_names, read_parts
+from adversarial_dropout.experiments.data.reading import Part, class_names, read_parts
 from adversarial_dropout.experiments.records import RecordError, RecordWarning
 
 
@@ -35,6 +38,7 @@ class ImageData:
         brightest: The pixel value that stands for 1.
         classes: Names of the classes; a label is an index into them.
         bad: A line for each image that is left out because it cannot be read.
+        names: Name of each image: its file as seen from the data's folder, or its row; empty for the digits.
     """
 
     images: Tensor
@@ -43,6 +47,11 @@ class ImageData:
     brightest: int
     classes: tuple[str, ...]
     bad: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def name(self, row: int) -> str:
+        """Name of the image in ``row``."""
+        return self.names[row] if self.names else f"row {row}"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,34 +79,6 @@ class ImageData:
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
-@dataclass(frozen=True)
-class DataLocation:
-    """Where a data set is on this machine; not part of a run's config.
-
-    Attributes:
-        folder: A folder of parquet files or images; ``None``: the hub, or the folder that the config names.
-        skip_bad_images: Leave out images that cannot be read; otherwise they are an error.
-    """
-
-    folder: Path | None = None
-    skip_bad_images: bool = False
-
-    def note(self, run: Path) -> None:
-        """Write it to the folder of a run, so that later commands find the data."""
-        if self.folder is not None:
-            content = {"folder": str(self.folder.expanduser().resolve()), "skip_bad_images": self.skip_bad_images}
-            records.write_json(run / records.LOCATION, content)
-
-    @classmethod
-    def of_run(cls, run: Path) -> "DataLocation":
-        """Read what :meth:`note` wrote."""
-        if not (run / records.LOCATION).exists():
-            return cls()
-        content = records.read_json(run / records.LOCATION)
-        with records.reading(run / records.LOCATION):
-            return cls(Path(content["folder"]), content["skip_bad_images"])
-
-
 _DIGITS = tuple("0123456789")
 _THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -108,8 +89,7 @@ _KNOWN = {
     "cifar10": (Hub("uoft-cs/cifar10", "plain_text"), Form((32, 32), 3, _THINGS)),
 }
 _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(:(?P<subset>[\w.-]+))?")
-_FORMAT = 1  # Of the files in the cache; increasing it makes them anew.
-DEFAULT_LOCATION = DataLocation()
+_FORMAT = 2  # Of the files in the cache; increasing it makes them anew.
 
 
 def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Form | None = None) -> ImageData:
@@ -122,17 +102,21 @@ def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Fo
             raise InvalidValueError(
                 f"digits have 8 × 8 pixels: expected no data.resize, got {config.resize}; leave it out"
             )
+        if location.test is not None:
+            raise InvalidValueError(f"expected no --test for digits, which have a test part, got {location.test}")
         return digits()
     hub, form = _KNOWN.get(config.name, (None, Form()))
     origin = _origin(config.name, hub, location)
     if config.resize is not None:
         form = dataclasses.replace(form, size=(config.resize, config.resize), resize=True)
     form = like or form
-    key = hashlib.sha256(f"{_FORMAT} {origin.identity} {form}".encode()).hexdigest()
+    test = None if location.test is None else as_test_part(location.test, origin)
+    identities = " and ".join(part.identity for part in (origin, test) if part is not None)
+    key = hashlib.sha256(f"{_FORMAT} {identities} {form}".encode(errors="surrogateescape")).hexdigest()
     path = cache_folder() / f"{key[:32]}.safetensors"
     data = _from_cache(path)
     if data is None:
-        data = read(origin, form)
+        data = read(origin, form, test)
         if not data.bad or location.skip_bad_images:
             _to_cache(path, data)
     if data.bad and not location.skip_bad_images:
@@ -147,15 +131,15 @@ def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Fo
     return data
 
 
-def _origin(name: str, hub: Hub | None, location: DataLocation) -> Hub | files.Files:
+def _origin(name: str, hub: Hub | None, location: DataLocation) -> Hub | Files:
     named = Path(name).expanduser()
     if location.folder is not None:
         inner = None if named.is_absolute() or named == location.folder else named.name
-        return files.find(location.folder.expanduser(), inner, None if hub is None else hub.subset)
+        return found(location.folder.expanduser(), inner, None if hub is None else hub.subset)
     if hub is not None:
         return hub
     if name and named.exists():
-        return files.find(named)
+        return found(named)
     if hub_id := _HUB_ID.fullmatch(name):
         return Hub(hub_id["name"], hub_id["subset"])
     known = ("digits", *_KNOWN)
@@ -165,16 +149,22 @@ def _origin(name: str, hub: Hub | None, location: DataLocation) -> Hub | files.F
     )
 
 
-def read(origin: Hub | files.Files, form: Form) -> ImageData:
-    """Decode all images of ``origin`` except bad ones. Without a test part, a fifth of each class becomes one."""
-    parts = read_parts(origin, form.classes)
-    classes = class_names(parts, form.classes)
+def read(origin: Hub | Files, form: Form, test: Files | None = None) -> ImageData:
+    """Decode all images of ``origin`` except bad ones, and of ``test``, its test part, if that is somewhere else.
+
+    Without a test part, a fifth of each class becomes one.
+    """
+    parts = [(part, origin) for part in read_parts(origin, form.classes)]
+    classes = class_names([part for part, _ in parts], form.classes)
+    if test is not None:
+        parts = [*((part, test) for part in _read_test(test, parts, classes, form)), *parts]
     label_of: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     stack = Stack(form)
     labels: list[int] = []
-    test: list[int] = []
+    rows: list[int] = []
     bad: list[str] = []
-    for part in parts:
+    names: list[str] = []
+    for part, source in parts:
         for (name, stored), label in zip(part.images(), part.labels, strict=True):
             try:
                 stack.add(stored, name)
@@ -182,13 +172,34 @@ def read(origin: Hub | files.Files, form: Form) -> ImageData:
                 bad.append(f"{name}: {error}")
                 continue
             if part.is_test:
-                test.append(len(labels))
+                rows.append(len(labels))
             labels.append(label_of.get(label, -1))
+            names.append(source.name(Path(name)) if isinstance(source, Files) and source.classes is not None else name)
     if not labels:
         raise InvalidValueError(f"expected images, got none that can be read; the first is {bad[0]}")
     labelled = torch.tensor(labels)
-    rows = torch.tensor(test, dtype=torch.int64) if test else _held_out(labelled)
-    return ImageData(stack.tensor(), labelled, rows, 255, classes, tuple(bad))
+    if test is not None and not rows:
+        raise InvalidValueError(f"expected test images in {test.folder}, got none that can be read")
+    held_out = torch.tensor(rows, dtype=torch.int64) if rows else _held_out(labelled)
+    return ImageData(stack.tensor(), labelled, held_out, 255, classes, tuple(bad), tuple(names))
+
+
+def _read_test(
+    test: Files, parts: Sequence[tuple[Part, Hub | Files]], classes: tuple[str, ...], form: Form
+) -> list[Part]:
+    """The parts of ``test``, whose classes are all among ``classes``."""
+    if any(part.is_test for part, _ in parts):
+        raise InvalidValueError(
+            f"expected no test part in the data with --test {test.folder}, got one; leave --test out, or move it away"
+        )
+    read = read_parts(test, form.classes)
+    unknown = sorted({label for part in read for label in part.labels if label is not None} - set(classes))
+    if unknown:
+        raise InvalidValueError(
+            f"expected test images of the classes {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}, got "
+            f"{', '.join(unknown[:20])} too in {test.folder}, which no training image has; rename or move them"
+        )
+    return read
 
 
 def cache_folder() -> Path:
@@ -202,7 +213,8 @@ def _from_cache(path: Path) -> ImageData | None:
         with safetensors.safe_open(path, framework="pt") as file:
             note = json.loads(file.metadata()["adversarial-dropout"])
             tensors = {name: file.get_tensor(name) for name in ("images", "labels", "test")}
-        return ImageData(**tensors, brightest=255, classes=tuple(note["classes"]), bad=tuple(note["bad"]))
+        classes, bad, names = (tuple(note[name]) for name in ("classes", "bad", "names"))
+        return ImageData(**tensors, brightest=255, classes=classes, bad=bad, names=names)
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
         return None  # It is missing or damaged.
 
@@ -210,7 +222,7 @@ def _from_cache(path: Path) -> ImageData | None:
 def _to_cache(path: Path, data: ImageData) -> None:
     content = safetensors.torch.save(
         {"images": data.images, "labels": data.labels, "test": data.test},
-        {"adversarial-dropout": json.dumps({"classes": data.classes, "bad": data.bad})},
+        {"adversarial-dropout": json.dumps({"classes": data.classes, "bad": data.bad, "names": data.names})},
     )
     try:
         records.write_bytes(path, content)

@@ -72,7 +72,7 @@ def _run_cells(cells: Sequence[Cell], root: Path, jobs: int | None, *, address: 
         theirs.close()
         try:
             with ours:
-                files = [file for file in (token, cells[0].location.folder) if file is not None]
+                files = [token, *cells[0].location.paths]
                 ours.send((address, cells, jobs, records.versions(), files, _PATIENCE_SECONDS))
                 while isinstance(answer := ours.recv(), str):
                     warnings.warn(answer, GridWarning, stacklevel=2)

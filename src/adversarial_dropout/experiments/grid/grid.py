@@ -1,6 +1,5 @@
 """Many runs at once, each resumable, none run twice, on one machine; see :mod:`cluster` for several."""
 
-import dataclasses
 import functools
 import os
 import shutil
@@ -113,15 +112,14 @@ def run_grid(
     second with the share of the work done and the number of finished cells.
     """
     refuse_several("a grid")
-    if location.folder is not None:  # Absolute, as the folders below: a backend may run cells in another directory.
-        location = dataclasses.replace(location, folder=location.folder.expanduser().absolute())
+    location = location.absolute()  # As the folders below: a backend may run cells in another directory.
     folders = [records.run_folder(root, config) for config in configs]
     cells = [
         Cell(config, folder.absolute(), location, device, capture)
         for config, folder in zip(configs, folders, strict=True)
     ]
     todo = [cell for cell in cells if not records.is_finished(cell.folder)]
-    given = location.folder is not None  # As in a single run, only then a finished one is compared with its data.
+    given = bool(location.paths)  # As in a single run, only then a finished one is compared with its data.
     # Decode and check the data once, before any process trains.
     digests = {
         data: sources.load(data, location).digest

@@ -10,7 +10,7 @@ from adversarial_dropout.experiments.models.network import CutNetwork, Network, 
 
 _SMALLEST = 4
 _SLOPE = 0.1
-_INNER = 16  # Pixels; larger images are halved until they have no more.
+_INNER = 16  # Pixels after the first pooling, at most.
 
 Place = Literal["units", "maps", "both"]
 MapUnit = Literal["element", "channel"]
@@ -19,11 +19,13 @@ MapUnit = Literal["element", "channel"]
 @dataclass(frozen=True, kw_only=True)
 class SmallResnet(Network):
     """Three 3 × 3 convolutions of width, 2 · width and 4 · width channels, a residual one of 4 · width, global average
-    pooling, and adversarial dropout on 4 · width units before the linear output. Each convolution is followed by
-    BatchNorm and LeakyReLU(0.1). The layer can also be in front of the pooling, or there can be one at both places.
+    pooling, and adversarial dropout on 4 · width units before the linear output. Each convolution is followed by max
+    pooling (but the residual one), BatchNorm and LeakyReLU(0.1). The layer can also be on the maps in front of the
+    residual convolution, or there can be one at both places. (On the maps behind it, to drop a channel would be to drop
+    its unit, because the pooling is a mean.)
 
-    Images of more than 16 pixels are halved by pooling after the first convolution as often as needed, so that the cost
-    of an image hardly depends on its size beyond that. For images of 4 × 4 pixels or more.
+    The first pooling brings an image to 16 pixels or fewer; one that has no more is not pooled there. The others halve
+    it. For images of 4 × 4 pixels or more.
     """
 
     name = "small-resnet"
@@ -32,7 +34,8 @@ class SmallResnet(Network):
     width: int = 32
     """Channels of the first convolution."""
     place: Place = "units"
-    """Where adversarial dropout is: on the "units" behind the pooling, on the "maps" in front of it, or on "both"."""
+    """Where adversarial dropout is: on the "units" behind the global pooling, on the "maps" in front of the residual
+    convolution, or on "both"."""
     granularity: MapUnit = "element"
     """What a unit of the maps is: one activation ("element"), or one map ("channel")."""
 
@@ -49,29 +52,27 @@ class SmallResnet(Network):
                 f"expected images of {_SMALLEST} × {_SMALLEST} pixels or more for small-resnet, got {height} × "
                 f"{width}; enlarge them with --data.resize {_SMALLEST}"
             )
-        w, smaller = self.width, []
-        while min(height, width) > _INNER:
-            smaller.append(nn.MaxPool2d(2))
-            height, width = height // 2, width // 2
+        w, smaller = self.width, 1
+        while min(height, width) > _INNER * smaller:
+            smaller *= 2
         under = nn.Sequential(
-            _block(channels, w),
-            *smaller,
-            _block(w, 2 * w),
-            nn.MaxPool2d(2),
-            _block(2 * w, 4 * w),
-            nn.MaxPool2d(2),
-            _Residual(_block(4 * w, 4 * w)),
+            _block(channels, w, pool=smaller),
+            _block(w, 2 * w, pool=2),
+            _block(2 * w, 4 * w, pool=2),
         )
-        pooling, output = (nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(4 * w, classes)
+        rest = (_Residual(_block(4 * w, 4 * w)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        output = nn.Linear(4 * w, classes)
         if self.place == "units":
-            return he_initialised(CutNetwork(nn.Sequential(*under, *pooling), self.dropout(), output))
+            return he_initialised(CutNetwork(nn.Sequential(*under, *rest), self.dropout(), output))
         second = (self.dropout(),) if self.place == "both" else ()
-        head = nn.Sequential(*pooling, *second, output)
+        head = nn.Sequential(*rest, *second, output)
         return he_initialised(CutNetwork(under, self.dropout(self.granularity), head))
 
 
-def _block(inner: int, out: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inner, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.LeakyReLU(_SLOPE))
+def _block(inner: int, out: int, pool: int = 1) -> nn.Module:
+    pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
+    convolution = nn.Conv2d(inner, out, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, *pooling, nn.BatchNorm2d(out), nn.LeakyReLU(_SLOPE))
 
 
 class _Residual(nn.Module):

@@ -3,25 +3,41 @@
 import dataclasses
 
 from adversarial_dropout.experiments.config import DataConfig, Parts, Scale, TrainingConfig
-from adversarial_dropout.experiments.models.conv_large import ConvLarge
-from adversarial_dropout.experiments.presets.stated import STATED
+from adversarial_dropout.experiments.models.small_resnet import SmallResnet
+from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
 
-# Sensible, not tuned: conv-large at a quarter of its width, which learns small images on a CPU in minutes, and the
-# terms of CIFAR-10.
-_WIDTH = 32
-_FLIPS = 3
+# Chosen on validation parts of digits, MNIST and CIFAR-10; docs/own-images.md says how, and what did not work.
+_VAT = Vat(divergence="kl", eps=0.06, per_value=True)
+_TERMS: dict[str, Term] = {
+    "at": At(eps=0.03),
+    "vat": _VAT,
+    "pi": Pi(divergence="qe", weight=10.0),
+    "sadd": Sadd(divergence="ce", weight=1.0),
+    "vadd-kl": Vadd(divergence="kl", weight=1.0),
+    "vadd-qe": Vadd(divergence="qe", weight=10.0),
+}
 
 
 def images(method: str, scale: Scale) -> Parts:
     """All labelled images of a folder with their label, all images without."""
     training = TrainingConfig(
-        epochs=25, steps_per_epoch=20, batch_labelled=16, batch_unlabelled=48, ramp_up=8, ramp_down=8
+        epochs=20,
+        least_steps=25,
+        most_steps=75,
+        batch_labelled=32,
+        batch_unlabelled=64,
+        learning_rate=3e-3,
+        weight_decay=0.01,
+        ramp_up=6,
+        ramp_down=15,
     )
     if scale == "tiny":
-        training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, ramp_up=1, ramp_down=1)
+        training = dataclasses.replace(
+            training, epochs=2, steps_per_epoch=1, least_steps=1, most_steps=None, ramp_up=1, ramp_down=1
+        )
     return Parts(
-        data=DataConfig(name="images", labelled=None, centre=True, translate=2),
-        model=ConvLarge(width=_WIDTH, p=0.5, delta=_FLIPS / _WIDTH),
+        data=DataConfig(name="images", labelled=None, centre=True, affine=0.7, jitter=0.3),
+        model=SmallResnet(p=0.5, delta=0.05),
         training=training,
-        terms=STATED["cifar10"].terms(method),
+        terms=by_kind(*(_TERMS[part] for part in method.split("+") if part != "plain")),
     )

@@ -16,6 +16,7 @@ from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.records import WEIGHTS, Record, environments
+from adversarial_dropout.experiments.results.figures import best_classifier
 from adversarial_dropout.experiments.results.paper_tables import PaperTable
 from adversarial_dropout.experiments.results.summary import Group, summarise
 from adversarial_dropout.experiments.show.canvas import canvas, short, style
@@ -62,6 +63,7 @@ def _section(group: Group) -> dict[str, object]:
             draw_learning_curves(group),
             f"Learning curves: error against epoch, mean over seeds; at the end {listed}.",
         ),
+        "best_run": best_classifier(group),
         "at_work": _at_work(group),
     }
 

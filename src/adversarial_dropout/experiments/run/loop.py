@@ -50,7 +50,7 @@ def run(
     with joined(device, config.training.precision, capture=capture) as ranks:
         ranks.check(config)
         if ranks.on_rank_zero(check_finished, config, folder):
-            if location.folder is not None:
+            if location.paths:
                 ranks.on_rank_zero(_check_data, config, folder, location)
         else:
             with contextlib.ExitStack() as stack:

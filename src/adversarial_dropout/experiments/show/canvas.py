@@ -1,11 +1,14 @@
 """Creates figures with common colours, and as SVG with the same bytes for the same content."""
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from adversarial_dropout.experiments.show.table import visible
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart as well.
 _COLOURS = (
@@ -18,7 +21,8 @@ _MARKERS = "osD^vPX*h<"
 
 
 def short(label: str) -> str:
-    """A label for a figure, shortened if it is long; "$" is escaped."""
+    """A label for a figure, shortened if it is long; "$" and control characters are escaped."""
+    label = visible(label)
     cut = label if len(label) <= _LONGEST else f"{label[: _LONGEST - 2]} …"
     return cut.replace("$", r"\$")
 
@@ -35,4 +39,6 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], s
         figure = Figure(figsize=(width, height), layout="constrained")
         text = io.StringIO()
         yield figure, text.getvalue
-        figure.savefig(text, format="svg", dpi=_DPI, metadata={"Date": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # A name in another script.
+            figure.savefig(text, format="svg", dpi=_DPI, metadata={"Date": None})

@@ -33,4 +33,4 @@ def write_page(template: str, path: Path, **content: object) -> None:
     """Render ``template``, a path in this wing, with ``content`` and write it to ``path``."""
     loader = jinja2.PackageLoader("adversarial_dropout.experiments", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    records.write_bytes(path, environment.get_template(template).render(content).encode())
+    records.write_bytes(path, environment.get_template(template).render(content).encode(errors="backslashreplace"))

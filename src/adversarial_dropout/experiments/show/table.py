@@ -3,9 +3,15 @@
 import csv
 import dataclasses
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories of characters that control, and are not seen.
 _SHORT = 24  # The terminal breaks no word of up to this many characters.
 
 
@@ -27,7 +33,10 @@ class Table:
 
     @property
     def texts(self) -> list[tuple[str, ...]]:
-        """The rows as texts: fractions with four significant digits, whole numbers with thousands separators."""
+        """The rows as texts: fractions with four significant digits, whole numbers with thousands separators.
+
+        Control characters are shown as escapes.
+        """
         return [tuple(map(_text, row)) for row in self.rows]
 
     @property
@@ -48,14 +57,14 @@ class Table:
         csv.writer(text, lineterminator="\n").writerows((self.header, *self.rows))
         return text.getvalue()
 
-    def __rich__(self) -> object:
+    def __rich__(self) -> "Group":
         """The whole table for the terminal: numbers aligned to the right, short words unbroken."""
         from rich import table
         from rich.console import Group
         from rich.text import Text
 
         shown = table.Table(title=Text(self.title, "table.title") if self.title else None, title_justify="left")
-        for name, *cells in zip(self.header, *self.texts, strict=True):
+        for name, *cells in zip(map(visible, self.header), *self.texts, strict=True):
             shown.add_column(
                 Text(name),
                 justify="right" if all(cell[:1] in "+-–0123456789" for cell in cells) else "left",
@@ -67,7 +76,14 @@ class Table:
         return Group(shown, *map(Text, self.notes))
 
 
+def visible(text: str) -> str:
+    r"""``text`` with control characters, and bytes of names of files that are not UTF-8, as escapes such as \x1b."""
+    return "".join(
+        ascii(character)[1:-1] if unicodedata.category(character) in _UNSEEN else character for character in text
+    )
+
+
 def _text(cell: object) -> str:
     if isinstance(cell, float):
         return f"{cell:.4g}"
-    return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell)
+    return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else visible(str(cell))

@@ -9,14 +9,15 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from adversarial_dropout.errors import InvalidValueError
-from adversarial_dropout.experiments.data import files, sources
+from adversarial_dropout.errors import InvalidValueError, check_fraction
+from adversarial_dropout.experiments.data import files, lists, sources
 from adversarial_dropout.experiments.data.pictures import Stack, UnreadableError
 from adversarial_dropout.experiments.data.pixels import Pixels
 from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.network import Task
 from adversarial_dropout.experiments.show.table import Table
+from adversarial_dropout.experiments.trained.classification import Classification
 from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.regularizers.base import UNLABELLED
 
@@ -42,7 +43,11 @@ def errors(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task
     For a classifier it is 0 or 100. For an autoencoder it is the squared error over the mean squared distance of the
     images from their mean, so that the mean over all rows is the share of the variance that is not explained.
     """
-    output = outputs(model, pixels, data.images[rows])
+    return _errors_of(outputs(model, pixels, data.images[rows]), pixels, data, rows, task)
+
+
+def _errors_of(output: Tensor, pixels: Pixels, data: ImageData, rows: Tensor, task: Task) -> Tensor:
+    """See :func:`errors`, for an output that is there already."""
     if task == "images":
         images = pixels(data.images[rows]).flatten(1)
         if bool((images == images[0]).all()):
@@ -59,17 +64,26 @@ def error(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Error in percent and number of labelled images: of all images, and by class."""
+    """Error in percent and number of labelled images: of all images, and by class.
+
+    A classifier's predictions are compared with the labels in ``classification``; an autoencoder has none.
+    """
 
     error: float
     examples: int
     classes: dict[str, tuple[float, int]]
+    classification: Classification | None = None
 
     @property
     def by_class(self) -> Table:
         """The errors by class."""
         rows = [(name, f"{error:.2f}", examples) for name, (error, examples) in self.classes.items()]
         return Table(("class", "error in %", "n"), rows)
+
+    def to_dict(self, mistakes: int) -> dict[str, object]:
+        """All figures for JSON, with so many of the most confident mistakes."""
+        compared = {} if self.classification is None else self.classification.to_dict(mistakes)
+        return {"error": self.error, "examples": self.examples, "classes": self.classes, **compared}
 
 
 def evaluate(trained: Trained, location: DataLocation | None = None) -> Evaluation:
@@ -85,25 +99,41 @@ def evaluate(trained: Trained, location: DataLocation | None = None) -> Evaluati
         rows = (data.labels != UNLABELLED).nonzero().squeeze(1)
         if not len(rows):
             raise InvalidValueError(f"expected images with labels in {location.folder}, got {len(data.labels)} without")
-    pixels = Pixels(config, data.brightest, trained.pixels.whitening)
+    return evaluate_rows(trained, data, rows)
+
+
+def evaluate_rows(trained: Trained, data: ImageData, rows: Tensor) -> Evaluation:
+    """Measure the error of a run on labelled rows of ``data``, which have its form."""
+    pixels = Pixels(trained.record.config.data, data.brightest, trained.pixels.whitening)
     with torch.random.fork_rng():
         torch.manual_seed(0)  # Noise in evaluation, which the authors' presets have, is the same in every call.
-        wrong = errors(trained.model, pixels, data, rows, trained.task)
-    by_class = {name: wrong[data.labels[rows] == label] for label, name in enumerate(trained.classes)}
+        output = outputs(trained.model, pixels, data.images[rows])
+    labels = data.labels[rows]
+    wrong = _errors_of(output, pixels, data, rows, trained.task)
+    by_class = {name: wrong[labels == label] for label, name in enumerate(trained.classes)}
     classes = {name: (float(part.sum()) / len(part), len(part)) for name, part in by_class.items() if len(part)}
-    return Evaluation(float(wrong.sum()) / len(rows), len(rows), classes)
+    compared = None
+    if trained.task == "classes":
+        names = tuple(map(data.name, rows.tolist()))
+        compared = Classification.of(output.double().softmax(dim=1), labels, trained.classes, rows, names)
+    return Evaluation(float(wrong.sum()) / len(rows), len(rows), classes, compared)
 
 
 Prediction = TypedDict(
-    "Prediction", {"image": str, "class": str, "probability": float, "probabilities": dict[str, float]}
+    "Prediction", {"image": str, "class": str | None, "probability": float, "probabilities": dict[str, float]}
 )
-"""An image file, its most probable class, the probability of that, and of all classes in decreasing order."""
+"""An image file, its class, the highest probability, and the probabilities of all classes in decreasing order.
+
+The class is the most probable one, or ``None`` if the highest probability is below a threshold."""
 
 
-def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -> tuple[list[Prediction], list[str]]:
-    """Predict the classes of image files, and of those in folders.
+def predict(
+    trained: Trained, images: Iterable[Path], *, resize: bool = False, threshold: float = 0.0
+) -> tuple[list[Prediction], list[str]]:
+    """Predict the classes of image files, and of those in folders and lists.
 
-    With ``resize``, or if the training images were resized, images of another size are resized as well.
+    With ``resize``, or if the training images were resized, images of another size are resized as well. An image whose
+    highest probability is below ``threshold``, in [0, 1], gets no class.
 
     Returns:
         A prediction for each image that can be used, and a line for each of the others.
@@ -112,7 +142,8 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
         raise InvalidValueError(
             f"expected a run that predicts classes, got the autoencoder {trained.record.folder}; use `inspect` instead"
         )
-    paths = [path for given in images for path in (files.images_in(given) if given.is_dir() else [given])]
+    check_fraction("threshold", threshold)
+    paths = [path for given in images for path in _images(given)]
     if not paths:
         raise InvalidValueError(
             f"expected image files, or folders of them, got {', '.join(map(str, images)) or 'none'}"
@@ -139,6 +170,14 @@ def predict(trained: Trained, images: Iterable[Path], *, resize: bool = False) -
     for image, row in zip(readable, probabilities, strict=True):
         order = row.argsort(descending=True, stable=True).tolist()
         by_class = {trained.classes[label]: float(row[label]) for label in order}
-        best = trained.classes[order[0]]
-        predictions.append({"image": image, "class": best, "probability": by_class[best], "probabilities": by_class})
+        best, highest = next(iter(by_class.items()))
+        given = best if highest >= threshold else None
+        predictions.append({"image": image, "class": given, "probability": highest, "probabilities": by_class})
     return predictions, bad
+
+
+def _images(given: Path) -> list[Path]:
+    """The image files that a path stands for."""
+    if given.is_dir():
+        return files.images_in(given)
+    return lists.images(given) if lists.is_list(given) else [given]
