@@ -90,8 +90,8 @@ def _note(name: str, content: dict[str, Any]) -> str:
     seeds, where, setting = content["seeds"], content["environment"], content["setting"]
     return (
         f"{name}: preset {setting['preset']}, {setting['labels']} labels, reference {content['reference']}; mean ± "
-        f"standard deviation of n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) on {content['examples']:,} test images. "
-        f"Difference to the reference and p-value: paired by seed, t test. Cost: seconds of a run over those of "
+        f"standard deviation of n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) on {content['examples']:,} test "
+        f"images. Difference to the reference and p-value: paired by seed, t test. Cost: seconds of a run over those of "
         f"training without a term. {where['processor']}, {where['gpu'] or 'no GPU'}; PyTorch "
         f"{where['packages']['torch']}; commit {(where['commit'] or 'unknown')[:7]}."
     )

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout, kl_divergence
+from adversarial_dropout import AdversarialDropout, VirtualAdversarialDropout, kl_divergence, sample_mask
 from adversarial_dropout.layers import Granularity
 from adversarial_dropout.regularizers.random_flips import RandomFlips, random_flips
-from adversarial_dropout.regularizers.search import Search
+from adversarial_dropout.regularizers.search import Search, generators_of_a_search
 
 
 def test_so_many_of_each_row() -> None:
@@ -56,6 +56,30 @@ def test_as_many_flips_as_the_search_makes(granularity: Granularity) -> None:
     assert not torch.equal(flips, random_ones)
     again, _ = searched(RandomFlips, granularity)
     assert torch.equal(other.found, again.masks[0].found)  # type: ignore[arg-type]
+
+
+def test_flips_have_a_generator_of_their_own() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
+    asked: list[int] = []
+
+    def give(number: int) -> list[torch.Generator]:
+        asked.append(number)
+        return generators
+
+    token = generators_of_a_search.set(give)
+    try:
+        search, _ = searched(RandomFlips)
+    finally:
+        generators_of_a_search.reset(token)
+    assert asked == [2]
+    (masks,) = search.masks
+    assert masks.base is not None
+    assert masks.found is not None
+    base = sample_mask(tuple(masks.base.shape), 0.5, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(masks.base, base)
+    flipped = (masks.base ^ masks.found).flatten(1)
+    expected = random_flips(flipped.sum(dim=1), 54, torch.Generator().manual_seed(8))
+    assert torch.equal(flipped, expected)
 
 
 def test_flips_are_independent_of_the_base_mask() -> None:
