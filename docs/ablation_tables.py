@@ -91,7 +91,7 @@ def _note(name: str, content: dict[str, Any]) -> str:
     return (
         f"{name}: preset {setting['preset']}, {setting['labels']} labels, reference {content['reference']}; mean ± "
         f"standard deviation of n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) on {content['examples']:,} test "
-        f"images. Difference to the reference and p-value: paired by seed, t test. Cost: seconds of a run over those of "
+        f"images. Difference to the reference and p-value: paired by seed, t test. Cost: seconds over those of "
         f"training without a term. {where['processor']}, {where['gpu'] or 'no GPU'}; PyTorch "
         f"{where['packages']['torch']}; commit {(where['commit'] or 'unknown')[:7]}."
     )
