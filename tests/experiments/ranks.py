@@ -236,7 +236,7 @@ def check(folder: Path) -> None:
         steps = Steps()
         with (
             mock.patch.object(under_way, "choose_step", steps.watched),
-            mock.patch.object(sources, "load", lambda *_, data=data: data),
+            mock.patch.object(sources, "load", lambda *_, data=data, **options: data),
         ):
             loop.run(config, folder / preset)
         report["steps"][preset] = dataclasses.asdict(steps)

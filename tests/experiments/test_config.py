@@ -182,7 +182,7 @@ def test_to_dict_shares_nothing_with_the_config() -> None:
 
 
 def test_networks_and_terms_by_name() -> None:
-    assert list(NETWORKS) == ["small-cnn", "small-resnet", "mnist-cnn", "conv-large", "autoencoder"]
+    assert list(NETWORKS) == ["small-cnn", "small-resnet", "mnist-cnn", "conv-large", "autoencoder", "pretrained"]
     assert list(TERMS) == ["at", "vat", "pi", "sadd", "vadd", "add", "entmin", "ict", "mixup"]
     assert [kind for kind, term in TERMS.items() if term.supervised] == ["at", "sadd", "mixup"]
     assert [kind for kind, term in TERMS.items() if term.searches] == ["sadd", "vadd", "add"]

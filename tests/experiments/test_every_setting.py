@@ -14,13 +14,16 @@ from adversarial_dropout.experiments.config import DataConfig, ExperimentConfig,
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.models import NETWORKS
 from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.models.pretrained import Pretrained
 from adversarial_dropout.experiments.run import loop
 from adversarial_dropout.experiments.terms import TERMS
 
+from . import tiny_backbones
 from .small_data import image_folder
 
 OTHER: dict[str, Any] = {
     "labelled": 30,
+    "unlabelled": 20,
     "overlap": False,
     "validation": 20,
     "evaluated": 5,
@@ -60,6 +63,14 @@ OTHER: dict[str, Any] = {
     "dropout1": 0.2,
     "dropout2": 0.2,
     "initialization": "normal",
+    "source": "another",
+    "frozen": False,
+    "head": "mlp",
+    "units": 20,
+    "feature_dropout": 0.4,
+    "size": 16,
+    "backbone_rate": 0.5,
+    "pickle": True,
     "weight": 3.0,
     "ramp": False,
     "divergence": "qe",
@@ -88,12 +99,14 @@ def config(
     *,
     unlabelled: int = 16,
     translate: int = 0,
-    model: dict[str, Any] | None = None,
     term: dict[str, Any] | None = None,
+    **given: Any,
 ) -> ExperimentConfig:
     """A run of four steps on small images, with everything that can be there: noise, ramps up and down."""
     terms = {kind: TERMS[kind](**(term or {}))} if kind is not None else {}
-    settings: dict[str, Any] = {"delta": 0.2, **(model or {})}
+    settings: dict[str, Any] = {"delta": 0.2, **given}
+    if network is Pretrained:
+        settings["source"] = "backbone"  # In the folder in which the test runs.
     if any(field.name == "width" for field in dataclasses.fields(network)):
         settings["width"] = 8
     return ExperimentConfig.of(
@@ -119,6 +132,8 @@ def other(name: str, value: object) -> object:
     found = OTHER[name]
     if name == "divergence" and value == "qe":
         return "ce"
+    if name == "head" and value == "mlp":
+        return "linear"
     if isinstance(value, bool):
         return not value
     if found == value:
@@ -161,19 +176,31 @@ CASES = {
     "mnist-cnn, vadd": config(NETWORKS["mnist-cnn"], "vadd"),
     "conv-large, vadd, labelled alone": config(NETWORKS["conv-large"], "vadd", unlabelled=0),
     "autoencoder, add": config(NETWORKS["autoencoder"], "add"),
-    "small-resnet, vadd, maps": config(NETWORKS["small-resnet"], "vadd", model={"place": "maps"}),
+    "small-resnet, vadd, maps": config(NETWORKS["small-resnet"], "vadd", place="maps"),
     **{
         f"small-cnn, {kind}, views, average": config(
             NETWORKS["small-cnn"], kind, translate=1, term={"target": "average"}
         )
         for kind in ("pi", "vadd")
     },
+    "pretrained, mlp, vadd": config(Pretrained, "vadd", head="mlp"),
+    "pretrained, fine-tuned": config(Pretrained, None, frozen=False),
 }
+
+
+@pytest.fixture(scope="module")
+def two_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("backbones")
+    tiny_backbones.write(folder / "backbone", size=12)
+    return tiny_backbones.write(folder / "another", seed=1, size=12).parent
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore::adversarial_dropout.AdversarialDropoutWarning")
-def test_every_setting_counts_or_is_refused(case: str, images: Path, tmp_path: Path) -> None:
+def test_every_setting_counts_or_is_refused(
+    case: str, images: Path, two_backbones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(two_backbones)
     base = CASES[case]
     usual = outcome(base, tmp_path / "usual", images)
     without_effect, refused = [], []
@@ -187,7 +214,7 @@ def test_every_setting_counts_or_is_refused(case: str, images: Path, tmp_path: P
             without_effect.append(name)
     assert not without_effect
     # What is refused is what the run has no use for, and nothing else.
-    allowed = {"model.delta", "training.batch_unlabelled", "data.overlap", "training.beta1_end"}
+    allowed = {"model.delta", "training.batch_unlabelled", "data.overlap", "data.unlabelled", "training.beta1_end"}
     allowed |= {"training.least_steps", "training.most_steps"}  # Its epochs have a given number of steps.
     allowed |= {"training.ramp_up", "training.ramp_up_learning_rate", *(f"terms.{kind}.ramp" for kind in base.terms)}
     if not any(getattr(term, "target", "own") == "average" for term in base.terms.values()):
@@ -199,6 +226,12 @@ def test_every_setting_counts_or_is_refused(case: str, images: Path, tmp_path: P
     allowed |= {f"terms.{kind}.{'noise' if base.data.augmented else 'views'}" for kind in base.terms}
     if base.model.task == "images":  # It sees every image alike.
         allowed |= {"data.centre", "data.whiten", "data.translate", "data.flip", "data.affine", "data.jitter"}
+    if isinstance(base.model, Pretrained):
+        allowed |= {"data.centre", "data.whiten", "model.pickle"}
+        if base.model.frozen:
+            allowed |= {"data.translate", "data.affine", "data.jitter", "model.backbone_rate"}
+        if base.model.head == "linear":
+            allowed |= {"model.units", "model.feature_dropout"}
     assert set(refused) <= allowed
 
 

@@ -140,6 +140,20 @@ def test_labels_that_choose_the_epoch(labelled: int, share: float, each: int, ov
     assert torch.equal(split.evaluation, without.evaluation)
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_part_of_the_unlabelled_images(overlap: bool) -> None:
+    def split(unlabelled: int | None, seed: int = 3) -> Split:
+        return make_split(DIGITS, DataConfig(labelled=100, unlabelled=unlabelled, overlap=overlap), seed)
+
+    every, some = split(None), split(200)
+    assert len(some.unlabelled) == 200
+    assert torch.isin(some.unlabelled, every.unlabelled).all()
+    assert torch.equal(some.labelled, every.labelled)
+    assert torch.equal(some.unlabelled, torch.unique(some.unlabelled))
+    assert not torch.equal(some.unlabelled, split(200, seed=4).unlabelled)
+    assert torch.equal(split(5000).unlabelled, every.unlabelled)
+
+
 def test_too_few_labels_to_choose_the_epoch() -> None:
     split = make_split(DIGITS, DataConfig(labelled=90, choosing=0.2), 3)
     assert not len(split.choosing)

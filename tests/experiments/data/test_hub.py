@@ -16,8 +16,9 @@ import datasets
 import huggingface_hub
 import pytest
 
+from adversarial_dropout.experiments import hub
 from adversarial_dropout.experiments.config import DataConfig
-from adversarial_dropout.experiments.data import files, sources
+from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.records import RecordError
 
 from ..fake_hub import NAME, FakeHub
@@ -155,7 +156,7 @@ def test_no_network(
 ) -> None:
     endpoint = request.getfixturevalue(kind) if kind.endswith("_hub") else "http://hub.invalid"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(files, "_SECONDS", 0.5)
+    monkeypatch.setattr(hub, "_SECONDS", 0.5)
     begin = time.monotonic()
     with pytest.raises(RecordError) as caught:
         sources.load(DataConfig(name=name))
@@ -176,7 +177,7 @@ def test_a_slow_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://hub.invalid")
-    monkeypatch.setattr(files, "_SECONDS", 0.5)
+    monkeypatch.setattr(hub, "_SECONDS", 0.5)
     begin = time.monotonic()
     with pytest.raises(RecordError, match="the Hugging Face hub does not answer"):
         sources.load(DataConfig(name="mnist"))
@@ -184,12 +185,12 @@ def test_a_slow_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_seconds_of_patience() -> None:
-    assert 2 <= files._SECONDS <= 10
+    assert 2 <= hub._SECONDS <= 10
 
 
 def test_a_folder_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "me" / "pets" / "notes.txt", b"")
     write_parquet(tmp_path / "me" / "pets" / "x.parquet", image=images(1, 2), label=["a", "b"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "_hub_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "answers", lambda: pytest.fail("asked the hub"))
     assert sources.load(DataConfig(name="me/pets")).classes == ("a", "b")

@@ -90,9 +90,9 @@ def test_the_data_of_finished_runs_are_read_once(tmp_path: Path, monkeypatch: py
     loaded: list[object] = []
     load = sources.load
 
-    def counted(config: DataConfig, location: sources.DataLocation) -> sources.ImageData:
+    def counted(config: DataConfig, location: sources.DataLocation, *, largest: int | None = None) -> sources.ImageData:
         loaded.append(config)
-        return load(config, location)
+        return load(config, location, largest=largest)
 
     monkeypatch.setattr(sources, "load", counted)
     (tmp_path / "images").mkdir()

@@ -97,7 +97,7 @@ def test_noise_out_of_range(sigma: float) -> None:
 
 
 def test_unknown_names_offer_the_nearest() -> None:
-    message = 'one of small-cnn, small-resnet, mnist-cnn, .*, autoencoder, got .smal_cnn.; did you mean "small-cnn"'
+    message = 'one of small-cnn, small-resnet, mnist-cnn, .*, pretrained, got .smal_cnn.; did you mean "small-cnn"'
     with pytest.raises(InvalidValueError, match=message):
         models.find_network("smal_cnn")
 

@@ -30,7 +30,7 @@ def test_each_layer_rises_from_one_flip() -> None:
     network = model(0.4, 0.5)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = torch.get_rng_state()
-    budgets = RisingBudgets(network, (1, 5, 5))
+    budgets = RisingBudgets(network, torch.zeros(1, 1, 5, 5))
     assert torch.equal(torch.get_rng_state(), state)
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -46,7 +46,7 @@ def test_each_layer_rises_from_one_flip() -> None:
 
 def test_a_budget_of_no_flip_stays_that() -> None:
     network = model(0.05, 0.5)
-    budgets = RisingBudgets(network, (1, 5, 5))
+    budgets = RisingBudgets(network, torch.zeros(1, 1, 5, 5))
     for share in (0.0, 1.0):
         budgets.set(share)
         assert adversarial_layers(network)[0].delta == 0.05
@@ -54,7 +54,7 @@ def test_a_budget_of_no_flip_stays_that() -> None:
 
 def test_nothing_to_rise() -> None:
     with pytest.raises(InvalidValueError, match=r"allow two flips or more .* got 0.15 of 10, 0.02 of 90 units; raise"):
-        RisingBudgets(model(0.15, 0.02), (1, 5, 5))
+        RisingBudgets(model(0.15, 0.02), torch.zeros(1, 1, 5, 5))
 
 
 def test_a_run_searches_with_the_budget_of_its_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,7 +231,7 @@ def test_no_label_is_seen_that_should_not_be(validation: int, tmp_path: Path, mo
     # The rows are the same ones: the split depends on labels, so it is patched.
     monkeypatch.setattr(under_way, "make_split", lambda *arguments: split)
     spoilt = dataclasses.replace(data, images=images, labels=labels)
-    monkeypatch.setattr(sources, "load", lambda *arguments: spoilt)
+    monkeypatch.setattr(sources, "load", lambda *arguments, **options: spoilt)
     assert trained(config, tmp_path / "spoilt")[records.WEIGHTS] == expected
 
 

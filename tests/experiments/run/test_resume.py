@@ -87,7 +87,7 @@ def test_a_run_of_the_papers_networks_goes_on_with_the_same_bits(
     preset: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, data = paper(preset, method)
-    monkeypatch.setattr(sources, "load", lambda *arguments: data)
+    monkeypatch.setattr(sources, "load", lambda *arguments, **options: data)
     monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "cache"))
     expected = trained(config, tmp_path / "whole")
     for after in (1, 2):
@@ -102,7 +102,7 @@ def test_what_is_kept_of_the_papers_networks_gives_the_recorded_error(
     config, data = paper(preset, method)
     assert isinstance(config.model, NoisyNetwork)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, noise_in_evaluation=False))
-    monkeypatch.setattr(sources, "load", lambda *arguments: data)
+    monkeypatch.setattr(sources, "load", lambda *arguments, **options: data)
     monkeypatch.setenv("ADVERSARIAL_DROPOUT_CACHE", str(tmp_path / "cache"))
     record = loop.run(config, tmp_path / "run")
     network = Trained.load(record)

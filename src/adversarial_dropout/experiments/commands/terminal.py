@@ -2,11 +2,19 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from adversarial_dropout.experiments.commands.options import Grid
 from adversarial_dropout.experiments.config import ExperimentConfig
@@ -27,23 +35,40 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
+class RunShown:
+    """Shows a run in a progress bar."""
+
+    def __init__(self, progress: Progress, name: str, epochs: int) -> None:
+        self._progress = progress
+        self._epochs = epochs
+        self._features: TaskID | None = None
+        self._task = progress.add_task(f"{name}: epoch 1 of {epochs}", total=epochs)
+        self._started = time.monotonic()
+        self._before: int | None = None
+
+    def features(self, done: int, images: int) -> None:
+        """Show of how many images the features are computed."""
+        if self._features is None:
+            self._features = self._progress.add_task("features")
+        shown = f"features: {done:,} of {images:,} images"
+        self._progress.update(self._features, completed=done, total=images, description=shown)
+        self._started = time.monotonic()
+
+    def epoch(self, done: int, metrics: Metrics) -> None:
+        """Show the error after an epoch, and the time left."""
+        if self._before is None:
+            self._before = done - 1  # Epochs of an earlier process.
+        left = (self._epochs - done) * (time.monotonic() - self._started) / (done - self._before)
+        shown = f"error {metrics['error']:.2f} %, {timedelta(seconds=round(left))} left"
+        self._progress.update(self._task, completed=done, description=f"epoch {done} of {self._epochs}: {shown}")
+
+
 @contextlib.contextmanager
-def epochs_shown(console: Console, name: str, epochs: int) -> Iterator[Callable[[int, Metrics], None]]:
-    """Show the progress of a run. What it gives is called after each epoch, and shows the time left from then on."""
-    started = time.monotonic()
-    before: int | None = None
+def run_shown(console: Console, name: str, epochs: int) -> Iterator[RunShown]:
+    """A progress bar for one run, with the time left from the first epoch on."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"{name}: epoch 1 of {epochs}", total=epochs)
-
-        def update(done: int, metrics: Metrics) -> None:
-            nonlocal before
-            before = done - 1 if before is None else before  # Epochs of an earlier process.
-            left = (epochs - done) * (time.monotonic() - started) / (done - before)
-            text = f"epoch {done} of {epochs}: error {metrics['error']:.2f} %, {timedelta(seconds=round(left))} left"
-            progress.update(task, completed=done, description=text)
-
-        yield update
+        yield RunShown(progress, name, epochs)
 
 
 def run_grid_shown(

@@ -12,11 +12,12 @@ from rich.console import Console
 from adversarial_dropout.errors import InvalidValueError, check_choice
 from adversarial_dropout.experiments import presets, records
 from adversarial_dropout.experiments.commands.options import DataFolderOrList, TestFolderOrList, Training
-from adversarial_dropout.experiments.commands.terminal import epochs_shown
+from adversarial_dropout.experiments.commands.terminal import run_shown
 from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
 from adversarial_dropout.experiments.data.location import check_lists
 from adversarial_dropout.experiments.data.sources import DataLocation
-from adversarial_dropout.experiments.models import NETWORKS, find_network
+from adversarial_dropout.experiments.models import NETWORKS
+from adversarial_dropout.experiments.models.pretrained import Pretrained
 from adversarial_dropout.experiments.run.curves import Log, curves
 from adversarial_dropout.experiments.terms import TERMS
 
@@ -42,7 +43,7 @@ class Train(Training):
     """Write the metrics of each epoch for a program that shows curves, to a folder of its name in that of the run."""
     network: Annotated[str | None, tyro.conf.arg(name="model.name")] = None
     """Another network than the preset's: small-cnn, small-resnet, mnist-cnn (Table 3), conv-large (Table 4),
-    autoencoder."""
+    autoencoder, pretrained (a backbone that was trained on other images: --model.source)."""
     config: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=lambda: presets.settings(*_USUAL))
     given: tyro.conf.Suppress[frozenset[str]] = frozenset()
     """Names of the settings that the command line gives."""
@@ -54,20 +55,19 @@ class Train(Training):
         preset, method = (*positionals, *_USUAL[len(positionals) :])[:2]
         scale = options.get("scale", "quick")
         check_choice("scale", scale, get_args(Scale))
-        config = presets.settings(preset, method, scale)  # type: ignore[arg-type]
+        network = options.get("model.name")
+        config = presets.settings(preset, method, scale, network=network)  # type: ignore[arg-type]
         if preset == presets.OWN_IMAGES and "data" in options:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=str(Path(options["data"]))))
-        if options.get("model.name", config.model.name) != config.model.name:
-            network = find_network(options["model.name"])
-            shared = {field.name for field in dataclasses.fields(network)} & vars(config.model).keys() - {"width"}
-            model = network(**{name: getattr(config.model, name) for name in shared})
-            config = dataclasses.replace(config, model=model)
         return cls(config=config, given=frozenset(options))
 
     def run(self, console: Console) -> None:
         from adversarial_dropout.experiments.run import loop
 
         config = self.config.used(self.given)
+        if isinstance(config.model, Pretrained) and (source := Path(config.model.source).expanduser()).is_dir():
+            # Absolute, so that later commands find it from anywhere.
+            config = config.changed(model=dataclasses.replace(config.model, source=str(source.resolve())))
         if config.data.name == presets.OWN_IMAGES:
             raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
         folder = records.run_folder(self.out, config)
@@ -75,10 +75,10 @@ class Train(Training):
         location = DataLocation(self.folder, self.skip_bad_images, self.test)
         check_lists(config.data, location, skip_unlisted=self.skip_unlisted)
         name, epochs = f"{config.preset} {config.method}", config.training.epochs
-        with curves(self.log, folder, config.training) as curve, epochs_shown(console, name, epochs) as shown:
+        with curves(self.log, folder, config.training) as curve, run_shown(console, name, epochs) as shown:
 
             def progress(epoch: int, metrics: records.Metrics) -> None:
-                shown(epoch, metrics)
+                shown.epoch(epoch, metrics)
                 if curve is not None:
                     curve(epoch, metrics)
 
@@ -89,6 +89,7 @@ class Train(Training):
                 location,
                 self.device,
                 capture=self.capture,
+                preparing=shown.features,
             )
         if config.data.choosing:
             console.print(_choice(record), highlight=False)

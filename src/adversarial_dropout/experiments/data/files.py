@@ -6,26 +6,24 @@ unreadable folders; it drops all labels if images are at different depths; and i
 ``my-test-photo.png`` for a test image.
 """
 
-import contextlib
 import glob
 import itertools
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments import hub
 from adversarial_dropout.experiments.data.pictures import ENDINGS
 from adversarial_dropout.experiments.records import RecordError
 
 UNLABELLED_NAMES = ("unlabeled", "unlabelled", "unsupervised")
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "validation", "val", "valid")
-_SECONDS = 5.0
 _SPLITS = (*TRAIN_NAMES, *TEST_NAMES, *UNLABELLED_NAMES, "extra")
 
 
@@ -97,7 +95,7 @@ class Hub:
         """Load all splits, each a ``datasets.Dataset``."""
         import datasets
 
-        answers = _hub_answers()
+        answers = hub.answers()
         offline = datasets.config.HF_HUB_OFFLINE
         try:
             # Without the hub, datasets then uses its own cache or fails at once; otherwise it would keep trying.
@@ -117,23 +115,6 @@ class Hub:
             ) from error
         finally:
             datasets.config.HF_HUB_OFFLINE = offline
-
-
-def _hub_answers() -> bool:
-    """Whether the hub answers within seconds."""
-    import huggingface_hub
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(Exception):  # Any error means that there was no answer.
-            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_SECONDS)
-            answered.set()
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_SECONDS)  # Looking up the host's name may take longer than any timeout.
-    return answered.is_set()
 
 
 def find(folder: Path, name: str | None = None, subset: str | None = None) -> Files:

@@ -38,6 +38,8 @@ class Form:
         classes: Names of all classes, in order; ``None``: those that occur.
         resize: Whether images of another size are resized; otherwise they are an error.
         advice: What the message of that error advises; if empty, to resize them.
+        largest: Height and width to which all images are resized if they are larger or their sizes differ; ``None``:
+            larger ones stay, and different sizes are an error.
     """
 
     size: tuple[int, int] | None = None
@@ -45,6 +47,11 @@ class Form:
     classes: tuple[str, ...] | None = None
     resize: bool = False
     advice: str = field(default="", repr=False)  # The cache is keyed by the rest.
+    largest: int | None = field(default=None, repr=False)  # By this too, where it is given.
+
+
+class DifferentSizesError(InvalidValueError):
+    """Images have different sizes, which is an error unless all are resized."""
 
 
 class Stack:
@@ -65,8 +72,9 @@ class Stack:
         self._size = self._size or picture.size
         if self._form.resize:
             picture = picture.resize(self._size)
-        if picture.size != self._size:
-            raise InvalidValueError(
+        largest = self._form.largest
+        if picture.size != self._size or (largest is not None and min(picture.size) > largest):
+            raise DifferentSizesError(
                 f"expected images of {self._size[0]} × {self._size[1]} pixels, got {picture.size[0]} × "
                 f"{picture.size[1]} in {name}; {self._form.advice or f'resize all with --data.resize {self._size[0]}'}"
             )

@@ -22,7 +22,7 @@ from adversarial_dropout.experiments.data.files import Files, Hub
 from adversarial_dropout.experiments.data.location import DEFAULT_LOCATION as DEFAULT_LOCATION
 from adversarial_dropout.experiments.data.location import DataLocation as DataLocation
 from adversarial_dropout.experiments.data.location import as_test_part, found
-from adversarial_dropout.experiments.data.pictures import Form, Stack, UnreadableError
+from adversarial_dropout.experiments.data.pictures import DifferentSizesError, Form, Stack, UnreadableError
 from adversarial_dropout.experiments.data.reading import Part, class_names, read_parts
 from adversarial_dropout.experiments.records import RecordError, RecordWarning
 
@@ -92,10 +92,17 @@ _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(:(?P<subset>[\w.-]+))?")
 _FORMAT = 2  # Of the files in the cache; increasing it makes them anew.
 
 
-def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Form | None = None) -> ImageData:
+def load(
+    config: DataConfig,
+    location: DataLocation = DEFAULT_LOCATION,
+    like: Form | None = None,
+    *,
+    largest: int | None = None,
+) -> ImageData:
     """Load the source that ``config`` names. Decoded images are cached in :func:`cache_folder`.
 
-    The data must have the form ``like``, or, without it, that of the source with the config's ``resize``.
+    The data must have the form ``like``, or, without it, that of the source with the config's ``resize``. If neither
+    gives a size, ``largest`` is the height and width to which all are resized if some are larger or sizes differ.
     """
     if config.name == "digits" and like is None:
         if config.resize is not None:
@@ -109,10 +116,13 @@ def load(config: DataConfig, location: DataLocation = DEFAULT_LOCATION, like: Fo
     origin = _origin(config.name, hub, location)
     if config.resize is not None:
         form = dataclasses.replace(form, size=(config.resize, config.resize), resize=True)
+    elif largest is not None and form.size is None:
+        form = dataclasses.replace(form, largest=largest)
     form = like or form
     test = None if location.test is None else as_test_part(location.test, origin)
     identities = " and ".join(part.identity for part in (origin, test) if part is not None)
-    key = hashlib.sha256(f"{_FORMAT} {identities} {form}".encode(errors="surrogateescape")).hexdigest()
+    described = f"{_FORMAT} {identities} {form}" + (f" at most {form.largest}" if form.largest else "")
+    key = hashlib.sha256(described.encode(errors="surrogateescape")).hexdigest()
     path = cache_folder() / f"{key[:32]}.safetensors"
     data = _from_cache(path)
     if data is None:
@@ -154,6 +164,16 @@ def read(origin: Hub | Files, form: Form, test: Files | None = None) -> ImageDat
 
     Without a test part, a fifth of each class becomes one.
     """
+    try:
+        return _read(origin, form, test)
+    except DifferentSizesError:
+        if form.largest is None:
+            raise
+        side = form.largest
+        return _read(origin, dataclasses.replace(form, size=(side, side), resize=True, largest=None), test)
+
+
+def _read(origin: Hub | Files, form: Form, test: Files | None) -> ImageData:
     parts = [(part, origin) for part in read_parts(origin, form.classes)]
     classes = class_names([part for part, _ in parts], form.classes)
     if test is not None:

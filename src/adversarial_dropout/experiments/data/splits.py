@@ -22,7 +22,8 @@ class Split:
 
     Attributes:
         labelled: Training rows whose labels are used.
-        unlabelled: Training rows that are used without a label: all of them, or all but the labelled ones.
+        unlabelled: Training rows that are used without a label: of all of them, or all but the labelled ones, the
+            number that the config allows.
         choosing: Labelled rows of the training part that are held out to choose the epoch whose weights are kept.
         evaluation: Rows on which errors are measured: the validation part if there is one, otherwise the test part;
             all of it, or evenly spaced rows.
@@ -78,7 +79,8 @@ def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
     labelled = torch.cat(by_class)
     labelled = labelled[~torch.isin(labelled, choosing)].sort().values
     training = training[~torch.isin(training, choosing)]
-    unlabelled = (training if config.overlap else training[~torch.isin(training, labelled)]).sort().values
+    unlabelled = training if config.overlap else training[~torch.isin(training, labelled)]
+    unlabelled = unlabelled[: config.unlabelled].sort().values
     evaluation = held_out.sort().values if config.validation else data.test
     if config.evaluated is not None:
         evaluation = evenly_spaced(evaluation, config.evaluated)

@@ -121,17 +121,16 @@ def run_grid(
     todo = [cell for cell in cells if not records.is_finished(cell.folder)]
     given = bool(location.paths)  # As in a single run, only then a finished one is compared with its data.
     # Decode and check the data once, before any process trains.
-    digests = {
-        data: sources.load(data, location).digest
-        for data in dict.fromkeys(cell.config.data for cell in (cells if given else todo))
-    }
+    keys = {cell: (cell.config.data, cell.config.model.input_size) for cell in (cells if given else todo)}
+    different = {key: cell.config for cell, key in keys.items()}
+    digests = {key: loop.load_data(config, location).digest for key, config in different.items()}
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(cells, progress, finished), daemon=True)
     if progress is not None:
         watcher.start()
     try:
         failures = {
-            cell: _failure(loop.check_finished, cell.config, cell.folder, digests[cell.config.data] if given else None)
+            cell: _failure(loop.check_finished, cell.config, cell.folder, digests[keys[cell]] if given else None)
             for cell in cells
             if cell not in todo
         }

@@ -11,11 +11,12 @@ from adversarial_dropout.experiments.models.autoencoder import Autoencoder
 from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network, Shape
+from adversarial_dropout.experiments.models.pretrained import Pretrained
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.models.small_resnet import SmallResnet
 
 NETWORKS: dict[str, type[Network]] = {
-    network.name: network for network in (SmallCnn, SmallResnet, MnistCnn, ConvLarge, Autoencoder)
+    network.name: network for network in (SmallCnn, SmallResnet, MnistCnn, ConvLarge, Autoencoder, Pretrained)
 }
 """All networks, by name."""
 
@@ -27,7 +28,10 @@ def find_network(name: str) -> type[Network]:
 
 
 def load(network: Network, shape: Shape, classes: int, weights: Path) -> nn.Module:
-    """Build the network on the CPU in evaluation mode, with the saved weights of the file ``weights`` (safetensors)."""
+    """Build the network on the CPU in evaluation mode, with the saved weights of the file ``weights`` (safetensors).
+
+    It takes images, also where it was trained on features of them.
+    """
     model = network.build(shape, classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(weights))
@@ -35,4 +39,4 @@ def load(network: Network, shape: Shape, classes: int, weights: Path) -> nn.Modu
         raise InvalidValueError(
             f"cannot read the weights {weights}: {error}; delete its folder and repeat the run"
         ) from error
-    return model.eval()
+    return network.on_images(model).eval()

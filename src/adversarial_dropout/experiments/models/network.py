@@ -1,8 +1,9 @@
 """What all networks have: settings, a cut in front of adversarial dropout, and a task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,26 @@ class Network(ABC):
     def build(self, shape: Shape, classes: int) -> "CutNetwork":
         """The network for images of ``shape``, which must not be too small, and that many classes."""
 
+    @property
+    def input_size(self) -> int | None:
+        """Height and width to which the network resizes all images; ``None``: it takes them as they are.
+
+        Images of different sizes, and larger ones, are stored at this size.
+        """
+        return None
+
+    def unused(self) -> Iterator[tuple[str, object, str]]:
+        """Settings of a run that have no effect beside the others here: name, default, and the reason."""
+        yield from ()
+
+    def on_images(self, trained: "CutNetwork") -> "CutNetwork":
+        """The network from images to logits, given what :meth:`build` returned, trained."""
+        return trained
+
+    def groups(self, trained: "CutNetwork") -> list[dict[str, Any]]:
+        """The parameters to train, for an optimiser; a group's "factor" multiplies the learning rate."""
+        return [{"params": list(trained.parameters())}]
+
     def dropout(self, granularity: Granularity = "element") -> AdversarialDropout:
         """An adversarial dropout layer."""
         if self.delta is None:
@@ -60,6 +81,10 @@ class NoisyNetwork(Network):
     """Standard deviation σ of the Gaussian noise on the input in training, in units of x."""
     noise_in_evaluation: bool = False
     """Whether the noise is added in evaluation too."""
+
+    def unused(self) -> Iterator[tuple[str, object, str]]:
+        if self.input_noise == 0:
+            yield "model.noise_in_evaluation", False, "model.input_noise is 0"
 
 
 @dataclass(frozen=True, kw_only=True)

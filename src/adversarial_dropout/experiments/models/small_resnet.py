@@ -1,5 +1,6 @@
 """A quick network with batch normalisation for small images of any kind."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,6 +45,10 @@ class SmallResnet(Network):
         check_at_least("model.width", self.width, 1)
         check_choice("model.place", self.place, get_args(Place))
         check_choice("model.granularity", self.granularity, get_args(MapUnit))
+
+    def unused(self) -> Iterator[tuple[str, object, str]]:
+        if self.place == "units":
+            yield "model.granularity", "element", 'model.place is "units"'
 
     def build(self, shape: Shape, classes: int) -> CutNetwork:
         channels, height, width = shape

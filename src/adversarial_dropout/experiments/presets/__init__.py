@@ -1,11 +1,15 @@
 """Every experiment by name: a function from method and scale to its settings."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from adversarial_dropout.errors import check_choice
 from adversarial_dropout.experiments.config import ExperimentConfig, Parts, Scale, Settings
+from adversarial_dropout.experiments.models import find_network
+from adversarial_dropout.experiments.models.network import Network
+from adversarial_dropout.experiments.models.pretrained import Pretrained
 from adversarial_dropout.experiments.presets import autoencoder, digits, images, paper
 
 
@@ -44,12 +48,28 @@ def get(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> Experi
     return settings(name, method, scale, seed).used()
 
 
-def settings(name: str, method: str, scale: Scale = "quick", seed: int = 0) -> Settings:
-    """The settings of a preset, which are the same for its methods where they can be; see :func:`get`."""
+def settings(name: str, method: str, scale: Scale = "quick", seed: int = 0, *, network: str | None = None) -> Settings:
+    """The settings of a preset, which are the same for its methods where they can be; see :func:`get`.
+
+    With ``network`` they are for that network instead of the preset's: with all settings that fit it, those of "images"
+    with a pretrained backbone, and otherwise the same with the settings of the network that both have.
+    """
     preset = find(name)
     check_choice(f"the method of {name}", method, preset.methods)
     check_choice(f"the scale of {name}", scale, preset.scales)
-    return Settings(preset=name, method=method, scale=scale, seed=seed, **preset.make(method, scale))
+    parts = preset.make(method, scale)
+    if network is not None and network != parts["model"].name:
+        if (name, network) == (OWN_IMAGES, Pretrained.name):
+            parts = images.pretrained(method, scale)
+        else:
+            parts["model"] = _as(find_network(network), parts["model"])
+    return Settings(preset=name, method=method, scale=scale, seed=seed, **parts)
+
+
+def _as(kind: type[Network], usual: Network) -> Network:
+    """Settings of another network, with those that both have, but for the width."""
+    shared = {field.name for field in dataclasses.fields(kind)} & vars(usual).keys() - {"width"}
+    return kind(**{name: getattr(usual, name) for name in shared})
 
 
 def find(name: str) -> Preset:

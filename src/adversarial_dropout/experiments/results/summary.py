@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.config import differences
+from adversarial_dropout.experiments.models.pretrained import Pretrained
 from adversarial_dropout.experiments.records import Record, RecordError
 from adversarial_dropout.experiments.results.published import MeanStd
 from adversarial_dropout.experiments.show.table import Table
@@ -76,6 +77,8 @@ def summarise(records: Iterable[Record], methods: Sequence[str] = ()) -> list[Gr
     for record in distinct(records):
         config = record.config
         preset = config.preset if config.preset != presets.OWN_IMAGES else f"{config.preset}, {config.data.name}"
+        if isinstance(config.model, Pretrained):
+            preset += f", pretrained {config.model.source}"
         groups.setdefault((preset, config.scale, record.final["evaluated_on"]), []).append(record)
     return [Group(*key, _rows(members, methods)) for key, members in sorted(groups.items())]
 
@@ -115,7 +118,11 @@ def _label(record: Record, members: Sequence[Record]) -> str:
     config = record.config
     settings = {**config.to_dict(), "seed": None}
     try:
-        usual = {**presets.get(config.preset, config.method, config.scale).to_dict(), "seed": None}
+        network = config.model.name if isinstance(config.model, Pretrained) else None
+        preset = presets.settings(config.preset, config.method, config.scale, network=network).used()
+        usual = {**preset.to_dict(), "seed": None}
+        if isinstance(config.model, Pretrained):  # It is in the title.
+            usual["model"]["source"] = config.model.source
     except InvalidValueError:
         same_method = [
             {**member.config.to_dict(), "seed": None} for member in members if member.config.method == config.method

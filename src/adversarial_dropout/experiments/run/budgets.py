@@ -11,13 +11,14 @@ class RisingBudgets:
     """Lets the budget of each AdversarialDropout layer of ``model`` rise from one flip to the δ that it has now.
 
     Args:
-        model: Maps images of ``shape`` (C, H, W). It is run once, in evaluation mode; random streams are unchanged.
+        model: It is run once, in evaluation mode; random streams are unchanged.
+        x: An example of its input, on any device.
 
     Raises:
         InvalidValueError: δ allows no more than one flip in any layer, so that nothing can rise.
     """
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int]) -> None:
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
         units: dict[AdversarialDropout, int] = {}
 
         def count(layer: AdversarialDropout, inputs: tuple[Tensor, ...]) -> None:
@@ -29,7 +30,7 @@ class RisingBudgets:
         device = next(model.parameters()).device
         try:
             with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-                model.eval()(torch.zeros(1, *shape, device=device))
+                model.eval()(x.to(device))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -13,8 +13,9 @@ from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.config import Device, ExperimentConfig, differences
 from adversarial_dropout.experiments.data import sources
+from adversarial_dropout.experiments.data.features import Progress
 from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
-from adversarial_dropout.experiments.data.sources import DataLocation
+from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.records import Metrics, Record
 from adversarial_dropout.experiments.run import checkpoint
 from adversarial_dropout.experiments.run.ranks import Ranks, joined
@@ -33,13 +34,15 @@ def run(
     device: Device = "auto",
     *,
     capture: bool = False,
+    preparing: Progress | None = None,
 ) -> Record:
     """Train as ``config`` says, on ``device``, and write the record to ``folder``.
 
     A finished run is not repeated. A run that was stopped resumes from its last checkpoint, and on CPU ends with the
     same bits as one that was not. One run at a time works on a folder; a second one waits. Under ``torchrun`` or
     ``accelerate launch`` all processes call this, and train the run together. Rank 0 writes, and calls ``progress``
-    after each epoch with the number of epochs done and the metrics. With ``capture``, a step is one CUDA graph.
+    after each epoch with the number of epochs done and the metrics. With ``capture``, a step is one CUDA graph. While
+    features of a pretrained backbone are computed, ``preparing`` is called with the images done, and all.
 
     Raises:
         RecordError: a file cannot be written or read.
@@ -61,7 +64,7 @@ def run(
                 stack.enter_context(torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []))
                 # Another run may have finished it meanwhile.
                 if not ranks.on_rank_zero(check_finished, config, folder):
-                    _train(config, folder, progress, location, ranks, capture=capture)
+                    _train(config, folder, progress, location, ranks, capture=capture, preparing=preparing)
         return ranks.on_rank_zero(records.read_record, folder)
 
 
@@ -73,6 +76,7 @@ def _train(
     ranks: Ranks,
     *,
     capture: bool,
+    preparing: Progress | None,
 ) -> None:
     """Build the run, resume it, train the epochs that are left, and finish it."""
     started = time.monotonic()
@@ -81,10 +85,12 @@ def _train(
     environment |= {"captured": True} if capture else {}
 
     with ranks.accelerator.local_main_process_first():  # It decodes and stores the images; the others read them.
-        data = sources.load(config.data, location)
+        data = load_data(config, location)
     digest = data.digest
     ranks.check_same({"sha256 of the data": digest}, "the same images, in the same order,")
-    run = Run(config, data, ranks, capture=capture)
+    run = Run(config, data, ranks, capture=capture, digest=digest, preparing=preparing if ranks.is_first else None)
+    if run.described is not None:
+        ranks.check_same(run.described, "the same backbone")
 
     state, pixels = ranks.on_rank_zero(_resume_on_rank_zero, run, digest, folder, location, ranks.count)
     pixels = pixels.to(ranks.device)
@@ -100,7 +106,12 @@ def _train(
                 f"{cause}. This was in epoch {len(run.rows) + 1} of {folder}; lower --training.learning-rate or the "
                 f"weight of a term, with another --out"
             ) from cause
-        state = run.state_dict() | {"config": config.to_dict(), "data": digest, "seconds": time.monotonic() - started}
+        state = run.state_dict() | {
+            "backbone": run.described,
+            "config": config.to_dict(),
+            "data": digest,
+            "seconds": time.monotonic() - started,
+        }
         if ranks.is_first:
             checkpoint.save(folder, state)
             records.write_metrics(folder, run.rows)
@@ -128,6 +139,11 @@ def _resume_on_rank_zero(
                 f"delete this one"
             )
         _check_digest(state.get("data"), digest, folder)
+        if state.get("backbone") != run.described:
+            raise InvalidValueError(
+                f"{folder} holds a run with another backbone: its weights, config or preprocessing have changed since. "
+                f"Choose another folder with --out, or delete this one"
+            )
         before = 1 + len(state.get("random_of_others", []))
         if before != count:
             raise InvalidValueError(
@@ -149,7 +165,7 @@ def _resume_on_rank_zero(
             images = run.data.images[run.data.training]
             whitening = Whitening.fit(Pixels(config.data, run.data.brightest)(images))
             whitening.save(path)
-    return state, Pixels(config.data, run.data.brightest, whitening).to(torch.device("cpu"))
+    return state, run.pixels(whitening).to(torch.device("cpu"))
 
 
 def _finish_on_rank_zero(run: Run, digest: str, folder: Path, seconds: float, environment: dict[str, Any]) -> None:
@@ -165,10 +181,17 @@ def _finish_on_rank_zero(run: Run, digest: str, folder: Path, seconds: float, en
         "evaluated_on": "validation" if run.config.data.validation else "test",
         "examples": len(run.split.evaluation),
         "seconds": seconds,
-        "data": {"sha256": digest, "shape": data.shape, "brightest": data.brightest, "classes": data.classes},
+        "data": {"sha256": digest, "shape": run.shape, "brightest": data.brightest, "classes": data.classes},
         "environment": environment,
     }
+    if run.described is not None:
+        final["backbone"] = run.described
     records.write_json(folder / records.FINAL, final)
+
+
+def load_data(config: ExperimentConfig, location: DataLocation = sources.DEFAULT_LOCATION) -> ImageData:
+    """Load the data of a run, at a size that its network takes."""
+    return sources.load(config.data, location, largest=config.model.input_size)
 
 
 def check_finished(config: ExperimentConfig, folder: Path, digest: str | None = None) -> bool:
@@ -193,7 +216,7 @@ def _check_config(config: ExperimentConfig, recorded: dict[str, Any], folder: Pa
 
 
 def _check_data(config: ExperimentConfig, folder: Path, location: DataLocation) -> None:
-    check_finished(config, folder, sources.load(config.data, location).digest)
+    check_finished(config, folder, load_data(config, location).digest)
 
 
 def _check_digest(recorded: str | None, digest: str, folder: Path) -> None:

@@ -1,24 +1,26 @@
 """The optimiser of a run, and the schedule of its settings (Laine & Aila, ICLR 2017; Park et al., AAAI 2018)."""
 
 import math
-from collections.abc import Iterator
 
-from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.optimizer import ParamsT
 
 from adversarial_dropout.errors import InvalidValueError
 from adversarial_dropout.experiments.config import TrainingConfig
 
 
-def build(training: TrainingConfig, parameters: Iterator[nn.Parameter], *, capture: bool = False) -> Optimizer:
-    """Adam, AdamW, or gradient descent without momentum; with ``capture``, it must not be the last."""
+def build(training: TrainingConfig, groups: ParamsT, *, capture: bool = False) -> Optimizer:
+    """Adam, AdamW, or gradient descent without momentum; with ``capture``, it must not be the last.
+
+    ``groups`` are parameters, or those of :meth:`~..models.network.Network.groups`.
+    """
     if training.optimizer == "adam" and training.weight_decay:
-        return AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+        return AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
     if training.optimizer == "adam":
-        return Adam(parameters, lr=training.learning_rate)
+        return Adam(groups, lr=training.learning_rate)
     if capture:
         raise InvalidValueError('expected training.optimizer="adam" for --capture, got "sgd"; leave one of them out')
-    return SGD(parameters, lr=training.learning_rate)
+    return SGD(groups, lr=training.learning_rate)
 
 
 def follow_schedule(training: TrainingConfig, epoch: int, optimizer: Optimizer) -> float:
@@ -26,10 +28,11 @@ def follow_schedule(training: TrainingConfig, epoch: int, optimizer: Optimizer) 
     epochs = training.epochs
     rising = ramp_up(epoch, min(training.ramp_up, epochs))
     falling = ramp_down(epoch, min(training.ramp_down, epochs), epochs)
-    group = optimizer.param_groups[0]
-    group["lr"] = training.learning_rate * falling * (rising if training.ramp_up_learning_rate else 1.0)
-    if training.optimizer == "adam":
-        group["betas"] = (training.beta1 * falling + training.last_beta1 * (1 - falling), group["betas"][1])
+    rate = training.learning_rate * falling * (rising if training.ramp_up_learning_rate else 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("factor", 1.0)
+        if training.optimizer == "adam":
+            group["betas"] = (training.beta1 * falling + training.last_beta1 * (1 - falling), group["betas"][1])
     return rising
 
 

@@ -9,14 +9,17 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError, NonFiniteError
 from adversarial_dropout.experiments.config import ExperimentConfig
-from adversarial_dropout.experiments.data.pixels import Pixels
+from adversarial_dropout.experiments.data.features import FeatureViews, Progress
+from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import make_split
 from adversarial_dropout.experiments.earlier_config import upgraded_rows
+from adversarial_dropout.experiments.models.pretrained import PretrainedNetwork
 from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import optimizers
 from adversarial_dropout.experiments.run.batches import batches
 from adversarial_dropout.experiments.run.budgets import RisingBudgets
+from adversarial_dropout.experiments.run.frozen import prepared
 from adversarial_dropout.experiments.run.ranks import Ranks, noise_seed
 from adversarial_dropout.experiments.run.step import Objective, Step, eager_step, explaining
 from adversarial_dropout.experiments.trained.evaluation import error
@@ -49,15 +52,27 @@ class Run:
     """What ``config`` describes, built and in training; one process of several has its share of each batch.
 
     Attributes:
-        data: On the device.
+        data: On the device: images, or what :func:`~.frozen.prepared` makes of them.
+        shape: Shape of an image, (C, H, W).
+        described: What the record says of a pretrained backbone, if there is one.
         split: Which rows of the data are used for what.
         model: The network.
         rows: Metrics of each epoch so far.
         kept: Number of the epoch whose weights are kept: the last one, or the best on the labels that choose.
     """
 
-    def __init__(self, config: ExperimentConfig, data: ImageData, ranks: Ranks, *, capture: bool) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        data: ImageData,
+        ranks: Ranks,
+        *,
+        capture: bool,
+        digest: str | None = None,
+        preparing: Progress | None = None,
+    ) -> None:
         self.config = config
+        self.shape = data.shape
         self.split = make_split(data, config.data, config.seed)
         if config.training.batch_unlabelled and not len(self.split.unlabelled):
             raise InvalidValueError(
@@ -68,19 +83,39 @@ class Run:
         self.kept = 0
         self._weights: dict[str, Tensor] = {}  # Of that epoch, where labels choose it.
         self._ranks = ranks
-        self.data = data.to(ranks.device)
         torch.manual_seed(config.seed)
-        self.model = ranks.synchronised(config.model.build(data.shape, len(data.classes)))
+        network = config.model.build(data.shape, len(data.classes))
+        self._needs_unlabelled = any(not term.supervised for term in config.terms.values())
+        self.described: dict[str, Any] | None = None
+        if isinstance(network, PretrainedNetwork):
+            with ranks.accelerator.local_main_process_first():  # It computes and stores features; the others read them.
+                data, self.described = prepared(
+                    config, network, data, self._rows_seen, ranks.device, digest=digest, progress=preparing
+                )
+        self.data = data.to(ranks.device)
+        self.model = ranks.synchronised(network)
         objective = Objective(self.model, config.terms, config.model.task, decay=config.training.target_decay)
         self._average = objective.average
-        self._budgets = RisingBudgets(self.model, data.shape) if config.training.ramp_delta else None
-        self._needs_unlabelled = objective.needs_unlabelled
-        optimizer = optimizers.build(config.training, self.model.parameters(), capture=capture)
+        self._budgets = RisingBudgets(self.model, _example(data)) if config.training.ramp_delta else None
+        optimizer = optimizers.build(config.training, config.model.groups(network), capture=capture)
         self._objective, self._optimizer = ranks.accelerator.prepare(objective, optimizer)
         self._step = choose_step(self._objective, self._optimizer, ranks.accelerator.backward, capture=capture)
         self._order = torch.Generator().manual_seed(config.seed)
         if not ranks.is_first:  # Each rank has its own noise; rank 0 continues with the run's.
             torch.manual_seed(noise_seed(config.seed, ranks.index))
+
+    @property
+    def _rows_seen(self) -> tuple[Tensor, Tensor]:
+        """Rows that the run is trained on, and those that it is evaluated on."""
+        trained = [self.split.labelled]
+        if self.config.training.batch_unlabelled and self._needs_unlabelled:
+            trained.append(self.split.unlabelled)
+        return torch.unique(torch.cat(trained)), torch.cat([self.split.evaluation, self.split.choosing])
+
+    def pixels(self, whitening: Whitening | None) -> Pixels:
+        """What turns rows of the data into the input of the network."""
+        kind = FeatureViews if isinstance(self.model, PretrainedNetwork) and self.model.frozen else Pixels
+        return kind(self.config.data, self.data.brightest, whitening)
 
     def epoch(self, pixels: Pixels) -> Metrics:
         """Train one more epoch; all processes call it together.
@@ -176,3 +211,9 @@ class Run:
         self._weights = state.get("weights", {})
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+
+
+def _example(data: ImageData) -> Tensor:
+    """What a network takes of the form of one image: (1, C, H, W), or its features, (1, D)."""
+    images = data.images[:1].float()
+    return images[:, 0] if images.dim() == 3 else images

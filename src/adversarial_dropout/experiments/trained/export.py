@@ -27,6 +27,8 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
     for name in names:
         records.write_bytes(folder / name, (run / name).read_bytes())
     content = {"config": trained.record.config.to_dict(), "data": trained.record.final["data"]}
+    if "backbone" in trained.record.final:
+        content["backbone"] = trained.record.final["backbone"]
     records.write_json(folder / records.CONFIG, content)
     names.append(records.CONFIG)
     if onnx:

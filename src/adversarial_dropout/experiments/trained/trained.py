@@ -13,6 +13,7 @@ from adversarial_dropout.experiments.data.pixels import Pixels, Whitening
 from adversarial_dropout.experiments.data.sources import DataLocation, ImageData
 from adversarial_dropout.experiments.data.splits import Split
 from adversarial_dropout.experiments.models.network import Shape, Task
+from adversarial_dropout.experiments.models.pretrained import Pretrained, check_backbone
 from adversarial_dropout.experiments.records import Record
 
 
@@ -48,6 +49,10 @@ class Trained:
         if config.data.whiten:
             with records.reading(record.folder / records.WHITENING):
                 whitening = Whitening.load(record.folder / records.WHITENING)
+        if isinstance(config.model, Pretrained):
+            with records.reading(record.folder / records.FINAL):
+                described = {**record.final["backbone"]}
+            check_backbone(config.model, described, record.folder)
         model = models.load(config.model, (channels, height, width), len(classes), record.folder / records.WEIGHTS)
         return cls(record, model, Pixels(config.data, brightest, whitening), (channels, height, width), classes)
 
@@ -60,7 +65,8 @@ class Trained:
     def form(self) -> Form:
         """The form of the training images, which other images must have."""
         channels, height, width = self.shape
-        resize = self.record.config.data.resize is not None
+        config = self.record.config
+        resize = config.data.resize is not None or isinstance(config.model, Pretrained)  # A backbone takes all sizes.
         return Form(
             (width, height),
             channels,
@@ -71,7 +77,9 @@ class Trained:
 
     def data(self, location: DataLocation | None = None) -> ImageData:
         """Load the data of the run from where they were during training, or from ``location``."""
-        data = sources.load(self.record.config.data, location or DataLocation.of_run(self.record.folder))
+        config = self.record.config
+        where = location or DataLocation.of_run(self.record.folder)
+        data = sources.load(config.data, where, largest=config.model.input_size)
         if data.digest != self.record.final["data"]["sha256"]:
             raise InvalidValueError(
                 f"expected the data that {self.record.folder} was trained on, got others: images, labels or their "
