@@ -56,7 +56,7 @@ def changes(results: Path = RESULTS) -> str:
     settings = _recorded(results)
     if not settings:
         return "Nothing has been run yet."
-    lines = {}
+    lines: dict[str, str] = {}
     for content in settings.values():
         for entry in content["variants"].values():
             lines.setdefault(entry["label"], "; ".join(f"`{line}`" for line in entry["changed"]) or "nothing")
@@ -68,7 +68,7 @@ def _recorded(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def _label(settings: dict[str, dict[str, Any]], name: str) -> str:
-    return next(content["variants"][name]["label"] for content in settings.values() if name in content["variants"])
+    return next(str(content["variants"][name]["label"]) for content in settings.values() if name in content["variants"])
 
 
 def _cells(content: dict[str, Any], name: str) -> tuple[str, str, str]:
