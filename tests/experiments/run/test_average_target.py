@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,13 @@ def objective(*terms: Term, p: float = 0.0, delta: float = 0.4) -> Objective:
     return made
 
 
+def output_layer(model: nn.Module) -> nn.Linear:
+    assert isinstance(model, Linear)
+    layer = model.upper[1]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
     images, first, second = (torch.rand(7, 6, generator=generator, dtype=torch.float64) for _ in range(3))
@@ -66,12 +74,12 @@ def test_pi_with_the_average_is_mean_teacher(views: int) -> None:
     assert step.second is not None
     loss, values = made(step, 1.0)
     assert made.average is not None
-    own, average = made.model.upper[1], made.average.teacher.upper[1]  # type: ignore[index, union-attr]
+    own, average = output_layer(made.model), output_layer(made.average.teacher)
     goal = average(step.unlabelled).detach()
     by_hand = quadratic(goal, own(step.unlabelled if views == 1 else step.second))
     torch.testing.assert_close(values["pi"], by_hand.detach())
     loss.backward()
-    gradient = own.weight.grad.clone()
+    gradient = own.weight.grad
     expected = torch.autograd.grad(F.cross_entropy(own(step.images), step.labels) + 2.0 * by_hand, own.weight)
     torch.testing.assert_close(gradient, expected[0])
     assert all(parameter.grad is None for parameter in made.average.parameters())
@@ -112,7 +120,7 @@ def test_the_search_starts_from_the_mask_of_the_average() -> None:
     assert flips.max() == 1
     assert torch.equal(inputs["average"][0], step.unlabelled)
     assert torch.equal(inputs["own"][-1], step.second)
-    own, average = made.model.upper[1], made.average.teacher.upper[1]  # type: ignore[index, union-attr]
+    own, average = output_layer(made.model), output_layer(made.average.teacher)
     by_hand = quadratic(average(2 * base * step.unlabelled), own(2 * masks["own"][-1] * step.second))
     torch.testing.assert_close(values["vadd"], by_hand.detach())
 
@@ -126,7 +134,7 @@ def test_one_target_serves_all_terms() -> None:
     assert len(calls) == 1
 
 
-def config(*terms: Term, **data: int) -> ExperimentConfig:
+def config(*terms: Term, **data: Any) -> ExperimentConfig:
     base = small("vadd-qe", epochs=4)
     return base.changed(terms=by_kind(*terms), data=dataclasses.replace(base.data, **data))
 
@@ -204,7 +212,7 @@ def test_vadd_with_entropy_minimisation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("setting", "value"), [("views", 3), ("views", "2"), ("target", "mean")])
-def test_wrong_settings(setting: str, value: object) -> None:
+def test_wrong_settings(setting: str, value: Any) -> None:
     for term in (Pi, Vadd):
         with pytest.raises(InvalidValueError, match=f"expected terms.{term.kind}.{setting} to be"):
             term(**{setting: value})

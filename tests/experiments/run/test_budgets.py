@@ -15,6 +15,7 @@ from adversarial_dropout.experiments.run.budgets import RisingBudgets
 from adversarial_dropout.layers import adversarial_layers
 from adversarial_dropout.masks import flip_budget
 from adversarial_dropout.regularizers import search
+from adversarial_dropout.regularizers.layer_masks import LayerMasks, found_mask
 
 from ..runs import small
 
@@ -59,9 +60,8 @@ def test_nothing_to_rise() -> None:
 
 def test_a_run_searches_with_the_budget_of_its_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deltas: list[float] = []
-    found_mask = search.found_mask
 
-    def seen(masks: search.LayerMasks, *arguments: torch.Tensor) -> torch.Tensor:
+    def seen(masks: LayerMasks, *arguments: torch.Tensor) -> torch.Tensor:
         deltas.append(masks.layer.delta)
         return found_mask(masks, *arguments)
 
