@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import ablation_tables
 import choice_tables
 import example_tables
 import few_label_tables
@@ -46,6 +47,7 @@ PAGES = (
     "docs/figures.md",
     "docs/theory.md",
     "docs/search.md",
+    "docs/ablation.md",
     "docs/speed.md",
     "docs/examples.md",
 )
@@ -226,6 +228,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "theory-active": partial(_theory, 3),
     "theory-paths": partial(_theory, 4),
     "theory-distances": partial(_theory, 5),
+    "ablation": ablation_tables.variants,
+    "ablation-found": ablation_tables.what_helps,
+    "ablation-changes": ablation_tables.changes,
     "search-quality": search_tables.search_quality,
     "search-steps": search_tables.search_steps,
     "few-labels": few_label_tables.accuracies,

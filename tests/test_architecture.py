@@ -29,6 +29,8 @@ ROOMS = (
     "experiments/hub",
     "experiments/backbones",
     "experiments/models",
+    "experiments/mixing",
+    "experiments/step_inputs",
     "experiments/terms",
     "experiments/earlier_config",
     "experiments/sections",

@@ -231,3 +231,9 @@ def preserving_last_masks(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, mask in before:
             layer._last_mask = mask
+
+
+def take_last_masks(model: nn.Module, other: nn.Module) -> None:
+    """Let the masks of the last training forward of ``other``, a copy of ``model``, count as those of ``model``."""
+    for layer, of_other in zip(adversarial_layers(model), adversarial_layers(other), strict=True):
+        layer._last_mask = of_other._last_mask

@@ -19,20 +19,30 @@ from adversarial_dropout.experiments.models.conv_large import ConvLarge
 from adversarial_dropout.experiments.models.mnist_cnn import MnistCnn
 from adversarial_dropout.experiments.models.network import Network
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
-from adversarial_dropout.experiments.terms import TERMS, Add, At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
+from adversarial_dropout.experiments.terms import TERMS, Add, At, Entmin, Ict, Mixup, Pi, Sadd, Term, Vadd, Vat, by_kind
 
 SHARES = st.floats(0, 1)
 COUNTS = st.integers(1, 10**6)
 LENGTHS = st.floats(1e-6, 1e3)
+TARGETS = st.sampled_from(["own", "average"])
 DIVERGENCES = st.sampled_from(["ce", "kl", "qe"])
 
 COMMON: dict[str, Any] = {"weight": st.floats(0, 1e6), "ramp": st.booleans()}
 TERMS_FOR_CLASSES = st.one_of(
     st.builds(At, eps=LENGTHS, **COMMON),
     st.builds(Vat, divergence=DIVERGENCES, eps=LENGTHS, xi=st.none() | st.floats(1e-9, 1), **COMMON),
-    st.builds(Pi, divergence=DIVERGENCES, **COMMON),
+    st.builds(Pi, divergence=DIVERGENCES, views=st.sampled_from([1, 2]), target=TARGETS, **COMMON),
     st.builds(Sadd, divergence=st.sampled_from(["ce", "qe"]), **COMMON),
-    st.builds(Vadd, divergence=DIVERGENCES, noise=st.sampled_from(["independent", "shared"]), **COMMON),
+    st.builds(
+        Vadd,
+        divergence=DIVERGENCES,
+        noise=st.sampled_from(["independent", "shared"]),
+        flips=st.sampled_from(["found", "random"]),
+        **COMMON,
+    ),
+    st.builds(Vadd, divergence=DIVERGENCES, target=st.just("average"), **COMMON),
+    st.builds(Ict, alpha=LENGTHS, target=TARGETS, **COMMON),
+    st.builds(Mixup, alpha=LENGTHS, **COMMON),
     st.builds(Entmin, **COMMON),
 )
 
@@ -99,6 +109,8 @@ PARTS: dict[str, Any] = {
         ramp_down=st.integers(0, 100),
         beta1=st.floats(0, 1, exclude_max=True),
         beta1_end=st.none() | st.floats(0, 1, exclude_max=True),
+        target_decay=SHARES,
+        ramp_delta=st.booleans(),
         precision=st.sampled_from(["float32", "tf32", "bf16"]),
     ),
 }
@@ -147,7 +159,15 @@ def test_a_record_says_the_settings_of_its_network_and_of_its_terms_alone() -> N
         "noise_in_evaluation": False,
     }
     assert plain["terms"] == {
-        "vadd": {"weight": 2.0, "ramp": True, "divergence": "kl", "noise": "independent"},
+        "vadd": {
+            "weight": 2.0,
+            "ramp": True,
+            "divergence": "kl",
+            "noise": "independent",
+            "views": 2,
+            "flips": "found",
+            "target": "own",
+        },
         "entmin": {"weight": 1.0, "ramp": True},
     }
 
@@ -163,8 +183,8 @@ def test_to_dict_shares_nothing_with_the_config() -> None:
 
 def test_networks_and_terms_by_name() -> None:
     assert list(NETWORKS) == ["small-cnn", "small-resnet", "mnist-cnn", "conv-large", "autoencoder", "pretrained"]
-    assert list(TERMS) == ["at", "vat", "pi", "sadd", "vadd", "add", "entmin"]
-    assert [kind for kind, term in TERMS.items() if term.supervised] == ["at", "sadd"]
+    assert list(TERMS) == ["at", "vat", "pi", "sadd", "vadd", "add", "entmin", "ict", "mixup"]
+    assert [kind for kind, term in TERMS.items() if term.supervised] == ["at", "sadd", "mixup"]
     assert [kind for kind, term in TERMS.items() if term.searches] == ["sadd", "vadd", "add"]
     assert [kind for kind, term in TERMS.items() if term.task == "images"] == ["add"]
     assert [name for name, network in NETWORKS.items() if network.task == "images"] == ["autoencoder"]
@@ -198,7 +218,7 @@ def test_fields_are_given_by_name(made: type) -> None:
 @pytest.mark.parametrize(
     ("made", "field"),
     [
-        *((network, "granularity") for network in NETWORKS.values()),
+        *((network, "granularity") for name, network in NETWORKS.items() if name != "small-resnet"),
         (SmallCnn, "kernel_size"),
         (SmallCnn, "dropout1"),
         (MnistCnn, "width"),
@@ -281,7 +301,7 @@ def test_two_views_and_shared_noise_exclude_each_other(data: dict[str, Any]) -> 
     shared, model = Vadd(noise="shared"), SmallCnn(delta=0.1)
     assert DataConfig(**data).augmented
     assert not DataConfig(centre=True, whiten=True).augmented
-    with pytest.raises(InvalidValueError, match=r'terms.vadd.noise="independent" with data.translate or data.flip'):
+    with pytest.raises(InvalidValueError, match=r'noise="independent" with data.translate, data.flip, .*views=1'):
         risen(Vat(), shared, data=DataConfig(**data), model=model)
     risen(shared, model=model)
     risen(Vadd(), Pi(), data=DataConfig(**data), model=model)

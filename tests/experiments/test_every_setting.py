@@ -78,6 +78,14 @@ OTHER: dict[str, Any] = {
     "xi": 0.5,
     "per_value": True,
     "noise": "shared",
+    "target_decay": 0.5,
+    "ramp_delta": True,
+    "place": "maps",
+    "granularity": "channel",
+    "views": 1,
+    "flips": "random",
+    "target": "average",
+    "alpha": 0.3,
 }
 """Another value of each setting; where that is the usual one, see :func:`other`."""
 
@@ -85,9 +93,17 @@ OTHER: dict[str, Any] = {
 DATA = "images"
 
 
-def config(network: type[Network], kind: str | None, *, unlabelled: int = 16, **given: Any) -> ExperimentConfig:
+def config(
+    network: type[Network],
+    kind: str | None,
+    *,
+    unlabelled: int = 16,
+    translate: int = 0,
+    term: dict[str, Any] | None = None,
+    **given: Any,
+) -> ExperimentConfig:
     """A run of four steps on small images, with everything that can be there: noise, ramps up and down."""
-    terms = {kind: TERMS[kind]()} if kind is not None else {}
+    terms = {kind: TERMS[kind](**(term or {}))} if kind is not None else {}
     settings: dict[str, Any] = {"delta": 0.2, **given}
     if network is Pretrained:
         settings["source"] = "backbone"  # In the folder in which the test runs.
@@ -97,7 +113,7 @@ def config(network: type[Network], kind: str | None, *, unlabelled: int = 16, **
         preset="every-setting",
         method=kind or "plain",
         scale="tiny",
-        data=DataConfig(name=DATA, labelled=45),
+        data=DataConfig(name=DATA, labelled=45, translate=translate),
         model=network(**settings),
         training=TrainingConfig(
             epochs=2,
@@ -120,6 +136,8 @@ def other(name: str, value: object) -> object:
         return "linear"
     if isinstance(value, bool):
         return not value
+    if found == value:
+        return {"target": "own", "place": "both"}[name]
     return found
 
 
@@ -158,6 +176,13 @@ CASES = {
     "mnist-cnn, vadd": config(NETWORKS["mnist-cnn"], "vadd"),
     "conv-large, vadd, labelled alone": config(NETWORKS["conv-large"], "vadd", unlabelled=0),
     "autoencoder, add": config(NETWORKS["autoencoder"], "add"),
+    "small-resnet, vadd, maps": config(NETWORKS["small-resnet"], "vadd", place="maps"),
+    **{
+        f"small-cnn, {kind}, views, average": config(
+            NETWORKS["small-cnn"], kind, translate=1, term={"target": "average"}
+        )
+        for kind in ("pi", "vadd")
+    },
     "pretrained, mlp, vadd": config(Pretrained, "vadd", head="mlp"),
     "pretrained, fine-tuned": config(Pretrained, None, frozen=False),
 }
@@ -192,6 +217,13 @@ def test_every_setting_counts_or_is_refused(
     allowed = {"model.delta", "training.batch_unlabelled", "data.overlap", "data.unlabelled", "training.beta1_end"}
     allowed |= {"training.least_steps", "training.most_steps"}  # Its epochs have a given number of steps.
     allowed |= {"training.ramp_up", "training.ramp_up_learning_rate", *(f"terms.{kind}.ramp" for kind in base.terms)}
+    if not any(getattr(term, "target", "own") == "average" for term in base.terms.values()):
+        allowed.add("training.target_decay")
+    if not any(term.searches for term in base.terms.values()):
+        allowed.add("training.ramp_delta")
+    if getattr(base.model, "place", "units") == "units":
+        allowed.add("model.granularity")
+    allowed |= {f"terms.{kind}.{'noise' if base.data.augmented else 'views'}" for kind in base.terms}
     if base.model.task == "images":  # It sees every image alike.
         allowed |= {"data.centre", "data.whiten", "data.translate", "data.flip", "data.affine", "data.jitter"}
     if isinstance(base.model, Pretrained):

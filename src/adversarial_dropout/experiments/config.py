@@ -18,7 +18,7 @@ from adversarial_dropout.experiments.sections import DataConfig as DataConfig
 from adversarial_dropout.experiments.sections import OptimizerName as OptimizerName
 from adversarial_dropout.experiments.sections import Precision as Precision
 from adversarial_dropout.experiments.sections import TrainingConfig as TrainingConfig
-from adversarial_dropout.experiments.terms import TERMS, Term, Vadd
+from adversarial_dropout.experiments.terms import TERMS, Pi, Term, Vadd, averages_weights
 
 Scale = Literal["tiny", "quick", "paper"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -95,10 +95,12 @@ class ExperimentConfig(Settings):
                 "expected training.batch_unlabelled=0 and none of data.translate, data.flip, data.centre, data.whiten "
                 "with an autoencoder: it sees every image in the same way, as pixels from 0 to 1"
             )
-        if data.augmented and any(isinstance(term, Vadd) and term.noise == "shared" for term in self.terms.values()):
-            raise InvalidValueError(
-                'expected terms.vadd.noise="independent" with data.translate or data.flip: the two passes see two views'
-            )
+        for term in self.terms.values():
+            if data.augmented and isinstance(term, Vadd) and term.noise == "shared" and term.views == 2:
+                raise InvalidValueError(
+                    'expected terms.vadd.noise="independent" with data.translate, data.flip, data.affine or '
+                    "data.jitter: the two passes see two views; or terms.vadd.views=1"
+                )
         searching = [kind for kind, term in self.terms.items() if term.searches]
         if searching and self.model.delta is None:
             raise InvalidValueError(f"expected model.delta, the budget of the search of {searching[0]}, got none")
@@ -168,11 +170,20 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
         if model.p == 0:
             yield "model.rescale", model.rescale, "inverted", "with model.p=0 no unit is dropped"
     yield from ((name, attrgetter(name)(settings), default, why) for name, default, why in model.unused())
+    if not any(averages_weights(term) for term in terms.values()):
+        yield "training.target_decay", training.target_decay, 0.99, "no term takes its target from averaged weights"
+    for term in terms.values():
+        if isinstance(term, Pi | Vadd) and not data.augmented:
+            yield f"terms.{term.kind}.views", term.views, 2, "training images are not changed at random"
+    if training.ramp_up == 0:
+        yield "training.ramp_delta", training.ramp_delta, False, "training.ramp_up is 0"
+    elif not any(term.searches for term in terms.values()):
+        yield "training.ramp_delta", training.ramp_delta, False, "no term of the run searches"
     if training.ramp_up == 0:
         yield "training.ramp_up_learning_rate", training.ramp_up_learning_rate, False, "training.ramp_up is 0"
         for term in terms.values():
             yield f"terms.{term.kind}.ramp", term.ramp, True, "training.ramp_up is 0"
-    elif not training.ramp_up_learning_rate and not any(term.ramp for term in terms.values()):
+    elif not (training.ramp_up_learning_rate or training.ramp_delta or any(term.ramp for term in terms.values())):
         yield "training.ramp_up", training.ramp_up, 0, "nothing rises"
     if training.optimizer == "sgd":
         yield "training.weight_decay", training.weight_decay, 0.0, "it is for Adam"

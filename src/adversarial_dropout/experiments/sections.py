@@ -92,6 +92,10 @@ class TrainingConfig:
     """Adam's β₁ before the ramp-down."""
     beta1_end: float | None = None
     """Adam's β₁ at the end of the ramp-down; None: it does not change."""
+    target_decay: float = 0.99
+    """Decay α of the moving average of the weights that targets come from; its first values are plain means."""
+    ramp_delta: bool = False
+    """Whether the budget δ of the searches rises with the weights of the terms, from one flip on."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW; 0: Adam."""
     precision: Precision = "float32"
@@ -121,4 +125,5 @@ class TrainingConfig:
                 "training.most_steps", self.most_steps, self.least_steps, "; the fewest steps are training.least_steps"
             )
         check_fraction("training.weight_decay", self.weight_decay)
+        check_fraction("training.target_decay", self.target_decay)
         check_positive("training.learning_rate", self.learning_rate)

@@ -4,55 +4,29 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast, get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from adversarial_dropout.errors import InvalidValueError, check_choice
+from adversarial_dropout.experiments.mixing import InterpolationConsistency, MixupLoss
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.network import Task
+from adversarial_dropout.experiments.step_inputs import StepInputs
+from adversarial_dropout.layers import preserving_last_masks, take_last_masks
 from adversarial_dropout.regularizers.adversarial_training import AdversarialTraining
 from adversarial_dropout.regularizers.base import Regularizer
 from adversarial_dropout.regularizers.entropy_minimization import EntropyMinimization
 from adversarial_dropout.regularizers.pi_model import PiModel
+from adversarial_dropout.regularizers.random_flips import RandomFlips
 from adversarial_dropout.regularizers.supervised_adversarial_dropout import SupervisedAdversarialDropout
 from adversarial_dropout.regularizers.virtual_adversarial_dropout import NoiseMode, VirtualAdversarialDropout
 from adversarial_dropout.regularizers.virtual_adversarial_training import VirtualAdversarialTraining
 
-
-@dataclass(eq=False)
-class StepInputs:
-    """What the terms of one step can see.
-
-    Attributes:
-        model: The network.
-        upper: The part of it above the cut.
-        hidden: Input of that part for the labelled images, shape (N, ...).
-        images: Labelled images, shape (N, C, H, W).
-        labels: Their labels, shape (N,).
-        goal: What the labelled pass is compared with: its logits or, for a reconstruction, the images.
-        first: The images that terms without labels see, shape (M, C, H, W).
-        second: Another view of them; the same tensor if there is one view.
-        target: What the pass on ``second`` should agree with, if it has been computed.
-        labelled_alone: Whether all terms see the labelled images.
-    """
-
-    model: nn.Module
-    upper: nn.Module
-    hidden: Tensor
-    images: Tensor
-    labels: Tensor
-    goal: Tensor
-    first: Tensor
-    second: Tensor
-    target: Tensor | None
-    labelled_alone: bool
-
-    def target_of_views(self) -> Tensor | None:
-        """The target. If it is missing and there are two views, it is computed now, from the first one."""
-        if self.target is None and self.second is not self.first:
-            self.target = self.model(self.first)
-        return self.target
+Target = Literal["own", "average"]
+"""Whose prediction is the target: the network's, or that of the moving average of its weights."""
+Flips = Literal["found", "random"]
+"""Which units VAdD flips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +114,18 @@ class Pi(Term):
 
     divergence: Literal["kl", "qe", "ce"] = "qe"
     """Its divergence D."""
+    views: Literal[1, 2] = 2
+    """Views that its two passes see where training images are changed at random."""
+    target: Target = "own"
+    """Whose prediction is the target. "own": the network's. "average": that of the moving average of its weights, which
+    is Mean Teacher (Tarvainen & Valpola, NeurIPS 2017)."""
 
     def build(self) -> Regularizer:
+        _check_agreement(self)
         return PiModel(divergence=self.divergence)
+
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
+        return _agreement(self, regularizer, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,14 +157,33 @@ class Vadd(Term):
     """Its divergence D."""
     noise: NoiseMode = "independent"
     """Whether its passes draw their noise independently or share it."""
+    views: Literal[1, 2] = 2
+    """Views that its two passes see where training images are changed at random."""
+    flips: Flips = "found"
+    """Which units are flipped. "found": those that the search finds. "random": as many of each example, at random."""
+    target: Target = "own"
+    """Whose prediction under the base mask is the target. "own": the network's. "average": that of the moving average
+    of its weights, as in Mean Teacher (Tarvainen & Valpola, NeurIPS 2017)."""
 
     def build(self) -> Regularizer:
-        return VirtualAdversarialDropout(divergence=self.divergence, noise=self.noise)
+        _check_agreement(self)
+        check_choice("terms.vadd.flips", self.flips, get_args(Flips))
+        if self.noise == "shared" and self.target == "average":
+            raise InvalidValueError(
+                'expected terms.vadd.noise="independent" with terms.vadd.target="average": the passes of two networks '
+                "draw their own noise"
+            )
+        regularizer = VirtualAdversarialDropout(divergence=self.divergence, noise=self.noise)
+        if self.flips == "random":
+            regularizer.search = RandomFlips
+        return regularizer
 
     def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
         if self.noise == "shared" and given.labelled_alone:
             return regularizer(given.upper, given.hidden, target=given.target)
-        return super().value(regularizer, given)
+        if self.noise == "shared":
+            return regularizer(given.model, given.first)
+        return _agreement(self, regularizer, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +213,72 @@ class Entmin(Term):
         return EntropyMinimization()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ict(Term):
+    """Interpolation consistency training: the prediction of a mixture should be the mixture of the predictions."""
+
+    kind = "ict"
+    cost = 4
+
+    divergence: Literal["kl", "qe", "ce"] = "qe"
+    """Its divergence D."""
+    alpha: float = 1.0
+    """The shares of two images in a mixture are drawn from Beta(α, α)."""
+    target: Target = "average"
+    """Whose predictions are mixed. "own": the network's. "average": those of the moving average of its weights."""
+
+    def build(self) -> Regularizer:
+        check_choice("terms.ict.target", self.target, get_args(Target))
+        return InterpolationConsistency(divergence=self.divergence, alpha=self.alpha)
+
+    def value(self, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
+        target = given.target_of_average() if self.target == "average" else given.target
+        return regularizer(given.model, given.first, target=target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixup(Term):
+    """The loss of mixup on the labelled images, added to their cross-entropy."""
+
+    kind = "mixup"
+    supervised = True
+    cost = 3
+
+    alpha: float = 1.0
+    """The shares of two images in a mixture are drawn from Beta(α, α)."""
+
+    def build(self) -> Regularizer:
+        return MixupLoss(alpha=self.alpha)
+
+
+def _check_agreement(term: Pi | Vadd) -> None:
+    """Check the settings that a term has in common with others that compare two passes."""
+    check_choice(f"terms.{term.kind}.target", term.target, get_args(Target))
+    if term.views not in (1, 2):
+        raise InvalidValueError(f"expected terms.{term.kind}.views to be 1 or 2, got {term.views!r}")
+
+
+def _agreement(term: Pi | Vadd, regularizer: Callable[..., Tensor], given: StepInputs) -> Tensor:
+    """R of a term that compares a pass on one or two views with the target that the term asks for."""
+    x = given.first if term.views == 1 else given.second
+    if term.target == "own":
+        return regularizer(given.model, x, target=given.target if term.views == 1 else given.target_of_views())
+    assert given.average is not None
+    target = given.target_of_average()
+    with preserving_last_masks(given.model):  # The search starts from the masks of the target's pass.
+        take_last_masks(given.model, given.average)
+        return regularizer(given.model, x, target=target)
+
+
+def averages_weights(term: Term) -> bool:
+    """Whether a term takes its target from the moving average of the weights."""
+    return isinstance(term, Pi | Vadd | Ict) and term.target == "average"
+
+
 def by_kind(*terms: Term) -> dict[str, Term]:
     """Terms as a config has them."""
     return {term.kind: term for term in terms}
 
 
-TERMS: dict[str, type[Term]] = {term.kind: term for term in (At, Vat, Pi, Sadd, Vadd, Add, Entmin)}
+TERMS: dict[str, type[Term]] = {term.kind: term for term in (At, Vat, Pi, Sadd, Vadd, Add, Entmin, Ict, Mixup)}
 """All kinds, by name."""

@@ -32,7 +32,7 @@ from adversarial_dropout.regularizers.replayable import starts_at_a_layer
 generators_of_a_search: ContextVar[Callable[[int], Sequence[torch.Generator]] | None] = ContextVar(
     "generators_of_a_search", default=None
 )
-"""Gives a search the generators of its base masks, one per layer; without it, a search makes them from a new seed."""
+"""Gives a search as many generators as it asks for; without it, a search makes them from a new seed."""
 
 
 def draw_seed() -> int:
@@ -56,6 +56,9 @@ class Search:
         at_layer: ``model`` starts with the layer, so it is not cut.
         warn: Called with the reason if no unit can be flipped.
     """
+
+    streams = 1
+    """Generators that it asks for, per layer: one for the base masks."""
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class Search:
         self._at_layer = at_layer
         self._warn = warn
         generators = generators_of_a_search.get()
-        self._generators = None if generators is None else generators(len(self.masks))
+        self._generators = None if generators is None else generators(self.streams * len(self.masks))
         self._seed = draw_seed() if generators is None else 0
 
     def under_pass(self, x: Inputs) -> Inputs:

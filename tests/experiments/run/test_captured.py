@@ -19,8 +19,8 @@ from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.run import captured as captured_module
 from adversarial_dropout.experiments.run.captured import WARM_UP, CapturedStep, CaptureError, MaskStreams, Recorder
 from adversarial_dropout.experiments.run.step import Batch, Objective, Step, eager_step
-from adversarial_dropout.experiments.terms import At, Entmin, Pi, Sadd, Term, Vadd, Vat, by_kind
-from adversarial_dropout.layers import Rescale
+from adversarial_dropout.experiments.terms import At, Entmin, Ict, Mixup, Pi, Sadd, Term, Vadd, Vat, by_kind
+from adversarial_dropout.layers import Rescale, adversarial_layers
 from adversarial_dropout.regularizers.search import Search
 
 STEPS = WARM_UP + 4
@@ -33,6 +33,9 @@ TERMS: dict[str, dict[str, Term]] = {
     "sadd": by_kind(Sadd(divergence="ce", weight=1.7)),
     "vadd-kl": by_kind(Vadd(weight=0.3)),
     "vadd-qe": by_kind(Vadd(divergence="qe", weight=25.0)),
+    "vadd-random": by_kind(Vadd(flips="random", weight=0.3)),
+    "vadd-average+pi-average+ict": by_kind(Vadd(target="average"), Pi(target="average"), Ict()),
+    "mixup": by_kind(Mixup()),
     "vadd-shared": by_kind(Vadd(noise="shared")),
     "sadd+vadd+vat+entmin": by_kind(
         Sadd(divergence="ce"), Vadd(weight=0.7), Vat(eps=1.0, ramp=False), Entmin(weight=0.1, ramp=False)
@@ -107,6 +110,8 @@ def trained(
         group["lr"] = 1e-3 * 0.83**turn
         group["betas"] = (0.9 if turn < STEPS - 2 else 0.9 - 0.017 * turn, 0.999)
         values += list(step(batch, 1 / (turn + 2)).values())
+        if objective.average is not None:
+            objective.average.update(model)
         assert isinstance(group["lr"], float), "the settings of the optimiser are left as they were"
     moments = [value for state in optimizer.state.values() for value in state.values()]
     return [*values, *model.state_dict().values(), *moments, torch.get_rng_state()]
@@ -134,7 +139,7 @@ def test_same_bits_as_operation_by_operation(method: str, form: str, seeds: Call
         assert torch.equal(eager, captured)
     assert recorder.recorded == 3, "once after the warm-up, and for each β₁ of the last two steps"
     assert recorder.replayed == STEPS - WARM_UP
-    assert len(recorder.generators) == {"sadd+vadd+vat+entmin": 2}.get(method, "add" in method)
+    assert len(recorder.generators) == {"sadd+vadd+vat+entmin": 2, "vadd-random": 2}.get(method, "add" in method)
 
 
 @pytest.mark.parametrize("norm", ["batch", "mean-only"])
@@ -232,7 +237,7 @@ def test_a_recorded_step_reads_no_value(
         with NothingRead(), streams.serving(recorded=True):  # type: ignore[no-untyped-call]
             loss, _ = objective(batch, ramp)
             loss.backward()
-    assert all(parameter.grad is not None for parameter in objective.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def captured(recorder: Counting, method: str = "plain") -> tuple[CapturedStep, nn.Module, torch.optim.Adam]:
@@ -283,6 +288,18 @@ def test_recorded_anew_in_another_mode_and_not_for_another_rate() -> None:
     assert recorder.recorded == 1
     model.eval()
     step(made[-1], 0.5)
+    assert recorder.recorded == 2
+
+
+def test_recorded_anew_with_another_budget() -> None:
+    recorder = Counting()
+    step, model, _ = captured(recorder, "vadd-kl")
+    made = list(batches(WARM_UP + 3, unlabelled=False))
+    for batch in made[:-1]:
+        step(batch, 1.0)
+    assert recorder.recorded == 1
+    adversarial_layers(model)[0].delta *= 2
+    step(made[-1], 1.0)
     assert recorder.recorded == 2
 
 

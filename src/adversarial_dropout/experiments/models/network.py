@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.errors import check_choice, check_fraction
-from adversarial_dropout.layers import AdversarialDropout, Rescale
+from adversarial_dropout.layers import AdversarialDropout, Granularity, Rescale
 
 Task = Literal["classes", "images"]
 """What a network learns: the class of an image, or to reconstruct the image."""
@@ -66,11 +66,11 @@ class Network(ABC):
         """The parameters to train, for an optimiser; a group's "factor" multiplies the learning rate."""
         return [{"params": list(trained.parameters())}]
 
-    def dropout(self) -> AdversarialDropout:
-        """The adversarial dropout layer."""
+    def dropout(self, granularity: Granularity = "element") -> AdversarialDropout:
+        """An adversarial dropout layer."""
         if self.delta is None:
-            return AdversarialDropout(self.p, rescale=self.rescale)
-        return AdversarialDropout(self.p, self.delta, rescale=self.rescale)
+            return AdversarialDropout(self.p, granularity=granularity, rescale=self.rescale)
+        return AdversarialDropout(self.p, self.delta, granularity=granularity, rescale=self.rescale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ class PoolingNetwork(NoisyNetwork):
 
 
 class CutNetwork(nn.Module):
-    """A network in two parts, cut in front of its adversarial dropout layer: ``under`` maps images, shape (N, C, H, W),
-    to units, shape (N, D); ``upper`` maps these to logits, shape (N, classes).
+    """A network in two parts, cut in front of its first adversarial dropout layer: ``under`` maps images, shape
+    (N, C, H, W), to units, shape (N, D), or to feature maps; ``upper`` maps these to logits, shape (N, classes).
     """
 
     def __init__(self, under: nn.Module, dropout: AdversarialDropout, head: nn.Module) -> None:

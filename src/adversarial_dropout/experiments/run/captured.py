@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.run.step import Batch, eager_step
+from adversarial_dropout.layers import adversarial_layers
 from adversarial_dropout.regularizers.passes import held_generators
 from adversarial_dropout.regularizers.search import draw_seed, generators_of_a_search
 
@@ -141,8 +142,8 @@ class CapturedStep:
     The first steps run operation by operation, and train as any other. Then loss, gradients and update are recorded on
     fixed tensors, into which each batch, the ramp and the learning rate are copied. A batch of another form runs
     operation by operation, until enough of its form have come in a row to record it. Other settings of the optimiser
-    and other train and evaluation flags need a new recording. Everything else that Python decides is frozen: δ and p of
-    a layer, λ of a term, hooks. Parameters must stay at their addresses.
+    other budgets δ, and other train and evaluation flags need a new recording. Everything else that Python decides is
+    frozen: p of a layer, λ of a term, hooks. Parameters must stay at their addresses.
 
     In a replay no check reads a value: a loss that is not finite shows in the values returned. A step that cannot be
     recorded is a :class:`CaptureError`. The optimiser must be Adam; ``backward`` computes the gradients of the loss.
@@ -251,7 +252,8 @@ class CapturedStep:
             {name: value for name, value in group.items() if name not in ("params", "lr")}
             for group in self._optimizer.param_groups
         ]
-        return groups, [module.training for module in self._objective.modules()]
+        budgets = [layer.delta for layer in adversarial_layers(self._objective)]
+        return groups, budgets, [module.training for module in self._objective.modules()]
 
 
 def _form(batch: Batch) -> object:

@@ -18,6 +18,7 @@ from adversarial_dropout.experiments.models.pretrained import PretrainedNetwork
 from adversarial_dropout.experiments.records import Metrics
 from adversarial_dropout.experiments.run import optimizers
 from adversarial_dropout.experiments.run.batches import batches
+from adversarial_dropout.experiments.run.budgets import RisingBudgets
 from adversarial_dropout.experiments.run.frozen import prepared
 from adversarial_dropout.experiments.run.ranks import Ranks, noise_seed
 from adversarial_dropout.experiments.run.step import Objective, Step, eager_step, explaining
@@ -93,7 +94,9 @@ class Run:
                 )
         self.data = data.to(ranks.device)
         self.model = ranks.synchronised(network)
-        objective = Objective(self.model, config.terms, config.model.task)
+        objective = Objective(self.model, config.terms, config.model.task, decay=config.training.target_decay)
+        self._average = objective.average
+        self._budgets = RisingBudgets(self.model, _example(data)) if config.training.ramp_delta else None
         optimizer = optimizers.build(config.training, config.model.groups(network), capture=capture)
         self._objective, self._optimizer = ranks.accelerator.prepare(objective, optimizer)
         self._step = choose_step(self._objective, self._optimizer, ranks.accelerator.backward, capture=capture)
@@ -121,6 +124,8 @@ class Run:
         error in percent. A :class:`NonFiniteError` means that a loss, or something in a step, is NaN or infinite.
         """
         rising = optimizers.follow_schedule(self.config.training, len(self.rows), self._optimizer)
+        if self._budgets is not None:
+            self._budgets.set(rising)
         self._objective.train()
         means = self._means(pixels, rising)
         wrong = {"error": math.nan}
@@ -163,6 +168,8 @@ class Run:
             steps += 1
             for name, value in self._step(batch, rising).items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value
+            if self._average is not None:
+                self._average.update(self.model)
         totals = self._ranks.accelerator.reduce(totals, reduction="mean")
         means = {name: float(total) / steps for name, total in totals.items()}
         if not all(math.isfinite(value) for value in means.values()):
@@ -187,6 +194,7 @@ class Run:
             "rows": self.rows,
             "kept": self.kept,
             "weights": self._weights,
+            "average": {} if self._average is None else self._average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -201,3 +209,11 @@ class Run:
         self.rows = upgraded_rows(state["rows"], self.config.terms)
         self.kept = state.get("kept", len(self.rows))
         self._weights = state.get("weights", {})
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+
+def _example(data: ImageData) -> Tensor:
+    """What a network takes of the form of one image: (1, C, H, W), or its features, (1, D)."""
+    images = data.images[:1].float()
+    return images[:, 0] if images.dim() == 3 else images

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.models.autoencoder import reconstruction_error
 from adversarial_dropout.experiments.models.network import Task
-from adversarial_dropout.experiments.terms import StepInputs, Term
+from adversarial_dropout.experiments.step_inputs import StepInputs
+from adversarial_dropout.experiments.terms import Term, averages_weights
 from adversarial_dropout.regularizers.base import Regularizer
+from adversarial_dropout.regularizers.mean_teacher import MeanTeacher
 from adversarial_dropout.regularizers.passes import cut
 
 
@@ -42,14 +44,21 @@ class Objective(nn.Module):
     compared with a pass on the second. VAT computes its own target, because all of its passes see the same noise.
 
     With task "images", the loss is the reconstruction error of the images, which are also the target of the terms.
+
+    Some terms take their target from the moving average of the weights, with ``decay``: it is :attr:`average`, whose
+    ``update(model)`` belongs after each step of the optimiser. ``None`` if no term of the loss does.
     """
 
-    def __init__(self, model: nn.Module, terms: Mapping[str, Term], task: Task = "classes") -> None:
+    def __init__(
+        self, model: nn.Module, terms: Mapping[str, Term], task: Task = "classes", *, decay: float = 0.99
+    ) -> None:
         super().__init__()
         self.model = model
         self.task = task
         self.terms = tuple(terms.values())
         self.regularizers = nn.ModuleList(term.build() for term in self.terms)
+        averaging = any(averages_weights(term) for term in self.terms)
+        self.average = MeanTeacher(model, decay=decay) if averaging else None
 
     @property
     def needs_unlabelled(self) -> bool:
@@ -78,6 +87,7 @@ class Objective(nn.Module):
             second=first if batch.second is None else batch.second,
             target=goal if labelled_alone else None,
             labelled_alone=labelled_alone,
+            average=None if self.average is None else self.average.teacher,
         )
         # Supervised ones first: they start from the masks of the labelled pass, which a target made later replaces.
         pairs = sorted(zip(self.terms, self.regularizers, strict=True), key=lambda pair: not pair[0].supervised)

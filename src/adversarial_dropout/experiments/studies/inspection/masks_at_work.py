@@ -17,6 +17,7 @@ from adversarial_dropout.experiments.records import Record
 from adversarial_dropout.experiments.studies.autoencoders.features import evaluation_images
 from adversarial_dropout.experiments.trained.trained import Trained
 from adversarial_dropout.layers import adversarial_layers
+from adversarial_dropout.regularizers.random_flips import random_flips
 from adversarial_dropout.regularizers.search import Search
 
 RANDOM_MASKS = 20
@@ -77,7 +78,7 @@ def observe(
         masks = search.masks[0]
         base, found = (cast(Tensor, mask).flatten(1) for mask in (masks.base, masks.found))
         flips = (base != found).sum(dim=1)
-        random = [base ^ _random_flips(flips, base.shape[1]) for _ in range(RANDOM_MASKS)]
+        random = [base ^ random_flips(flips, base.shape[1]) for _ in range(RANDOM_MASKS)]
         outputs = [search.adversarial_pass(h, [mask.view_as(cast(Tensor, masks.base))]) for mask in random]
     return MasksAtWork(
         base=base,
@@ -89,12 +90,6 @@ def observe(
         divergence=divergence(before, after),
         divergence_random=torch.stack([divergence(before, output) for output in outputs]),
     )
-
-
-def _random_flips(flips: Tensor, units: int) -> Tensor:
-    """For each image that number of random units, as a mask of shape (N, units)."""
-    ranks = torch.rand(len(flips), units, device=flips.device).argsort(dim=1).argsort(dim=1)
-    return ranks < flips.unsqueeze(1)
 
 
 def observe_run(record: Record, seed: int = 0) -> tuple[MasksAtWork, ImageData, Tensor]:
