@@ -17,6 +17,7 @@ import choice_tables
 import example_tables
 import few_label_tables
 import figure_tables
+import own_image_tables
 import reference_pages
 import search_tables
 import speed_tables
@@ -48,6 +49,7 @@ PAGES = (
     "docs/theory.md",
     "docs/search.md",
     "docs/ablation.md",
+    "docs/own-images.md",
     "docs/speed.md",
     "docs/examples.md",
 )
@@ -228,6 +230,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "theory-active": partial(_theory, 3),
     "theory-paths": partial(_theory, 4),
     "theory-distances": partial(_theory, 5),
+    "own-images": own_image_tables.measured,
+    "own-images-candidates": own_image_tables.candidates,
+    "pretrained": own_image_tables.pretrained,
+    "pretrained-candidates": own_image_tables.pretrained_candidates,
     "ablation": ablation_tables.variants,
     "ablation-found": ablation_tables.what_helps,
     "ablation-changes": ablation_tables.changes,
