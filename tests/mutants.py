@@ -133,6 +133,16 @@ MUTANTS = (
     Mutant("the teacher stays in its mode", "regularizers/mean_teacher.py", "module.training = of_model.training", "pass", "regularizers/test_baselines.py"),
     Mutant("an example counts from its first use", "regularizers/temporal_ensembling.py", "return values.where(seen, torch.zeros_like(values))", "return values", "regularizers/test_baselines.py"),
     Mutant("the ensemble forgets its earlier predictions", "regularizers/temporal_ensembling.py", "self.momentum * self.sums[rows] + (1 - self.momentum)", "(1 - self.momentum)", "regularizers/test_baselines.py"),
+    Mutant("labels that choose the epoch are trained on", "experiments/data/splits.py", "labelled = labelled[~torch.isin(labelled, choosing)]", "labelled = labelled", "experiments/data/test_data.py"),
+    Mutant("of equal epochs the first is kept", "experiments/run/run.py", "wrong[CHOOSING] <= self", "wrong[CHOOSING] < self", "experiments/run/test_loop.py"),
+    Mutant("the last weights are saved, whatever epoch was chosen", "experiments/run/run.py", "return self._weights or self.model", "return self.model", "experiments/run/test_loop.py"),
+    Mutant("shear and zoom share one number", "experiments/data/pixels.py", "_SHEAR * shear", "_SHEAR * zoom_x", "experiments/data/test_pixels.py"),
+    Mutant("all channels are lit alike", "experiments/data/pixels.py", "torch.rand(n, channels, 1, 1", "torch.rand(n, 1, 1, 1", "experiments/data/test_pixels.py"),
+    Mutant("weight decay is forgotten", "experiments/run/optimizers.py", "weight_decay=training.weight_decay", "weight_decay=0.0", "experiments/run/test_optimizers.py"),
+    Mutant("one random flip too many", "regularizers/random_flips.py", "< flips.unsqueeze(1)", "<= flips.unsqueeze(1)", "regularizers/test_random_flips.py"),
+    Mutant("statistics of features are those of the test images too", "experiments/run/frozen.py", "network.fit(features[training]", "network.fit(features[torch.cat([training, evaluation])]", "experiments/run/test_pretrained.py"),
+    Mutant("training sees one view of the features", "experiments/data/features.py", "drawn = torch.randint(stored.shape[1], (len(stored),)", "drawn = torch.randint(1, (len(stored),)", "experiments/run/test_pretrained.py"),
+    Mutant("the errors of bins count alike", "experiments/trained/classification.py", "part.examples * abs(part.accuracy", "abs(part.accuracy", "experiments/trained/test_classification.py"),
 )  # fmt: skip
 
 
