@@ -291,7 +291,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
     ("arguments", "found"),
     [
         ("digits-100 sadd --training.steps-per-epoch 20", {"batch_unlabelled": 0, "steps_per_epoch": 20}),
-        ("images plain --data pictures/ --training.steps-per-epoch None", {"batch_unlabelled": 48}),
+        ("images plain --data pictures/ --training.steps-per-epoch None", {"batch_unlabelled": 64}),
         ("paper/svhn-1000 vadd-kl --scale paper --training.ramp-down 0", {"beta1_end": None}),
         ("paper/svhn-1000 vadd-kl --scale paper --training.optimizer sgd", {"beta1_end": None, "beta1": 0.9}),
         ("--terms.vadd.no-ramp", {"ramp_up": 0}),
