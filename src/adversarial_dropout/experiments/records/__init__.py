@@ -39,8 +39,8 @@ _ENVIRONMENT = ("python", "packages", "system", "processor", "cores", "gpu", "co
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A finished run: its folder, its config, the metrics of each epoch, and in ``final`` those of the last epoch, the
-    seconds and the environment.
+    """A finished run: its folder, its config, the metrics of each epoch, and in ``final`` those of the epoch whose
+    weights were kept, the seconds and the environment.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Record:
         """Error on the evaluation part in percent, under the weights that were kept: those of the last epoch, or of the
         one that held-out labels chose.
         """
-        return float(self.metrics[self.epoch - 1]["error"])
+        return float(self.final["metrics"]["error"])
 
     @property
     def epoch(self) -> int:
@@ -114,8 +114,9 @@ def read_record(folder: Path) -> Record:
             raise ValueError("error and seconds must be finite")
         final["evaluated_on"], [final["environment"][name] for name in _ENVIRONMENT]
     with reading(folder / METRICS):
-        if len(metrics) != config.training.epochs or metrics[-1] != final["metrics"]:
-            raise ValueError(f"expected {config.training.epochs} rows, the last one as in {FINAL}")
+        kept = metrics[record.epoch - 1 : record.epoch]
+        if len(metrics) != config.training.epochs or kept != [final["metrics"]]:
+            raise ValueError(f"expected {config.training.epochs} rows, that of epoch {record.epoch} as in {FINAL}")
     return record
 
 

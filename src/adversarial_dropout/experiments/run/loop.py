@@ -175,7 +175,7 @@ def _finish_on_rank_zero(run: Run, digest: str, folder: Path, seconds: float, en
     records.write_metrics(folder, run.rows)
     data = run.data
     final = {
-        "metrics": run.rows[-1],
+        "metrics": run.rows[run.kept - 1],
         "epoch": run.kept,
         "held_out": len(run.split.choosing),
         "evaluated_on": "validation" if run.config.data.validation else "test",
