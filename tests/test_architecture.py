@@ -40,6 +40,7 @@ ROOMS = (
     "experiments/trained",
     "experiments/run",
     "experiments/grid",
+    "experiments/classical",
     "experiments/studies/theory",
     "experiments/studies/autoencoders",
     "experiments/studies/inspection",
