@@ -1,5 +1,6 @@
 """``compare``: several methods on one's own images, and whether one of them is worth it."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from adversarial_dropout.errors import (
+    AdversarialDropoutError,
     InvalidValueError,
     check_at_least,
     check_choice,
@@ -127,16 +129,36 @@ class Compare(Grid):
         if min(images.labels) == 1:
             console.print("a class has a single label to learn from: expect many mistakes")
         beside = self._beside(configs, data, digest, console)
-        seeds = len(configs[_PLAIN])
-        console.print(f"first plain training, {seeds} times, which tells how long the rest takes")
-        left_out = ""
         try:
-            plain = run_grid_shown(configs[_PLAIN], self, location, console)
-            chosen, left_out = self._that_fit(configs, sum(run.seconds for run in plain) / seeds, console)
-            by_seed = [configs[method][seed] for seed in range(seeds) for method in chosen]
-            run_grid_shown(by_seed, self, location, console)
-        finally:  # What is finished is shown also after Ctrl-C or a failed cell.
-            self._show(configs, images, beside, left_out, console)
+            left_out = self._train(configs, location, console)
+        except BaseException:  # What is finished is shown also after Ctrl-C or a failed cell.
+            with contextlib.suppress(AdversarialDropoutError):  # It must not hide what stopped the grid.
+                self._show(configs, images, beside, "", console)
+            raise
+        self._show(configs, images, beside, left_out, console)
+
+    def _train(self, configs: dict[str, list[ExperimentConfig]], location: DataLocation, console: Console) -> str:
+        """Train plain networks, then as many of the others as fit; return a sentence on those that are left out."""
+        from adversarial_dropout.experiments.grid.grid import GridError
+
+        plain, failures = configs[_PLAIN], []
+        first = [*plain, configs[_first(configs)][0]]
+        console.print(f"the first {len(first)} runs tell how long the rest takes")
+        try:
+            run_grid_shown(first, self, location, console)
+        except GridError as error:
+            failures.append(error)
+        folders = [folder for run in first if records.is_finished(folder := records.run_folder(self.out, run))]
+        chosen, left_out = self._planned(configs, [records.read_record(folder) for folder in folders], console)
+        rest = [run for seed in range(len(plain)) for method in chosen if (run := configs[method][seed]) not in first]
+        try:
+            if rest:
+                run_grid_shown(rest, self, location, console)
+        except GridError as error:
+            failures.append(error)
+        if failures:
+            raise GridError("\n".join(map(str, failures)))
+        return left_out
 
     def _configs(self) -> dict[str, list[ExperimentConfig]]:
         """The runs of each method: plain training, then the others in the order of the preset."""
@@ -208,42 +230,37 @@ class Compare(Grid):
             progress.update(task, completed=1.0, description="classic methods")
         return found
 
-    def _that_fit(
-        self, configs: dict[str, list[ExperimentConfig]], seconds: float, console: Console
+    def _planned(
+        self, configs: dict[str, list[ExperimentConfig]], measured: list[records.Record], console: Console
     ) -> tuple[list[str], str]:
-        """The methods to train, by the mean time of plain training, and a sentence on those that are left out.
+        """The methods to train beside plain training, by the times of the first runs, and a sentence on the others."""
+        from adversarial_dropout.experiments.commands.planning import in_words, seconds_of_run, that_fit
 
-        The time of a step follows from the passes of its terms. It is too high rather than too low.
-        """
-        from adversarial_dropout.experiments.grid.grid import work
-
+        others = [method for method in configs if method != _PLAIN]
+        if not measured:
+            return others, ""
         jobs = self.jobs or os.cpu_count() or 1
         each = {
-            method: seconds * sum(work(run) / work(configs[_PLAIN][0]) for run in runs) / min(jobs, len(runs))
+            method: sum(seconds_of_run(run, measured) for run in runs) / min(jobs, len(runs))
             for method, runs in configs.items()
         }
-        allowed, total = 60 * self.minutes, each.pop(_PLAIN)
-        chosen, out = [], []
-        for method in sorted(each, key=lambda name: _USUAL.index(name) if name in _USUAL else 0):
-            begun = any(records.epochs_done(records.run_folder(self.out, run)) for run in configs[method])
-            fits = total + each[method] <= allowed or method == _USUAL[0]
-            if self.methods is not None or begun or fits:
-                chosen.append(method)
-                total += each[method]
-            else:
-                out.append(f"{method} (about {_duration(each[method])})")
-        left = ""
-        if out:
-            left = (
-                f"Left out, because with them training would take longer than {self.minutes:g} minutes: "
-                f"{', '.join(out)}. Give more --minutes to train them too."
-            )
-            console.print(left, highlight=False)
-        rest = sum(each[method] for method in chosen)
-        console.print(f"training the others takes about {_duration(rest)}", highlight=False)
-        if total > allowed and self.shared.data.resize is None and not isinstance(self.shared.model, Pretrained):
+        kept, allowed, left_out = others, 60 * self.minutes, ""
+        if self.methods is None:
+            kept, out = that_fit(each, allowed, _USUAL, (_PLAIN, _first(configs)))
+            if out:
+                times = ", ".join(f"{method} (about {in_words(each[method])})" for method in out)
+                left_out = (
+                    f"Left out, because training would then take longer than {self.minutes:g} minutes: {times}. Give "
+                    f"more --minutes to train them too."
+                )
+                console.print(left_out, highlight=False)
+        chosen = [method for method in others if method in kept]
+        done = sum(record.seconds for record in measured if record.config.method != _PLAIN) / jobs
+        rest = max(0.0, sum(each[method] for method in chosen) - done)
+        console.print(f"the rest takes about {in_words(rest)}", highlight=False)
+        if each[_PLAIN] + done + rest > allowed and not isinstance(self.shared.model, Pretrained):
             console.print("smaller images are quicker: --data.resize 32, for example", highlight=False)
-        return [method for method in configs if method in chosen], left
+        return chosen, left_out
 
     def _show(
         self,
@@ -274,7 +291,6 @@ class Compare(Grid):
         console.print(f"page: {path}.html; table: .md, .csv", soft_wrap=True, markup=False)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
-    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+def _first(configs: dict[str, list[ExperimentConfig]]) -> str:
+    """The first method to train after plain training."""
+    return next(name for name in (*_USUAL, *configs) if name in configs and name != _PLAIN)
