@@ -15,9 +15,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.classical.classical import support_vectors
 from adversarial_dropout.experiments.config import ExperimentConfig
 from adversarial_dropout.experiments.data import sources
 from adversarial_dropout.experiments.data.sources import DataLocation
@@ -108,17 +107,8 @@ def measure(data: str, location: DataLocation, out: Path, jobs: int, per_class: 
 
 def _support_vectors(config: ExperimentConfig, location: DataLocation) -> float:
     """Test error in percent of a support vector machine on the pixels, with the labels of the run."""
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
-
     data = sources.load(config.data, location)
-    split = make_split(data, config.data, config.seed)
-    pixels = data.images.flatten(1).float()
-    machine = make_pipeline(StandardScaler(), SVC(C=10.0))
-    machine.fit(pixels[split.labelled].numpy(), data.labels[split.labelled].numpy())
-    found = torch.from_numpy(machine.predict(pixels[split.evaluation].numpy()))
-    return 100 * float((found != data.labels[split.evaluation]).double().mean())
+    return support_vectors(data, make_split(data, config.data, config.seed))
 
 
 def _add(part: str, data: str, per_class: int, name: str, runs: list[records.Record]) -> None:

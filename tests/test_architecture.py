@@ -42,6 +42,7 @@ ROOMS = (
     "experiments/trained",
     "experiments/run",
     "experiments/grid",
+    "experiments/classical",
     "experiments/studies/theory",
     "experiments/studies/autoencoders",
     "experiments/studies/inspection",

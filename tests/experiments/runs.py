@@ -99,6 +99,7 @@ def record(
     metrics = [{"epoch": float(epoch), "loss": 1.0, "error": value} for epoch, value in enumerate(errors, 1)]
     final = {
         "metrics": metrics[-1],
+        "epoch": len(metrics),
         "evaluated_on": evaluated_on,
         "seconds": seconds,
         "environment": {

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from adversarial_dropout.errors import AdversarialDropoutError
+from adversarial_dropout.experiments.commands.compare import Compare
 from adversarial_dropout.experiments.commands.demo import Demo
 from adversarial_dropout.experiments.commands.evaluate import Evaluate
 from adversarial_dropout.experiments.commands.export import Export
@@ -26,7 +27,7 @@ from adversarial_dropout.experiments.run import ranks
 _NAME = "adversarial-dropout"
 _COMMANDS: dict[str, Callable[..., Any]] = {
     command.__name__.lower(): command
-    for command in (Demo, Train, Reproduce, Evaluate, Predict, Export, Inspect, Theory, Presets, Report)
+    for command in (Demo, Train, Compare, Reproduce, Evaluate, Predict, Export, Inspect, Theory, Presets, Report)
 }
 
 
@@ -57,7 +58,8 @@ def parse(arguments: Sequence[str]) -> Command:
     if name not in _COMMANDS:  # Print the list of commands, or say that there is no such command, and exit.
         description = "Adversarial dropout for PyTorch (Park, Park, Shin, Moon; AAAI 2018)."
         tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog=_NAME, description=description, args=arguments)
-    default: Any = Train.asked_for(rest) if name == "train" else tyro.MISSING_NONPROP
+    depending: dict[str, Callable[[Sequence[str]], Any]] = {"train": Train.asked_for, "compare": Compare.asked_for}
+    default: Any = depending[name](rest) if name in depending else tyro.MISSING_NONPROP
     command = tyro.cli(
         _COMMANDS[name],
         args=rest,

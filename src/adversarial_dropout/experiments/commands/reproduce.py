@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -11,9 +10,10 @@ from rich.console import Console
 
 from adversarial_dropout.errors import AdversarialDropoutError, InvalidValueError, check_at_least, check_choice
 from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.commands.begun import refuse_other_settings
 from adversarial_dropout.experiments.commands.options import DataFolder, Grid
 from adversarial_dropout.experiments.commands.terminal import run_grid_shown
-from adversarial_dropout.experiments.config import ExperimentConfig, Scale
+from adversarial_dropout.experiments.config import Scale
 from adversarial_dropout.experiments.data.sources import DataLocation
 from adversarial_dropout.experiments.presets import autoencoder, paper
 from adversarial_dropout.experiments.presets.stated import STATED
@@ -89,7 +89,7 @@ def _reproduce_figure(command: Reproduce, scale: Scale, console: Console) -> Non
         for seed in range(command.seeds or _FIGURE_SEEDS.get(scale, 1))
         for method in METHODS
     ]
-    _refuse_other_settings(command.out, configs)
+    refuse_other_settings(command.out, configs)
     location = DataLocation(command.folder)
     images = command.images or _FIGURE_IMAGES
     check_images(images, len(sources.load(configs[0].data, location).test))  # Before anything is trained.
@@ -126,7 +126,7 @@ def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None
         for preset, method in cells
         if preset in (command.presets or names)
     ]
-    _refuse_other_settings(command.out, configs, names)
+    refuse_other_settings(command.out, configs, names)
     try:
         run_grid_shown(configs, command, DataLocation(command.folder), console)
     except BaseException:  # What is finished is shown also after Ctrl-C or a failed cell.
@@ -134,28 +134,6 @@ def _reproduce_table(command: Reproduce, scale: Scale, console: Console) -> None
             _show_paper_table(command, scale, names, console)
         raise
     _show_paper_table(command, scale, names, console)
-
-
-def _refuse_other_settings(out: Path, configs: Sequence[ExperimentConfig], shown: Sequence[str] = ()) -> None:
-    """Check, before anything is trained, that the runs begun below ``out`` are those that are asked for, and that the
-    finished runs of the presets ``shown`` are what their presets say.
-    """
-    from adversarial_dropout.experiments.results.paper_tables import check_settings
-    from adversarial_dropout.experiments.run import checkpoint
-
-    asked = {records.run_folder(out, config): config for config in configs}
-    begun = []
-    for folder in sorted({out / preset / configs[0].scale for preset in (*shown, *(run.preset for run in configs))}):
-        for path in sorted(folder.glob(f"*/*/{records.CONFIG}")):
-            run, finished = path.parent, records.is_finished(path.parent)
-            if not finished and not checkpoint.exists(run):
-                continue
-            with contextlib.suppress(records.RecordError):  # The grid reports it with the cell, and trains the others.
-                config = records.read_json(path)
-                held_out = config.get("data", {}).get("validation")  # Errors on held-out images are in no table.
-                if run in asked or (shown and finished and not held_out):
-                    begun.append((run, config))
-    check_settings(begun, asked)
 
 
 def _show_paper_table(command: Reproduce, scale: Scale, names: Sequence[str], console: Console) -> None:

@@ -9,17 +9,20 @@ from typing import Annotated, get_args
 import tyro
 from rich.console import Console
 
-from adversarial_dropout.errors import InvalidValueError, check_choice
+from adversarial_dropout.errors import check_choice
 from adversarial_dropout.experiments import presets, records
+from adversarial_dropout.experiments.commands.arguments import (
+    check_images_given,
+    found_from_anywhere,
+    named_as_given,
+    scan,
+)
 from adversarial_dropout.experiments.commands.options import DataFolderOrList, TestFolderOrList, Training
 from adversarial_dropout.experiments.commands.terminal import run_shown
-from adversarial_dropout.experiments.config import DataConfig, Scale, Settings, TrainingConfig
+from adversarial_dropout.experiments.config import Scale, Settings
 from adversarial_dropout.experiments.data.location import check_lists
 from adversarial_dropout.experiments.data.sources import DataLocation
-from adversarial_dropout.experiments.models import NETWORKS
-from adversarial_dropout.experiments.models.pretrained import Pretrained
 from adversarial_dropout.experiments.run.curves import Log, curves
-from adversarial_dropout.experiments.terms import TERMS
 
 _USUAL = ("digits-100", "vadd-qe")
 
@@ -51,25 +54,22 @@ class Train(Training):
     @classmethod
     def asked_for(cls, arguments: Sequence[str]) -> "Train":
         """The settings of the preset, method and scale in ``arguments``, which the options there then override."""
-        positionals, options = _scan(arguments)
+        positionals, options = scan(arguments, cls)
         preset, method = (*positionals, *_USUAL[len(positionals) :])[:2]
         scale = options.get("scale", "quick")
         check_choice("scale", scale, get_args(Scale))
         network = options.get("model.name")
         config = presets.settings(preset, method, scale, network=network)  # type: ignore[arg-type]
-        if preset == presets.OWN_IMAGES and "data" in options:
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=str(Path(options["data"]))))
+        if preset == presets.OWN_IMAGES:
+            config = dataclasses.replace(config, data=named_as_given(config.data, options))
         return cls(config=config, given=frozenset(options))
 
     def run(self, console: Console) -> None:
         from adversarial_dropout.experiments.run import loop
 
         config = self.config.used(self.given)
-        if isinstance(config.model, Pretrained) and (source := Path(config.model.source).expanduser()).is_dir():
-            # Absolute, so that later commands find it from anywhere.
-            config = config.changed(model=dataclasses.replace(config.model, source=str(source.resolve())))
-        if config.data.name == presets.OWN_IMAGES:
-            raise InvalidValueError("expected images to train on: give --data FOLDER, or --data.name with a hub id")
+        config = config.changed(model=found_from_anywhere(config.model))
+        check_images_given(config.data)
         folder = records.run_folder(self.out, config)
         before = records.is_finished(folder)
         location = DataLocation(self.folder, self.skip_bad_images, self.test)
@@ -115,25 +115,3 @@ def _choice(record: records.Record) -> str:
         f"epoch {record.epoch} of {record.config.training.epochs} is kept: the lowest error, "
         f"{record.metrics[record.epoch - 1]['validation error']:.2f} %, of {held_out} images whose labels are held out"
     )
-
-
-_PARTS = (Train, DataConfig, TrainingConfig, *NETWORKS.values(), *TERMS.values())
-_FLAGS = {"help", *(field.name for part in _PARTS for field in dataclasses.fields(part) if field.type is bool)}
-
-
-def _scan(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The positional arguments of ``train``, and the values of its options by their names: "" for a flag."""
-    positionals, options = [], {}
-    rest = iter(arguments)
-    for argument in rest:
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            *section, setting = name.replace("-", "_").split(".")
-            flag = setting.removeprefix("no_")
-            if flag in _FLAGS:
-                options[".".join((*section, flag))] = ""
-            else:
-                options[".".join((*section, setting))] = value if equals else next(rest, "")
-        elif not argument.startswith("-"):
-            positionals.append(argument)
-    return positionals, options

@@ -88,6 +88,8 @@ _KNOWN = {
     "svhn": (Hub("ufldl-stanford/svhn", "cropped_digits"), Form((32, 32), 3, _DIGITS)),
     "cifar10": (Hub("uoft-cs/cifar10", "plain_text"), Form((32, 32), 3, _THINGS)),
 }
+NAMES = ("digits", *_KNOWN)
+"""Names of data sets; a folder of one's own is not called so."""
 _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(:(?P<subset>[\w.-]+))?")
 _FORMAT = 2  # Of the files in the cache; increasing it makes them anew.
 
@@ -152,10 +154,9 @@ def _origin(name: str, hub: Hub | None, location: DataLocation) -> Hub | Files:
         return found(named)
     if hub_id := _HUB_ID.fullmatch(name):
         return Hub(hub_id["name"], hub_id["subset"])
-    known = ("digits", *_KNOWN)
     raise InvalidValueError(
-        f"expected data from one of {', '.join(known)}, a folder that exists (--data FOLDER), or a hub id OWNER/NAME "
-        f"or OWNER/NAME:SUBSET, got {name!r}{did_you_mean(name, known)}"
+        f"expected data from one of {', '.join(NAMES)}, a folder that exists (--data FOLDER), or a hub id OWNER/NAME "
+        f"or OWNER/NAME:SUBSET, got {name!r}{did_you_mean(name, NAMES)}"
     )
 
 

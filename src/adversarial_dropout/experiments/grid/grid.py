@@ -169,7 +169,7 @@ def end_with(parent: int) -> None:
 
 
 def _watch(cells: Sequence[Cell], progress: Callable[[float, int], None], finished: threading.Event) -> None:
-    costs = [_cost(cell.config) for cell in cells]
+    costs = [work(cell.config) for cell in cells]
     last = False
     while not last:
         last = finished.wait(_POLL_SECONDS)
@@ -180,8 +180,8 @@ def _watch(cells: Sequence[Cell], progress: Callable[[float, int], None], finish
         progress(done / sum(costs), sum(records.is_finished(cell.folder) for cell in cells))
 
 
-def _cost(config: ExperimentConfig) -> float:
-    """Work of a run, by which the progress is weighted: passes through the network, times its size."""
+def work(config: ExperimentConfig) -> float:
+    """Work of a run, by which progress is weighted and time estimated: passes through the network, times its size."""
     training = config.training
     labelled, unlabelled = training.batch_labelled, training.batch_unlabelled or training.batch_labelled
     step = 3 * labelled  # The cross-entropy's forward pass, and its backward pass that takes twice as long.

@@ -1,6 +1,7 @@
 """What the report shows of the best classifier of a group: its confusion matrix and its most confident mistakes."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import PIL.Image
@@ -10,8 +11,9 @@ from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.data.splits import evenly_spaced
 from adversarial_dropout.experiments.records import WEIGHTS, Record
+from adversarial_dropout.experiments.results.published import MeanStd
 from adversarial_dropout.experiments.results.summary import Group
-from adversarial_dropout.experiments.show.canvas import canvas, short
+from adversarial_dropout.experiments.show.canvas import canvas, short, style
 from adversarial_dropout.experiments.show.page import Picture, named
 from adversarial_dropout.experiments.show.table import visible
 from adversarial_dropout.experiments.trained.classification import Classification, Mistake
@@ -128,4 +130,21 @@ def draw_confusion(compared: Classification) -> str:
         if not named:
             axes.set_xticks([])
             axes.set_yticks([])
+    return done()
+
+
+def draw_spread(rows: Sequence[tuple[str, Sequence[float]]], label: str) -> str:
+    """Draw errors in percent by name: a dot each, mean and standard deviation as a bar."""
+    with canvas(8, 0.9 + 0.42 * len(rows)) as (figure, done):
+        axes = figure.subplots()
+        for i, (_, errors) in enumerate(rows):
+            axes.plot(errors, [i] * len(errors), "o", color="#999999", markersize=4, zorder=1)
+            mean, std = MeanStd.of(errors)
+            colour, marker = style(i)
+            axes.errorbar(mean, i, xerr=std or 0.0, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2)
+        axes.set_yticks(range(len(rows)), [short(name) for name, _ in rows])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", alpha=0.3)
     return done()

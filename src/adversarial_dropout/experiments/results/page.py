@@ -16,7 +16,7 @@ from adversarial_dropout.errors import AdversarialDropoutError
 from adversarial_dropout.experiments import presets
 from adversarial_dropout.experiments.data.sources import ImageData
 from adversarial_dropout.experiments.records import WEIGHTS, Record, environments
-from adversarial_dropout.experiments.results.figures import best_classifier
+from adversarial_dropout.experiments.results.figures import best_classifier, draw_spread
 from adversarial_dropout.experiments.results.paper_tables import PaperTable
 from adversarial_dropout.experiments.results.summary import Group, summarise
 from adversarial_dropout.experiments.show.canvas import canvas, short, style
@@ -99,19 +99,8 @@ def _observe(record: Record) -> dict[str, object]:
 
 def draw_errors(group: Group) -> str:
     """Draw the errors of each method: a dot per seed, mean and standard deviation as a bar."""
-    with canvas(8, 0.9 + 0.42 * len(group.rows)) as (figure, done):
-        axes = figure.subplots()
-        for i, row in enumerate(group.rows):
-            axes.plot(row.errors, [i] * len(row.errors), "o", color="#999999", markersize=4, zorder=1)
-            mean, std = row.error
-            colour, marker = style(i)
-            axes.errorbar(mean, i, xerr=std or 0.0, fmt=marker, color=colour, capsize=4, markersize=7, zorder=2)
-        axes.set_yticks(range(len(group.rows)), [short(row.method) for row in group.rows])
-        axes.invert_yaxis()
-        axes.set_xlim(left=0)
-        axes.set_xlabel(f"{group.evaluated_on} error in % (grey: single seeds; bar: mean ± std)")
-        axes.grid(axis="x", alpha=0.3)
-    return done()
+    rows = [(row.method, row.errors) for row in group.rows]
+    return draw_spread(rows, f"{group.evaluated_on} error in % (grey: single seeds; bar: mean ± std)")
 
 
 def draw_learning_curves(group: Group) -> str:

@@ -192,11 +192,17 @@ def _check_data(records: Iterable[Record]) -> None:
         )
 
 
-def check_settings(runs: Iterable[tuple[Path, dict[str, Any]]], asked: dict[Path, ExperimentConfig]) -> None:
+def check_settings(
+    runs: Iterable[tuple[Path, dict[str, Any]]],
+    asked: dict[Path, ExperimentConfig],
+    *,
+    overridden: bool = False,
+) -> None:
     """Raise unless the settings of all runs, given as folder and config, are those of their presets.
 
     ``asked`` holds what a folder must contain; other folders must contain the preset, method, scale and seed that the
-    run names. The error lists the differences, the folders of the runs that have them, and the folders of the others.
+    run names. The error lists the differences, the folders of the runs that have them, and the folders of the others;
+    with ``overridden`` it does not say that the settings are those of presets.
     """
     current: list[Path] = []
     refused: dict[tuple[str, ...], list[Path]] = {}
@@ -206,9 +212,12 @@ def check_settings(runs: Iterable[tuple[Path, dict[str, Any]]], asked: dict[Path
     if not refused:
         return
     count = sum(len(folders) for folders in refused.values())
+    whose, short, left = ("of their presets", "preset", "their presets say")
+    if overridden:
+        whose, short, left = ("that are asked for", "asked for", "is asked for")
     lines = [
-        f"expected runs with the settings of their presets, got others in {count} of {count + len(current)} folders "
-        f"(preset → run)"
+        f"expected runs with the settings {whose}, got others in {count} of {count + len(current)} folders "
+        f"({short} → run)"
     ]
     common = set.intersection(*map(set, refused)) if len(refused) > 1 else set()
     if common:
@@ -217,7 +226,7 @@ def check_settings(runs: Iterable[tuple[Path, dict[str, Any]]], asked: dict[Path
         rest = "; ".join(line for line in changed if line not in common) or "nothing else"
         lines.append(_listed(f"and {rest}" if common else rest, folders))
     if current:
-        lines.append(_listed("As their presets say, and left as they are", current))
+        lines.append(_listed(f"As {left}, and left as they are", current))
     lines.append(f"Take the {count} away, or choose another folder (--out): runs of different settings share no table")
     raise InvalidValueError("\n".join(lines))
 

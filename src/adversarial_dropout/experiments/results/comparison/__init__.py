@@ -1,0 +1,1 @@
+"""Several methods on one's own images: is one of them worth it?"""
