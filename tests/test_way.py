@@ -84,4 +84,5 @@ def test_one_step_of_training() -> None:
     # Ten of a step as in the paper. Besides them errors, and what lets a model be any module: what it takes and returns
     # (model_io), what logits must be (logits), PyTorch's tracers (tracing), what is computed once (replay, replayable).
     any_module = {f"regularizers/{name}" for name in ("model_io", "layer_masks", "replay", "replayable")}
-    assert len(set(entered) - {"errors", "logits", "tracing", *any_module}) <= 10
+    # What the terms of a step see (step_inputs) is a file of its own, because terms.py is long.
+    assert len(set(entered) - {"errors", "logits", "tracing", "experiments/step_inputs", *any_module}) <= 10
