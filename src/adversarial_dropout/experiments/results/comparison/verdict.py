@@ -212,8 +212,8 @@ def advice(comparison: Comparison, config: ExperimentConfig) -> tuple[str, ...]:
     if least < _FEW_LABELS:
         rarest = images.classes[images.labels.index(least)]
         advised.append(
-            f"Label more images: class {rarest} has {least} labelled image{'s' if least > 1 else ''} to learn from. More "
-            f"labels are the surest way to fewer mistakes."
+            f"Label more images: class {rarest} has {least} labelled image{'s' if least > 1 else ''} to learn from. "
+            f"More labels are the surest way to fewer mistakes."
         )
     if not images.unlabelled:
         advised.append(
