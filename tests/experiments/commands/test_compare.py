@@ -139,7 +139,7 @@ def test_a_pretrained_backbone(made: Made, tmp_path: Path, monkeypatch: pytest.M
     tiny_backbones.write(tmp_path / "backbone", size=16)
     monkeypatch.chdir(tmp_path)
     command = (*TINY, *TWO, "--data", made.photos, "--out", "out", "--model.name", "pretrained")
-    printed = printed_by(*command, "--model.source", "backbone")
+    printed = printed_by(*command, "--model.source", "backbone", "--model.delta", "0.2")
     names = [row[0] for row in rows(printed)]
     assert names == ["plain", "vadd-kl", "logistic regression", "self-training", "most frequent class"]
     assert {run.config.model.name for run in records.find_records(tmp_path / "out")} == {"pretrained"}
@@ -201,7 +201,7 @@ def test_a_single_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     one_each = image_folder(tmp_path / "one", each=1)
     code, printed = fails(capsys, *TINY, "--data", one_each, "--out", tmp_path / "out")
     assert code == 2
-    assert "expected 1 labelled examples of each class" in printed
+    assert "got none besides the 3 test images; add labels, two for each class at least" in printed
     assert not (tmp_path / "out").exists()
 
 

@@ -67,6 +67,11 @@ def make_split(data: ImageData, config: DataConfig, seed: int) -> Split:
         raise InvalidValueError(f"expected images for training in {config.name}, got {len(data.test)} test images only")
     pool = pool[torch.randperm(len(pool), generator=generator)]
     known = pool[data.labels.cpu()[pool] != UNLABELLED]
+    if not len(known):
+        raise InvalidValueError(
+            f"expected images with a label for training in {config.name}, got none besides the {len(data.test)} test "
+            f"images; add labels, two for each class at least, or give test images of their own (--test FOLDER)"
+        )
     if config.validation >= len(known):
         raise InvalidValueError(
             f"expected data.validation below the {len(known)} labelled training examples of {config.name}, "
