@@ -213,11 +213,7 @@ def advice(comparison: Comparison, config: ExperimentConfig) -> tuple[str, ...]:
         rarest = images.classes[images.labels.index(least)]
         advised.append(
             f"Label more images: class {rarest} has {least} labelled image{'s' if least > 1 else ''} to learn from. "
-<<<<<<< HEAD
-            "More labels are the surest way to fewer mistakes."
-=======
             f"More labels are the surest way to fewer mistakes."
->>>>>>> i14-compare
         )
     if not images.unlabelled:
         advised.append(
