@@ -104,7 +104,7 @@ def config(
 ) -> ExperimentConfig:
     """A run of four steps on small images, with everything that can be there: noise, ramps up and down."""
     terms = {kind: TERMS[kind](**(term or {}))} if kind is not None else {}
-    settings: dict[str, Any] = {"delta": 0.2, **given}
+    settings: dict[str, Any] = {"delta": 0.3, **given}
     if network is Pretrained:
         settings["source"] = "backbone"  # In the folder in which the test runs.
     if any(field.name == "width" for field in dataclasses.fields(network)):

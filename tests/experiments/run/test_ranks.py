@@ -261,8 +261,8 @@ def test_precision_is_that_of_every_pass(method: str, tmp_path: Path, monkeypatc
         else:
             measuring.add(output.dtype)
 
-    def watched(*arguments: Any) -> torch.nn.Module:
-        objective = Objective(*arguments)
+    def watched(*arguments: Any, **options: Any) -> torch.nn.Module:
+        objective = Objective(*arguments, **options)
         for module in objective.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 module.register_forward_hook(note)
