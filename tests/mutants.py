@@ -106,7 +106,7 @@ MUTANTS = (
     Mutant("a bar in a cell begins another", "experiments/show/table.py", r'text.replace("|", r"\|")', "text", "experiments/show/test_table.py"),
     Mutant("the terminal reads markup in a cell", "experiments/show/table.py", "add_row(*map(Text, row))", "add_row(*row)", "experiments/show/test_table.py"),
     Mutant("the inspected search does not oppose the own class", "experiments/studies/inspection/inspection.py", 'against="class"', 'against="prediction"', "experiments/studies/test_inspection.py"),
-    Mutant("the adversarial pass sees the first view", "experiments/terms.py", "regularizer(given.model, given.second, target", "regularizer(given.model, given.first, target", "experiments/run/test_views.py"),
+    Mutant("the adversarial pass sees the first view", "experiments/terms.py", "x = given.first if term.views == 1 else given.second", "x = given.first", "experiments/run/test_views.py"),
     Mutant("a replay searches from the masks of the one before", "experiments/run/captured.py", "self._streams.reseed()", "pass", "experiments/run/test_captured.py"),
     Mutant("a recording goes on with the old β₁", "experiments/run/captured.py", " or self._frozen() != self._settings", "", "experiments/run/test_captured.py"),
     Mutant("a replay sees the batch of the recording", "experiments/run/captured.py", "static.copy_(tensor)", "pass", "experiments/run/test_captured.py"),
