@@ -101,8 +101,7 @@ def baseline(name: str, strength: float, seed: int, location: DataLocation, held
     split = make_split(data, of_plain.data, seed)
     network = of_plain.model.build(data.shape, len(data.classes))
     assert isinstance(network, PretrainedNetwork)
-    trained = torch.unique(torch.cat([split.labelled, split.unlabelled]))
-    data, _ = prepared(of_plain, network, data, (trained, split.evaluation), torch.device("cpu"))
+    data, _ = prepared(of_plain, network, data, split.rows_seen(unlabelled=True), torch.device("cpu"))
     features, labels = data.images, data.labels.clone()
     model = LogisticRegression(C=strength, max_iter=1000)
     if name == "self-training":

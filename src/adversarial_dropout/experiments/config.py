@@ -155,9 +155,9 @@ def _surplus(settings: Settings) -> Iterator[tuple[str, object, InvalidValueErro
 def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
     """Settings that the run would not use: name, value, default, and the reason."""
     data, model, training, terms = settings.data, settings.model, settings.training, settings.terms
-    if training.steps_per_epoch is not None and all(term.supervised for term in terms.values()):
-        yield "training.batch_unlabelled", training.batch_unlabelled, 0, "no term sees unlabelled examples"
     if training.steps_per_epoch is not None:
+        if all(term.supervised for term in terms.values()):
+            yield "training.batch_unlabelled", training.batch_unlabelled, 0, "no term sees unlabelled examples"
         yield "training.least_steps", training.least_steps, 1, "training.steps_per_epoch is given"
         yield "training.most_steps", training.most_steps, None, "training.steps_per_epoch is given"
     if training.ramp_down == 1:
@@ -177,14 +177,14 @@ def _unused(settings: Settings) -> Iterator[tuple[str, object, object, str]]:
             yield f"terms.{term.kind}.views", term.views, 2, "training images are not changed at random"
     if training.ramp_up == 0:
         yield "training.ramp_delta", training.ramp_delta, False, "training.ramp_up is 0"
-    elif not any(term.searches for term in terms.values()):
-        yield "training.ramp_delta", training.ramp_delta, False, "no term of the run searches"
-    if training.ramp_up == 0:
         yield "training.ramp_up_learning_rate", training.ramp_up_learning_rate, False, "training.ramp_up is 0"
         for term in terms.values():
             yield f"terms.{term.kind}.ramp", term.ramp, True, "training.ramp_up is 0"
-    elif not (training.ramp_up_learning_rate or training.ramp_delta or any(term.ramp for term in terms.values())):
-        yield "training.ramp_up", training.ramp_up, 0, "nothing rises"
+    else:
+        if not any(term.searches for term in terms.values()):
+            yield "training.ramp_delta", training.ramp_delta, False, "no term of the run searches"
+        if not (training.ramp_up_learning_rate or training.ramp_delta or any(term.ramp for term in terms.values())):
+            yield "training.ramp_up", training.ramp_up, 0, "nothing rises"
     if training.optimizer == "sgd":
         yield "training.weight_decay", training.weight_decay, 0.0, "it is for Adam"
         yield "training.beta1", training.beta1, 0.9, "gradient descent has no β₁"

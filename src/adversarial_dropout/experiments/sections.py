@@ -1,5 +1,6 @@
 """Two sections of a config: the data, and the schedule of training."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -101,6 +102,12 @@ class TrainingConfig:
     precision: Precision = "float32"
     """Precision of the products in a step; weights and Adam are in float32. "float32": on CUDA for convolutions too.
     "tf32": products and convolutions on CUDA in TF32. "bf16": bfloat16 by autocast, on any device."""
+
+    def two_steps(self) -> "TrainingConfig":
+        """The same in two steps, which only show that everything runs: scale tiny."""
+        return dataclasses.replace(
+            self, epochs=2, steps_per_epoch=1, least_steps=1, most_steps=None, ramp_up=1, ramp_down=1
+        )
 
     @property
     def last_beta1(self) -> float:

@@ -117,7 +117,7 @@ def _on_features(
         network = frozen.model.build(data.shape, len(data.classes))
     assert isinstance(network, PretrainedNetwork)
     unlabelled = split.unlabelled if config.training.batch_unlabelled else split.unlabelled[:0]
-    rows = torch.unique(torch.cat([split.labelled, unlabelled])), torch.cat([split.evaluation, split.choosing])
+    rows = split.rows_seen(unlabelled=bool(config.training.batch_unlabelled))
     found, _ = prepared(frozen, network, data, rows, device, digest=digest, progress=progress)
     return on_features(found.images, data.labels, dataclasses.replace(split, unlabelled=unlabelled), config.seed)
 

@@ -22,6 +22,7 @@ from adversarial_dropout.experiments.commands.terminal import run_shown
 from adversarial_dropout.experiments.config import Scale, Settings
 from adversarial_dropout.experiments.data.location import check_lists
 from adversarial_dropout.experiments.data.sources import DataLocation
+from adversarial_dropout.experiments.data.splits import ENOUGH
 from adversarial_dropout.experiments.run.curves import Log, curves
 
 _USUAL = ("digits-100", "vadd-qe")
@@ -110,7 +111,7 @@ def _choice(record: records.Record) -> str:
     """How the epoch was chosen whose weights are kept."""
     held_out = record.final["held_out"]
     if not held_out:
-        return "no label is held out, because a class has fewer than 10: the last epoch is kept"
+        return f"no label is held out, because a class has fewer than {ENOUGH}: the last epoch is kept"
     return (
         f"epoch {record.epoch} of {record.config.training.epochs} is kept: the lowest error, "
         f"{record.metrics[record.epoch - 1]['validation error']:.2f} %, of {held_out} images whose labels are held out"

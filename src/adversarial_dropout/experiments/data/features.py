@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +12,10 @@ import torch
 from torch import Tensor
 
 from adversarial_dropout.errors import NonFiniteError
-from adversarial_dropout.experiments import records
 from adversarial_dropout.experiments.backbones import Backbone, BackboneFiles
 from adversarial_dropout.experiments.config import DataConfig
 from adversarial_dropout.experiments.data.pixels import Pixels
-from adversarial_dropout.experiments.data.sources import ImageData, cache_folder
-from adversarial_dropout.experiments.records import RecordError, RecordWarning
+from adversarial_dropout.experiments.data.sources import ImageData, cache_folder, write_to_cache
 
 _PART = 1024
 """Images of a file in the cache: what is lost if the program is stopped."""
@@ -153,12 +150,5 @@ def _to_cache(folder: Path, rows: Tensor, features: Tensor) -> None:
         return
     content = safetensors.torch.save({"rows": rows, "features": features.contiguous()})
     number = 1 + max((int(path.stem) for path in folder.glob("*.safetensors") if path.stem.isdecimal()), default=-1)
-    try:
-        records.write_bytes(folder / f"{number:05}.safetensors", content)
-    except RecordError as error:
-        warnings.warn(
-            f"features cannot be cached, and will be computed again next time: {error.__cause__}; set "
-            f"ADVERSARIAL_DROPOUT_CACHE to a folder with free space",
-            RecordWarning,
-            stacklevel=2,
-        )
+    path = folder / f"{number:05}.safetensors"
+    write_to_cache(path, content, "features cannot be cached, and will be computed again next time")

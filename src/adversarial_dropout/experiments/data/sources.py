@@ -245,12 +245,16 @@ def _to_cache(path: Path, data: ImageData) -> None:
         {"images": data.images, "labels": data.labels, "test": data.test},
         {"adversarial-dropout": json.dumps({"classes": data.classes, "bad": data.bad, "names": data.names})},
     )
+    write_to_cache(path, content, "the decoded images cannot be cached, and will be decoded again next time")
+
+
+def write_to_cache(path: Path, content: bytes, failure: str) -> None:
+    """Write a file of the cache. A warning that begins with ``failure`` says why it is not possible."""
     try:
         records.write_bytes(path, content)
     except RecordError as error:
         warnings.warn(
-            f"the decoded images cannot be cached, and will be decoded again next time: {error.__cause__}; set "
-            f"ADVERSARIAL_DROPOUT_CACHE to a folder with free space",
+            f"{failure}: {error.__cause__}; set ADVERSARIAL_DROPOUT_CACHE to a folder with free space",
             RecordWarning,
             stacklevel=2,
         )

@@ -34,6 +34,13 @@ class Split:
     evaluation: Tensor
     choosing: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
+    def rows_seen(self, *, unlabelled: bool) -> tuple[Tensor, Tensor]:
+        """Rows that a network is trained on, with the unlabelled ones or without, and those on which errors are
+        measured.
+        """
+        trained = torch.unique(torch.cat([self.labelled, self.unlabelled])) if unlabelled else self.labelled
+        return trained, torch.cat([self.evaluation, self.choosing])
+
     def to_dict(self) -> dict[str, str]:
         """The indices as text like "3, 17, 20-25", for JSON."""
         return {field.name: _as_text(getattr(self, field.name)) for field in dataclasses.fields(self)}

@@ -1,7 +1,5 @@
 """digits-100: the demo's experiment, on real images that come with scikit-learn."""
 
-import dataclasses
-
 from adversarial_dropout.experiments.config import DataConfig, Parts, Scale, TrainingConfig
 from adversarial_dropout.experiments.models.small_cnn import SmallCnn
 from adversarial_dropout.experiments.terms import Pi, Sadd, Term, Vadd, Vat, by_kind
@@ -25,7 +23,7 @@ def digits_100(method: str, scale: Scale) -> Parts:
     """1,297 handwritten digits of 8 × 8 pixels, 100 of them with a label; 500 more are for testing."""
     training = TrainingConfig(learning_rate=6e-3)
     if scale == "tiny":
-        training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, ramp_up=1, ramp_down=1)
+        training = training.two_steps()
     return Parts(
         data=DataConfig(name="digits", labelled=100),
         model=SmallCnn(p=0.5, delta=_FLIPS.get(method, _USUAL_FLIPS) / _UNITS),

@@ -1,17 +1,14 @@
 """images: your own folder of images."""
 
-import dataclasses
-
 from adversarial_dropout.experiments.config import DataConfig, Parts, Scale, TrainingConfig
 from adversarial_dropout.experiments.models.pretrained import Pretrained
 from adversarial_dropout.experiments.models.small_resnet import SmallResnet
 from adversarial_dropout.experiments.terms import At, Pi, Sadd, Term, Vadd, Vat, by_kind
 
 # Chosen on validation parts of digits, MNIST and CIFAR-10; docs/own-images.md says how, and what did not work.
-_VAT = Vat(divergence="kl", eps=0.06, per_value=True)
 _TERMS: dict[str, Term] = {
     "at": At(eps=0.03),
-    "vat": _VAT,
+    "vat": Vat(divergence="kl", eps=0.06, per_value=True),
     "pi": Pi(divergence="qe", weight=10.0),
     "sadd": Sadd(divergence="ce", weight=1.0),
     "vadd-kl": Vadd(divergence="kl", weight=1.0),
@@ -33,14 +30,12 @@ def images(method: str, scale: Scale) -> Parts:
         ramp_down=15,
     )
     if scale == "tiny":
-        training = dataclasses.replace(
-            training, epochs=2, steps_per_epoch=1, least_steps=1, most_steps=None, ramp_up=1, ramp_down=1
-        )
+        training = training.two_steps()
     return Parts(
         data=DataConfig(name="images", labelled=None, centre=True, affine=0.7, jitter=0.3),
         model=SmallResnet(p=0.5, delta=0.05),
         training=training,
-        terms=by_kind(*(_TERMS[part] for part in method.split("+") if part != "plain")),
+        terms=_of_method(method, _TERMS),
     )
 
 
@@ -68,10 +63,15 @@ def pretrained(method: str, scale: Scale) -> Parts:
         ramp_down=10,
     )
     if scale == "tiny":
-        training = dataclasses.replace(training, epochs=2, steps_per_epoch=1, ramp_up=1, ramp_down=1)
+        training = training.two_steps()
     return Parts(
         data=DataConfig(name="images", labelled=None, flip=True),
         model=Pretrained(head="mlp", p=0.5, delta=0.05),
         training=training,
-        terms=by_kind(*(_ON_FEATURES[name] for name in method.split("+") if name != "plain")),
+        terms=_of_method(method, _ON_FEATURES),
     )
+
+
+def _of_method(method: str, known: dict[str, Term]) -> dict[str, Term]:
+    """The terms of a method by their kinds: none of "plain", two of "a+b"."""
+    return by_kind(*(known[part] for part in method.split("+") if part != "plain"))

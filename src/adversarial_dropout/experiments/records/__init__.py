@@ -81,6 +81,12 @@ def write_metrics(folder: Path, rows: Sequence[Metrics]) -> None:
     write_bytes(folder / METRICS, text.getvalue().encode())
 
 
+def read_metrics(folder: Path) -> list[Metrics]:
+    """Read what :func:`write_metrics` wrote. A missing or damaged file is a :class:`RecordError`."""
+    with reading(folder / METRICS), (folder / METRICS).open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
+
+
 def epochs_done(folder: Path) -> int:
     """Epochs of the run in ``folder`` whose metrics are written. Another process may be writing them."""
     try:
@@ -106,8 +112,7 @@ def read_record(folder: Path) -> Record:
         config = ExperimentConfig.from_dict(read_json(folder / CONFIG))
     except InvalidValueError as error:
         raise InvalidValueError(f"{folder / CONFIG}: {error}") from error
-    with reading(folder / METRICS), (folder / METRICS).open(newline="") as file:
-        metrics = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
+    metrics = read_metrics(folder)
     with reading(folder / FINAL):
         record = Record(folder=folder, config=config, metrics=metrics, final=final)
         if not math.isfinite(record.error + record.seconds):

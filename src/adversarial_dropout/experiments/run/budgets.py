@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_dropout.errors import InvalidValueError
+from adversarial_dropout.experiments.trained.evaluation import evaluating
 from adversarial_dropout.layers import AdversarialDropout, adversarial_layers
 
 
@@ -26,16 +27,13 @@ class RisingBudgets:
             units[layer] = int(torch.Size(sizes).numel())
 
         hooks = [layer.register_forward_pre_hook(count) for layer in adversarial_layers(model)]
-        modes = [(module, module.training) for module in model.modules()]
         device = next(model.parameters()).device
         try:
-            with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-                model.eval()(x.to(device))
+            with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+                model(x.to(device))
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, training in modes:
-                module.training = training
         self._layers = [(layer, layer.delta, 1 / count) for layer, count in units.items()]
         if all(delta < 2 * one for _, delta, one in self._layers):
             flips = ", ".join(f"{delta:g} of {round(1 / one)}" for _, delta, one in self._layers)

@@ -1,7 +1,6 @@
 """The metrics of a run as curves for TensorBoard, written by Accelerate's tracker while the run trains."""
 
 import contextlib
-import csv
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +51,7 @@ class Curves:
         with records.writing(self._folder / FOLDER):
             if self._tracker is None:
                 self._tracker = self._begin()
-                for row in self._recorded()[:-1]:
+                for row in records.read_metrics(self._folder)[:-1]:
                     self._write(self._tracker, row)
             self._write(self._tracker, metrics)
 
@@ -69,11 +68,6 @@ class Curves:
         tracker = TensorBoardTracker(FOLDER, self._folder)
         tracker.start()
         return tracker
-
-    def _recorded(self) -> list[Metrics]:
-        path = self._folder / records.METRICS
-        with records.reading(path), path.open(newline="") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
     def _write(self, tracker: Any, row: Metrics) -> None:
         epoch = int(row["epoch"])

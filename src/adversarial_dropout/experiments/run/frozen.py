@@ -1,6 +1,7 @@
 """What a run with a pretrained backbone does before its first step: the features of the images that it sees."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,16 +41,12 @@ def prepared(
     training, evaluation = rows
     if not model.frozen:
         training, evaluation = evenly_spaced(training, _ENOUGH), evaluation[:0]
-    features = torch.zeros(0)
+    compute = partial(
+        features_of, network.backbone, found, data, device=device, digest=digest or data.digest, progress=progress
+    )
+    features = compute(training, config.data)
     # Only training sees mirror images.
-    for rows_seen, seen in ((training, config.data), (evaluation, dataclasses.replace(config.data, flip=False))):
-        new = features_of(
-            network.backbone, found, data, rows_seen, seen, device=device, digest=digest, progress=progress
-        )
-        if len(features):
-            features[rows_seen, :1] = new[rows_seen]
-        else:
-            features = new
+    features[evaluation, :1] = compute(evaluation, dataclasses.replace(config.data, flip=False))[evaluation]
     network.backbone.to("cpu")
     network.fit(features[training].flatten(0, 1))
     if model.frozen:

@@ -89,8 +89,10 @@ class Run:
         self.described: dict[str, Any] | None = None
         if isinstance(network, PretrainedNetwork):
             with ranks.accelerator.local_main_process_first():  # It computes and stores features; the others read them.
+                unlabelled = bool(config.training.batch_unlabelled) and self._needs_unlabelled
+                rows = self.split.rows_seen(unlabelled=unlabelled)
                 data, self.described = prepared(
-                    config, network, data, self._rows_seen, ranks.device, digest=digest, progress=preparing
+                    config, network, data, rows, ranks.device, digest=digest, progress=preparing
                 )
         self.data = data.to(ranks.device)
         self.model = ranks.synchronised(network)
@@ -103,14 +105,6 @@ class Run:
         self._order = torch.Generator().manual_seed(config.seed)
         if not ranks.is_first:  # Each rank has its own noise; rank 0 continues with the run's.
             torch.manual_seed(noise_seed(config.seed, ranks.index))
-
-    @property
-    def _rows_seen(self) -> tuple[Tensor, Tensor]:
-        """Rows that the run is trained on, and those that it is evaluated on."""
-        trained = [self.split.labelled]
-        if self.config.training.batch_unlabelled and self._needs_unlabelled:
-            trained.append(self.split.unlabelled)
-        return torch.unique(torch.cat(trained)), torch.cat([self.split.evaluation, self.split.choosing])
 
     def pixels(self, whitening: Whitening | None) -> Pixels:
         """What turns rows of the data into the input of the network."""

@@ -1,7 +1,8 @@
 """Applies a trained network to images: its errors on labelled ones, the predicted classes of others."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -25,16 +26,23 @@ _BATCH = 500
 _BRIGHTEST = 255  # In image files.
 
 
-def outputs(model: nn.Module, pixels: Pixels, stored: Tensor) -> Tensor:
-    """Output of ``model`` in evaluation mode for stored images, uint8 (N, C, H, W); the mode is restored."""
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run ``model`` in evaluation mode, without gradients; the mode of each module is restored."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.no_grad():
-            return torch.cat([model(pixels(part)) for part in torch.split(stored, _BATCH)])
+            yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+def outputs(model: nn.Module, pixels: Pixels, stored: Tensor) -> Tensor:
+    """Output of ``model`` in evaluation mode for stored images, uint8 (N, C, H, W); the mode is restored."""
+    with evaluating(model):
+        return torch.cat([model(pixels(part)) for part in torch.split(stored, _BATCH)])
 
 
 def errors(model: nn.Module, pixels: Pixels, data: ImageData, rows: Tensor, task: Task = "classes") -> Tensor:
